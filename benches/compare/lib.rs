@@ -1,0 +1,1 @@
+//! Rivals measured beside slotmesh; the only package that depends on them.

@@ -1,0 +1,1 @@
+//! Workloads and measuring helpers shared by the benchmarks.

@@ -1,0 +1,1 @@
+//! Admin listener of a node: liveness, readiness and safety endpoints.

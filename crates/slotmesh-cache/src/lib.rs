@@ -1,0 +1,1 @@
+//! Typed cache over a node: a local tier of decoded values, detached single-flight loads and codecs.

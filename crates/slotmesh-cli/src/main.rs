@@ -1,0 +1,2 @@
+//! The slotmesh binary: runs a node from the command line.
+fn main() {}

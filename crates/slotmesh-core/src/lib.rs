@@ -1,0 +1,1 @@
+//! The deterministic node brain: composes store, gossip, replication and control; decides, never does IO.

@@ -1,0 +1,1 @@
+//! Sans-IO SWIM membership: probes, indirect probes, suspicion, incarnations and dissemination. It produces evidence, never decisions.

@@ -1,0 +1,185 @@
+use bytes::Bytes;
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::id::{Epoch, Seq, Version};
+use crate::slot::Slot;
+use crate::time::MonoTime;
+
+/// What a mutation did to a slot, with every condition already decided on the primary: replicas only carry it out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The key now holds this value.
+    Put {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+        /// When the entry expires, on this node's clock; `None` is never. Travels as remaining time.
+        deadline: Option<MonoTime>,
+    },
+    /// The key holds nothing now; recorded also when it held nothing before, so that an invalidation always takes a seq.
+    Delete {
+        /// The key.
+        key: Bytes,
+    },
+    /// The key's entry now expires at this time, or never; its value and its version stay.
+    Expire {
+        /// The key.
+        key: Bytes,
+        /// The new deadline on this node's clock.
+        deadline: Option<MonoTime>,
+    },
+    /// The slot holds nothing now.
+    Clear,
+}
+
+impl Effect {
+    /// Bytes that the effect's keys and values take, for byte budgets.
+    #[must_use]
+    pub fn payload_len(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len(),
+            Self::Delete { key } | Self::Expire { key, .. } => key.len(),
+            Self::Clear => 0,
+        }
+    }
+
+    /// Appends the effect; deadlines become the time that remains at `now`.
+    pub fn encode(&self, out: &mut Writer, now: MonoTime) {
+        let remaining = |deadline: &Option<MonoTime>| deadline.map(|at| at.saturating_since(now));
+        match self {
+            Self::Put { key, value, deadline } => {
+                out.u8(TAG_PUT);
+                out.bytes(key);
+                out.duration_option(remaining(deadline));
+                out.bytes(value);
+            }
+            Self::Delete { key } => {
+                out.u8(TAG_DELETE);
+                out.bytes(key);
+            }
+            Self::Expire { key, deadline } => {
+                out.u8(TAG_EXPIRE);
+                out.bytes(key);
+                out.duration_option(remaining(deadline));
+            }
+            Self::Clear => out.u8(TAG_CLEAR),
+        }
+    }
+
+    /// Reads what [`Effect::encode`] wrote; remaining times become deadlines counted from `now`.
+    ///
+    /// # Errors
+    /// When bytes are missing or the tag is unknown.
+    pub fn decode(input: &mut Reader<'_>, now: MonoTime) -> Result<Self, DecodeError> {
+        match input.u8()? {
+            TAG_PUT => {
+                let key = input.bytes()?;
+                let deadline = input.duration_option()?.map(|left| now + left);
+                Ok(Self::Put { key, value: input.bytes()?, deadline })
+            }
+            TAG_DELETE => Ok(Self::Delete { key: input.bytes()? }),
+            TAG_EXPIRE => {
+                let key = input.bytes()?;
+                Ok(Self::Expire { key, deadline: input.duration_option()?.map(|left| now + left) })
+            }
+            TAG_CLEAR => Ok(Self::Clear),
+            _ => Err(DecodeError::Invalid("effect tag")),
+        }
+    }
+}
+
+/// One mutation in a slot's history: what is replicated, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The slot whose history this belongs to.
+    pub slot: Slot,
+    /// The slot's epoch when the primary wrote it.
+    pub epoch: Epoch,
+    /// Its position in the slot's history.
+    pub seq: Seq,
+    /// What it did.
+    pub effect: Effect,
+}
+
+impl Record {
+    /// The version that entries written by this record carry.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        Version::new(self.epoch, self.seq)
+    }
+
+    /// Appends the record; see [`Effect::encode`] for deadlines.
+    pub fn encode(&self, out: &mut Writer, now: MonoTime) {
+        out.slot(self.slot);
+        out.version(self.version());
+        self.effect.encode(out, now);
+    }
+
+    /// Reads what [`Record::encode`] wrote.
+    ///
+    /// # Errors
+    /// When bytes are missing or a field is invalid.
+    pub fn decode(input: &mut Reader<'_>, now: MonoTime) -> Result<Self, DecodeError> {
+        let slot = input.slot()?;
+        let Version { epoch, seq } = input.version()?;
+        Ok(Self { slot, epoch, seq, effect: Effect::decode(input, now)? })
+    }
+}
+
+const TAG_PUT: u8 = 1;
+const TAG_DELETE: u8 = 2;
+const TAG_EXPIRE: u8 = 3;
+const TAG_CLEAR: u8 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn remaining_time_travels_between_clocks() {
+        let sender = MonoTime::from_micros(5_000_000);
+        let receiver = MonoTime::from_micros(900_000);
+        let put = |deadline| Effect::Put {
+            key: Bytes::from_static(b"k"),
+            value: Bytes::from_static(b"v"),
+            deadline: Some(deadline),
+        };
+        let record = Record {
+            slot: Slot::of_key(b"k"),
+            epoch: Epoch(2),
+            seq: Seq(7),
+            effect: put(sender + Duration::from_secs(3)),
+        };
+        let mut out = Writer::new();
+        record.encode(&mut out, sender);
+        let bytes = out.finish();
+        let read = Record::decode(&mut Reader::shared(&bytes), receiver).unwrap();
+        assert_eq!(read.effect, put(receiver + Duration::from_secs(3)));
+        assert_eq!(read.version(), record.version());
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let now = MonoTime::ZERO;
+        for effect in [
+            Effect::Delete { key: Bytes::from_static(b"key") },
+            Effect::Expire { key: Bytes::from_static(b"key"), deadline: None },
+            Effect::Put {
+                key: Bytes::from_static(b"key"),
+                value: Bytes::from_static(b"value"),
+                deadline: None,
+            },
+            Effect::Clear,
+        ] {
+            let mut out = Writer::new();
+            effect.encode(&mut out, now);
+            let bytes = out.finish();
+            assert_eq!(Effect::decode(&mut Reader::shared(&bytes), now).unwrap(), effect);
+            for cut in 0..bytes.len() {
+                assert!(Effect::decode(&mut Reader::new(&bytes[..cut]), now).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Vocabulary of the cluster: slots, node identities, epochs, versions, the slot table and the effects that travel
+//! between nodes.
+//!
+//! Layer 0: everything above speaks in these types, and nothing here knows a socket, a clock or a lock.
+
+mod codec;
+mod effect;
+mod id;
+mod set;
+mod slot;
+mod table;
+mod time;
+
+pub use codec::{DecodeError, Reader, Writer};
+pub use effect::{Effect, Record};
+pub use id::{Epoch, Generation, NodeId, Seq, Version};
+pub use set::SlotSet;
+pub use slot::{SLOT_COUNT, Slot, crc16, hash_tag};
+pub use table::{NodeList, REPLICAS_MAX, SlotState, SlotTable, TableDelta};
+pub use time::MonoTime;

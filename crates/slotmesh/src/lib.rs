@@ -1,0 +1,1 @@
+//! Embeddable, in-process cache cluster: the façade crate.

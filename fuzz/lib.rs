@@ -1,0 +1,1 @@
+//! Inputs and oracles shared by the fuzz targets.
