@@ -1,1 +1,26 @@
-//! Pure control plane: commands, the replicated cluster state, the placement planner, leases, founding and the failover decision.
+//! Pure control plane: commands, the replicated cluster state, the placement planner, leases, founding and the
+//! failover decision.
+//!
+//! Everything here is a function of its arguments. A command that was committed by the log is applied to
+//! [`ClusterState`] in the same order everywhere; what the leader wants next is computed by [`plan`], [`Failover`] and
+//! [`voters`] and proposed as commands, each a compare-and-set on slot epochs, so that a stale or repeated proposal
+//! changes nothing. No clock is read: the leader's timing lives in [`LeaseLedger`], with time as an argument.
+
+mod command;
+mod failover;
+mod founding;
+mod lease;
+pub mod log;
+mod member;
+mod placement;
+mod state;
+mod voters;
+
+pub use command::{Claim, Command, Outcome};
+pub use failover::{Failover, PROMISE_WAIT};
+pub use founding::{Founding, FoundingStep};
+pub use lease::{LEASE, LEASE_MARGIN_PERCENT, LEASE_PING_INTERVAL, LeaseLedger, NO_WITNESS_WAIT};
+pub use member::{Member, MemberState, NodeInfo};
+pub use placement::{COPIES_IN_FLIGHT_MAX, MOVES_IN_FLIGHT_MAX, plan};
+pub use state::{ClusterDelta, ClusterState};
+pub use voters::{VOTER_REPLACE_AFTER, voters};

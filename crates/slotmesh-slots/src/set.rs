@@ -1,12 +1,15 @@
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::slot::{SLOT_COUNT, Slot};
 
 const WORDS: usize = SLOT_COUNT / 64;
 
 /// A set of slots as a 2 KiB bitmap; encodes as runs, so that ranges stay small on the wire.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<(Slot, Slot)>", try_from = "Vec<(Slot, Slot)>")]
 pub struct SlotSet(Box<[u64; WORDS]>);
 
 impl SlotSet {
@@ -90,15 +93,11 @@ impl SlotSet {
     /// # Errors
     /// When bytes are missing, a slot number is too high or a range runs backwards.
     pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let mut set = Self::new();
-        for _ in 0..input.u16()? {
-            let (first, last) = (input.slot()?, input.slot()?);
-            if first > last {
-                return Err(DecodeError::Invalid("slot range runs backwards"));
-            }
-            set.extend((first.number()..=last.number()).filter_map(Slot::new));
-        }
-        Ok(set)
+        let count = input.u16()?;
+        let ranges: Vec<_> = (0..count)
+            .map(|_| Ok((input.slot()?, input.slot()?)))
+            .collect::<Result<_, DecodeError>>()?;
+        Self::try_from(ranges)
     }
 }
 
@@ -121,6 +120,27 @@ impl FromIterator<Slot> for SlotSet {
         let mut set = Self::new();
         set.extend(slots);
         set
+    }
+}
+
+impl From<SlotSet> for Vec<(Slot, Slot)> {
+    fn from(set: SlotSet) -> Self {
+        set.ranges().collect()
+    }
+}
+
+impl TryFrom<Vec<(Slot, Slot)>> for SlotSet {
+    type Error = DecodeError;
+
+    fn try_from(ranges: Vec<(Slot, Slot)>) -> Result<Self, DecodeError> {
+        let mut set = Self::new();
+        for (first, last) in ranges {
+            if first > last {
+                return Err(DecodeError::Invalid("slot range runs backwards"));
+            }
+            set.extend((first.number()..=last.number()).filter_map(Slot::new));
+        }
+        Ok(set)
     }
 }
 

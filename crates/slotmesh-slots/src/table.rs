@@ -99,6 +99,9 @@ pub struct SlotState {
     pub moving_to: Option<NodeId>,
     /// The slot's last seq when its primary changed by a planned move: the new primary serves only from there on.
     pub base: Seq,
+    /// The epoch at which the slot's history began, empty: at its first assignment, and again after the loss of every
+    /// copy. What a node still holds from older epochs is dropped.
+    pub origin: Epoch,
 }
 
 impl SlotState {
@@ -116,6 +119,7 @@ impl SlotState {
     fn encode(&self, out: &mut Writer) {
         out.u32(self.epoch.0);
         out.u64(self.base.0);
+        out.u32(self.origin.0);
         out.node_option(self.primary);
         out.node_option(self.moving_to);
         out.u8((self.in_sync.len() << 4 | self.copying.len()) as u8);
@@ -125,11 +129,12 @@ impl SlotState {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let epoch = Epoch(input.u32()?);
         let base = Seq(input.u64()?);
+        let origin = Epoch(input.u32()?);
         let (primary, moving_to) = (input.node_option()?, input.node_option()?);
         let counts = input.u8()?;
         let in_sync = decode_nodes(input, counts >> 4)?;
         let copying = decode_nodes(input, counts & 0xf)?;
-        Ok(Self { epoch, primary, in_sync, copying, moving_to, base })
+        Ok(Self { epoch, primary, in_sync, copying, moving_to, base, origin })
     }
 }
 
@@ -199,6 +204,15 @@ impl SlotTable {
         true
     }
 
+    /// The delta that takes this table to `version` with these slots changed.
+    pub fn delta_to(
+        &self,
+        version: u64,
+        changed: impl IntoIterator<Item = (Slot, SlotState)>,
+    ) -> TableDelta {
+        TableDelta::new(self.version, version, changed)
+    }
+
     /// The whole table as a delta from nothing.
     #[must_use]
     pub fn full_delta(&self) -> TableDelta {
@@ -220,7 +234,7 @@ impl fmt::Debug for SlotTable {
 }
 
 /// What changed between two versions of the table; slots with the same new state are grouped.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TableDelta {
     /// The version this applies to; 0 stands for any older one, and then all slots not named are unowned.
     pub from: u64,

@@ -1,0 +1,120 @@
+use serde::{Deserialize, Serialize};
+use slotmesh_slots::{Epoch, Generation, NodeId, NodeList, Seq, Slot};
+
+use crate::member::NodeInfo;
+
+/// A slot and the epoch it must still have: a command skips slots whose epoch has moved on.
+pub type Claim = (Slot, Epoch);
+
+/// A decision about the cluster. Every one that touches slots is a compare-and-set on their epochs and skips what does
+/// not fit, so proposing it twice, late or beside a rival is harmless. None carries or reads a time.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// The first entry of a cluster's log: its generation, wanted replicas and founding members.
+    Found {
+        /// The generation all members belong to.
+        generation: Generation,
+        /// Copies wanted beside the primary.
+        replicas: u8,
+        /// Smallest number of members before slots are handed out for the first time.
+        expect: u16,
+        /// The nodes that promised.
+        members: Vec<(NodeId, NodeInfo)>,
+    },
+    /// A node is a member from now on.
+    AddMember {
+        /// Who.
+        node: NodeId,
+        /// What it tells about itself.
+        info: NodeInfo,
+    },
+    /// The member gives its slots away and then leaves.
+    Drain {
+        /// Who.
+        node: NodeId,
+    },
+    /// The node is no member any more and is struck from all in-sync sets. Skipped while it is primary of a slot.
+    RemoveMember {
+        /// Who.
+        node: NodeId,
+    },
+    /// Slots without any history get their first holders, all empty and therefore in sync.
+    Assign {
+        /// Slots that never had a primary, with their epoch.
+        claims: Vec<Claim>,
+        /// The first primary.
+        primary: NodeId,
+        /// Its replicas.
+        in_sync: NodeList,
+    },
+    /// The primary is out: one of its in-sync replicas takes over, and those that promised the new epoch stay in sync.
+    Failover {
+        /// The slots with their epoch before.
+        claims: Vec<Claim>,
+        /// The new primary, one of the old in-sync set (or the old primary itself, to raise the epoch).
+        primary: NodeId,
+        /// The replicas that promised the new epoch and hold what the new primary will send them.
+        in_sync: NodeList,
+    },
+    /// No copy is left: the slots start again, empty.
+    Restart {
+        /// The slots with their epoch before.
+        claims: Vec<Claim>,
+        /// The new primary.
+        primary: NodeId,
+        /// Its replicas, empty too.
+        in_sync: NodeList,
+    },
+    /// The replica is struck from the in-sync or copying set; only once this is applied may the primary stop waiting.
+    Shrink {
+        /// The slots with their epoch.
+        claims: Vec<Claim>,
+        /// The replica.
+        node: NodeId,
+    },
+    /// The primary begins to fill a new replica.
+    AddCopy {
+        /// The slots with their epoch.
+        claims: Vec<Claim>,
+        /// The new replica.
+        node: NodeId,
+    },
+    /// The replica holds everything and counts from now on.
+    Grow {
+        /// The slots with their epoch.
+        claims: Vec<Claim>,
+        /// The replica, one of the copying set.
+        node: NodeId,
+    },
+    /// The primary freezes the slots so that its in-sync replica can take over without loss.
+    BeginMove {
+        /// The slots with their epoch.
+        claims: Vec<Claim>,
+        /// The replica that takes over.
+        to: NodeId,
+    },
+    /// The frozen slots belong to the replica from this seq on; the old primary becomes its replica.
+    CommitMove {
+        /// The slots with their epoch and the last seq before the freeze, which all in-sync replicas hold.
+        moves: Vec<(Slot, Epoch, Seq)>,
+    },
+    /// The move does not happen; the epoch rises so that a late commit of it finds nothing to do.
+    AbortMove {
+        /// The slots with their epoch.
+        claims: Vec<Claim>,
+    },
+    /// How many copies are wanted beside the primary.
+    SetReplicas {
+        /// The number.
+        replicas: u8,
+    },
+}
+
+/// What a command did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The cluster version afterwards.
+    pub version: u64,
+    /// How many slots or members it changed; zero when it was late or repeated.
+    pub changed: u32,
+}

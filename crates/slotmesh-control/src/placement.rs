@@ -1,0 +1,411 @@
+//! Where copies and primaries should be: a pure function from the decided state to the next commands.
+//!
+//! One mechanism serves filling a newcomer, repair and draining (DESIGN §8): give a slot one more copy, wait until it is
+//! in sync, hand it the primary role if that balances the primaries, then drop the copy that is too many. Each call
+//! returns only the next step for a bounded number of slots; the caller proposes it, and calls again when the state
+//! has changed. Slots whose primary is not live are left to the failover.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slotmesh_slots::{NodeId, NodeList, Slot, SlotState};
+
+use crate::command::{Claim, Command};
+use crate::member::{MemberState, by_age};
+use crate::state::ClusterState;
+
+/// Slots being copied at a time, cluster-wide: bounds the memory and link share that a repair takes.
+pub const COPIES_IN_FLIGHT_MAX: usize = 2_048;
+
+/// Primary moves under way at a time: each freezes its slot for some milliseconds.
+pub const MOVES_IN_FLIGHT_MAX: usize = 512;
+
+/// Primaries or copies may differ by this many slots before anything moves for balance alone.
+const IMBALANCE_MIN: usize = 16;
+
+/// The next commands, in order. `live` tells which members hold a lease; nothing is placed on others.
+#[must_use]
+pub fn plan(state: &ClusterState, live: &dyn Fn(NodeId) -> bool) -> Vec<Command> {
+    let mut planner = Planner::new(state, live);
+    if planner.up.is_empty() {
+        return Vec::new();
+    }
+    planner.assign_fresh();
+    for (slot, held) in state.table().iter() {
+        if held.primary.is_some_and(live) {
+            planner.slot(slot, held);
+        }
+    }
+    planner.dismiss();
+    planner.finish()
+}
+
+struct Planner<'a> {
+    state: &'a ClusterState,
+    live: &'a dyn Fn(NodeId) -> bool,
+    /// Live members that may receive slots, oldest first.
+    up: Vec<NodeId>,
+    draining: BTreeSet<NodeId>,
+    /// Primary roles and copies (primaries included) of each node, planned ones included.
+    primaries: BTreeMap<NodeId, usize>,
+    copies: BTreeMap<NodeId, usize>,
+    copying: usize,
+    moving: usize,
+    /// First holders: primary and replicas.
+    fresh: BTreeMap<(NodeId, Vec<NodeId>), Vec<Claim>>,
+    steps: BTreeMap<(Step, NodeId), Vec<Claim>>,
+    dismissed: Vec<NodeId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Move,
+    Copy,
+    Drop,
+}
+
+impl<'a> Planner<'a> {
+    fn new(state: &'a ClusterState, live: &'a dyn Fn(NodeId) -> bool) -> Self {
+        let usable = |node: &NodeId| live(*node);
+        let up = by_age(state.members().iter().filter(|(node, m)| m.is_up() && usable(node)));
+        let draining = state.members().iter().filter(|(_, m)| m.state == MemberState::Draining);
+        let mut planner = Self {
+            state,
+            live,
+            draining: draining.map(|(node, _)| *node).collect(),
+            primaries: up.iter().map(|node| (*node, 0)).collect(),
+            copies: up.iter().map(|node| (*node, 0)).collect(),
+            up,
+            copying: 0,
+            moving: 0,
+            fresh: BTreeMap::new(),
+            dismissed: Vec::new(),
+            steps: BTreeMap::new(),
+        };
+        for (_, held) in state.table().iter() {
+            planner.count(held);
+        }
+        planner
+    }
+
+    fn count(&mut self, held: &SlotState) {
+        if let Some(primary) = held.moving_to.or(held.primary) {
+            *self.primaries.entry(primary).or_default() += 1;
+        }
+        for holder in held.primary.into_iter().chain(held.replicas()) {
+            *self.copies.entry(holder).or_default() += 1;
+        }
+        // A copy made for balance will push another one out; count as if it had, or too many would be started.
+        if held.in_sync.len() + held.copying.len() > usize::from(self.state.replicas())
+            && let Some(count) =
+                held.in_sync.iter().next().and_then(|node| self.copies.get_mut(&node))
+        {
+            *count = count.saturating_sub(1);
+        }
+        self.copying += held.copying.len();
+        self.moving += usize::from(held.moving_to.is_some());
+    }
+
+    /// Hands out slots that never had a holder: a contiguous range of primaries to each node, replicas spread over
+    /// the others.
+    fn assign_fresh(&mut self) {
+        let fresh: Vec<Claim> = self
+            .state
+            .table()
+            .iter()
+            .filter(|(_, held)| held.primary.is_none())
+            .map(|(slot, held)| (slot, held.epoch))
+            .collect();
+        if fresh.is_empty() || self.up.len() < usize::from(self.state.expect()) {
+            return;
+        }
+        let count = fresh.len();
+        for (index, claim) in fresh.into_iter().enumerate() {
+            let owner = index * self.up.len() / count;
+            let primary = self.up[owner];
+            let replicas = self.fresh_replicas(owner, index, count);
+            self.fresh.entry((primary, replicas)).or_default().push(claim);
+        }
+    }
+
+    /// The other nodes, other zones first, beginning with one that depends on where in the owner's range the slot lies:
+    /// neighbouring slots mostly share their replicas, so that tables stay a few runs long.
+    fn fresh_replicas(&self, owner: usize, index: usize, count: usize) -> Vec<NodeId> {
+        let nodes = self.up.len();
+        if nodes < 2 {
+            return Vec::new();
+        }
+        let part_of_range = (index * nodes % count) * (nodes - 1) / count;
+        let turned =
+            (0..nodes - 1).map(|step| (owner + 1 + (part_of_range + step) % (nodes - 1)) % nodes);
+        let mut turned: Vec<NodeId> = turned.map(|place| self.up[place]).collect();
+        turned.sort_by_key(|node| self.same_zone(*node, self.up[owner]));
+        turned.truncate(usize::from(self.state.replicas()));
+        turned
+    }
+
+    /// The next step for a slot with a live primary.
+    fn slot(&mut self, slot: Slot, held: &SlotState) {
+        let Some(primary) = held.primary else { return };
+        let claim = (slot, held.epoch);
+        if let Some(gone) = held.copying.iter().find(|&node| !(self.live)(node)) {
+            return self.drop_copy(claim, gone);
+        }
+        if held.moving_to.is_some() || !held.copying.is_empty() {
+            return;
+        }
+        if let Some(to) = self.better_primary(primary, held) {
+            return self.begin_move(claim, primary, to);
+        }
+        let wanted = usize::from(self.state.replicas());
+        let staying = held.in_sync.iter().filter(|node| !self.draining.contains(node)).count();
+        // A draining primary needs a successor even where no replica is wanted.
+        let wanted = wanted.max(usize::from(self.draining.contains(&primary)));
+        if staying < wanted
+            && let Some(to) = self.new_holder(held, None)
+        {
+            return self.begin_copy(claim, to);
+        }
+        if let Some(extra) = self.extra_holder(held, staying) {
+            return self.drop_copy(claim, extra);
+        }
+        if let Some((from, to)) = self.relief(held) {
+            self.begin_copy(claim, to);
+            self.copies.entry(from).and_modify(|count| *count = count.saturating_sub(1));
+        }
+    }
+
+    /// The in-sync replica that should be primary instead, if any.
+    fn better_primary(&self, primary: NodeId, held: &SlotState) -> Option<NodeId> {
+        if self.moving >= MOVES_IN_FLIGHT_MAX {
+            return None;
+        }
+        let candidates = held.in_sync.iter().filter(|node| self.primaries.contains_key(node));
+        let usable = candidates.filter(|&node| (self.live)(node) && !self.draining.contains(&node));
+        let to = usable.min_by_key(|node| (self.primaries[node], *node))?;
+        let lighter =
+            self.primaries[&to] + IMBALANCE_MIN < self.primaries.get(&primary).copied()?;
+        (self.draining.contains(&primary) || lighter).then_some(to)
+    }
+
+    /// The least loaded live node that does not hold the slot, in another zone than the primary if there is one.
+    fn new_holder(&self, held: &SlotState, below: Option<usize>) -> Option<NodeId> {
+        if self.copying >= COPIES_IN_FLIGHT_MAX {
+            return None;
+        }
+        let free = self.up.iter().copied().filter(|&node| !held.involves(node));
+        let light = free.filter(|node| below.is_none_or(|limit| self.copies[node] < limit));
+        light.min_by_key(|&node| {
+            (
+                held.primary.is_some_and(|primary| self.same_zone(node, primary)),
+                self.copies[&node],
+                node,
+            )
+        })
+    }
+
+    /// A holder to strike: a dead or draining replica that is not needed, or the most loaded of too many.
+    fn extra_holder(&self, held: &SlotState, staying: usize) -> Option<NodeId> {
+        let wanted = usize::from(self.state.replicas());
+        let leaving = held.in_sync.iter().find(|node| self.draining.contains(node));
+        if leaving.is_some() && (staying >= wanted || self.new_holder(held, None).is_none()) {
+            // A drain with no target ends at once, but not while copies are merely queued.
+            return leaving.filter(|_| staying >= wanted || self.copying < COPIES_IN_FLIGHT_MAX);
+        }
+        let load = |node: &NodeId| self.copies.get(node).copied().unwrap_or(0);
+        (held.in_sync.len() > wanted).then(|| held.in_sync.iter().max_by_key(load)).flatten()
+    }
+
+    /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place.
+    fn relief(&self, held: &SlotState) -> Option<(NodeId, NodeId)> {
+        let replaceable = held.in_sync.iter().max_by_key(|node| self.copies.get(node));
+        let from = replaceable.or(held.primary)?;
+        let limit = self.copies.get(&from)?.saturating_sub(IMBALANCE_MIN);
+        Some((from, self.new_holder(held, Some(limit))?))
+    }
+
+    fn begin_move(&mut self, claim: Claim, from: NodeId, to: NodeId) {
+        if let Some(count) = self.primaries.get_mut(&from) {
+            *count = count.saturating_sub(1);
+        }
+        *self.primaries.entry(to).or_default() += 1;
+        self.moving += 1;
+        self.add(to, Step::Move, claim);
+    }
+
+    fn begin_copy(&mut self, claim: Claim, to: NodeId) {
+        *self.copies.entry(to).or_default() += 1;
+        self.copying += 1;
+        self.add(to, Step::Copy, claim);
+    }
+
+    fn drop_copy(&mut self, claim: Claim, node: NodeId) {
+        if let Some(count) = self.copies.get_mut(&node) {
+            *count = count.saturating_sub(1);
+        }
+        self.add(node, Step::Drop, claim);
+    }
+
+    fn add(&mut self, node: NodeId, step: Step, claim: Claim) {
+        self.steps.entry((step, node)).or_default().push(claim);
+    }
+
+    /// Draining members that hold nothing any more are dismissed.
+    fn dismiss(&mut self) {
+        let holds = |node| self.state.table().iter().any(|(_, held)| held.involves(node));
+        self.dismissed = self.draining.iter().copied().filter(|&node| !holds(node)).collect();
+    }
+
+    fn finish(self) -> Vec<Command> {
+        let fresh = self.fresh.into_iter().map(|((primary, replicas), claims)| {
+            let in_sync: NodeList = replicas.into_iter().collect();
+            Command::Assign { claims, primary, in_sync }
+        });
+        let steps = self.steps.into_iter().map(|((step, node), claims)| match step {
+            Step::Move => Command::BeginMove { claims, to: node },
+            Step::Copy => Command::AddCopy { claims, node },
+            Step::Drop => Command::Shrink { claims, node },
+        });
+        let dismissed = self.dismissed.into_iter().map(|node| Command::RemoveMember { node });
+        fresh.chain(steps).chain(dismissed).collect()
+    }
+
+    fn same_zone(&self, a: NodeId, b: NodeId) -> bool {
+        let zone = |node| self.state.members().get(&node).map(|member| member.info.zone.as_str());
+        zone(a) == zone(b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::{assigned, founded, info, node};
+    use slotmesh_slots::{SLOT_COUNT, Seq};
+
+    /// Proposes the plan and plays the nodes' part (copies complete, moves commit) until nothing is left to do.
+    fn settle(state: &mut ClusterState, live: impl Fn(NodeId) -> bool) -> usize {
+        for round in 0..200 {
+            let commands = plan(state, &live);
+            if commands.is_empty() {
+                return round;
+            }
+            for command in commands {
+                let changed = state.apply(&command).0.changed;
+                assert!(changed > 0, "a planned command must fit: {command:?}");
+            }
+            complete(state);
+            state.check_invariants();
+        }
+        panic!("the plan does not end");
+    }
+
+    fn complete(state: &mut ClusterState) {
+        let held: Vec<(Slot, SlotState)> =
+            state.table().iter().map(|(slot, held)| (slot, *held)).collect();
+        for (slot, held) in held {
+            for node in held.copying.iter() {
+                state.apply(&Command::Grow { claims: vec![(slot, held.epoch)], node });
+            }
+            if held.moving_to.is_some() {
+                state.apply(&Command::CommitMove { moves: vec![(slot, held.epoch, Seq(0))] });
+            }
+        }
+    }
+
+    fn spread(state: &ClusterState) -> BTreeMap<NodeId, (usize, usize)> {
+        let mut spread = BTreeMap::new();
+        for (_, held) in state.table().iter() {
+            spread.entry(held.primary.unwrap()).or_insert((0, 0)).0 += 1;
+            for replica in held.in_sync.iter() {
+                spread.entry(replica).or_insert((0, 0)).1 += 1;
+            }
+        }
+        spread
+    }
+
+    #[test]
+    fn fresh_slots_are_spread_evenly_once_enough_members_are_there() {
+        let state = assigned(3, 1);
+        for (primaries, replicas) in spread(&state).values() {
+            assert!((5461..=5462).contains(primaries), "{primaries}");
+            assert!((5455..=5467).contains(replicas), "{replicas}");
+        }
+        let mut waiting = ClusterState::new();
+        let generation = slotmesh_slots::Generation { cluster: 1, reform: 0 };
+        let members = vec![(node(1), info(1))];
+        waiting.apply(&Command::Found { generation, replicas: 1, expect: 3, members });
+        assert!(plan(&waiting, &|_| true).is_empty());
+        assert!(plan(&founded(3, 1), &|_| false).is_empty(), "nobody live, nothing planned");
+    }
+
+    #[test]
+    fn a_newcomer_is_filled_and_nothing_more_moves() {
+        let mut state = assigned(3, 1);
+        state.apply(&Command::AddMember { node: node(4), info: info(4) });
+        settle(&mut state, |_| true);
+        for (primaries, replicas) in spread(&state).values() {
+            assert!((3900..=4300).contains(primaries), "{primaries}");
+            assert!((3900..=4300).contains(replicas), "{replicas}");
+        }
+        assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 1));
+    }
+
+    #[test]
+    fn lost_copies_are_made_again_on_a_replacement() {
+        let mut state = assigned(3, 1);
+        let dead = node(1);
+        let mut failover =
+            crate::Failover::start(&state, dead, |_| true, slotmesh_slots::MonoTime::ZERO);
+        for survivor in [node(2), node(3)] {
+            let promised: Vec<_> = Slot::all().map(|slot| (slot, Default::default())).collect();
+            failover.handle_promise(survivor, promised);
+        }
+        for command in failover.decide(&state).0 {
+            state.apply(&command);
+        }
+        state.apply(&Command::RemoveMember { node: dead });
+        state.apply(&Command::AddMember { node: node(9), info: info(9) });
+        settle(&mut state, |_| true);
+        assert_eq!(spread(&state).len(), 3);
+        for (primaries, replicas) in spread(&state).values() {
+            assert!((5300..=5600).contains(primaries), "{primaries}");
+            assert!((5300..=5600).contains(replicas), "{replicas}");
+        }
+    }
+
+    #[test]
+    fn a_draining_member_gives_all_away_and_is_dismissed() {
+        for members in [2, 3, 4] {
+            let mut state = assigned(members, 1);
+            state.apply(&Command::Drain { node: node(1) });
+            settle(&mut state, |_| true);
+            assert!(!state.members().contains_key(&node(1)), "{members} members");
+            let copies = usize::from(members > 2);
+            assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == copies));
+            assert_eq!(
+                state.table().iter().filter(|(_, held)| held.primary.is_some()).count(),
+                SLOT_COUNT
+            );
+        }
+    }
+
+    #[test]
+    fn without_replicas_a_drain_copies_first() {
+        let mut state = assigned(2, 0);
+        state.apply(&Command::Drain { node: node(1) });
+        settle(&mut state, |_| true);
+        assert_eq!(spread(&state).len(), 1);
+    }
+
+    #[test]
+    fn a_copy_that_died_while_being_filled_is_struck() {
+        let mut state = assigned(3, 1);
+        let slot = Slot::of_key(b"foo");
+        let held = *state.table().slot(slot);
+        let third = (1..=3).map(node).find(|&n| !held.involves(n)).unwrap();
+        state.apply(&Command::AddCopy { claims: vec![(slot, held.epoch)], node: third });
+        let commands = plan(&state, &|n| n != third);
+        assert!(
+            commands.iter().any(|c| matches!(c, Command::Shrink { node, .. } if *node == third))
+        );
+    }
+}

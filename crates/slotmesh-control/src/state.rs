@@ -1,0 +1,538 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use slotmesh_slots::{
+    Epoch, Generation, NodeId, NodeList, REPLICAS_MAX, Seq, Slot, SlotState, SlotTable, TableDelta,
+};
+
+use crate::command::{Claim, Command, Outcome};
+use crate::member::{Member, MemberState, NodeInfo};
+
+/// Everything that is decided: the members, the slot table and the wanted number of replicas, at one version.
+///
+/// Invariants (`check_invariants`): the version is the number of effective commands; per slot the epoch never falls, at
+/// most one node is primary, holders are distinct members, a slot without a primary has no replicas, and a move's
+/// target is in sync.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClusterState {
+    generation: Option<Generation>,
+    replicas: u8,
+    expect: u16,
+    members: BTreeMap<NodeId, Member>,
+    table: SlotTable,
+    /// How many slots were ever restarted empty because no copy was left.
+    lost_slots: u64,
+}
+
+/// What one or several commands changed; applying it to the state it starts from gives the state they made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterDelta {
+    /// The generation.
+    pub generation: Option<Generation>,
+    /// Wanted replicas afterwards.
+    pub replicas: u8,
+    /// Members wanted before the first assignment.
+    pub expect: u16,
+    /// Slots lost so far.
+    pub lost_slots: u64,
+    /// New or changed members, and `None` for removed ones. With `table.from == 0` these are all members.
+    pub members: Vec<(NodeId, Option<Member>)>,
+    /// Changed slots, and the versions of the whole state before and after.
+    pub table: TableDelta,
+}
+
+impl ClusterState {
+    /// The state before the founding.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The generation, once founded.
+    #[must_use]
+    pub const fn generation(&self) -> Option<Generation> {
+        self.generation
+    }
+
+    /// Number of effective commands so far.
+    #[must_use]
+    pub const fn version(&self) -> u64 {
+        self.table.version()
+    }
+
+    /// The slot table.
+    #[must_use]
+    pub const fn table(&self) -> &SlotTable {
+        &self.table
+    }
+
+    /// The members by identity.
+    #[must_use]
+    pub const fn members(&self) -> &BTreeMap<NodeId, Member> {
+        &self.members
+    }
+
+    /// Copies wanted beside the primary.
+    #[must_use]
+    pub const fn replicas(&self) -> u8 {
+        self.replicas
+    }
+
+    /// Members wanted before slots are handed out for the first time.
+    #[must_use]
+    pub const fn expect(&self) -> u16 {
+        self.expect
+    }
+
+    /// How many slots were ever restarted empty because no copy was left.
+    #[must_use]
+    pub const fn lost_slots(&self) -> u64 {
+        self.lost_slots
+    }
+
+    /// Applies a committed command. The delta is `None` when it changed nothing.
+    pub fn apply(&mut self, command: &Command) -> (Outcome, Option<ClusterDelta>) {
+        let mut change =
+            Change { state: self, slots: BTreeMap::new(), members: Vec::new(), other: false };
+        change.run(command);
+        let Change { slots, members, other, .. } = change;
+        let changed = slots.len() + members.len() + usize::from(other);
+        if changed == 0 {
+            return (Outcome { version: self.version(), changed: 0 }, None);
+        }
+        let table = self.table.delta_to(self.version() + 1, slots);
+        self.table.apply(&table);
+        let outcome = Outcome { version: self.version(), changed: changed as u32 };
+        (outcome, Some(self.delta(members, table)))
+    }
+
+    /// Takes over a delta; false, and no change, when it does not start at this version.
+    pub fn advance(&mut self, delta: &ClusterDelta) -> bool {
+        if !self.table.apply(&delta.table) {
+            return false;
+        }
+        if delta.table.from == 0 {
+            self.members.clear();
+        }
+        for (node, member) in &delta.members {
+            match member {
+                Some(member) => self.members.insert(*node, member.clone()),
+                None => self.members.remove(node),
+            };
+        }
+        self.generation = delta.generation;
+        self.replicas = delta.replicas;
+        self.expect = delta.expect;
+        self.lost_slots = delta.lost_slots;
+        true
+    }
+
+    /// The whole state as a delta from nothing: what a newcomer gets, and the snapshot of the log.
+    #[must_use]
+    pub fn full_delta(&self) -> ClusterDelta {
+        let members = self.members.iter().map(|(node, member)| (*node, Some(member.clone())));
+        self.delta(members.collect(), self.table.full_delta())
+    }
+
+    /// Panics when an invariant does not hold; for tests, the simulator and fuzzing.
+    pub fn check_invariants(&self) {
+        for (slot, state) in self.table.iter() {
+            let mut holders: Vec<_> = state.primary.into_iter().chain(state.replicas()).collect();
+            for holder in &holders {
+                assert!(self.members.contains_key(holder), "{slot:?}: {holder} is no member");
+            }
+            let count = holders.len();
+            holders.sort_unstable();
+            holders.dedup();
+            assert_eq!(holders.len(), count, "{slot:?}: a node holds it twice: {state:?}");
+            assert!(state.primary.is_some() || count == 0, "{slot:?}: replicas without a primary");
+            assert!(
+                state.moving_to.is_none_or(|to| state.in_sync.contains(to)),
+                "{slot:?}: {state:?}"
+            );
+            assert!(state.origin <= state.epoch, "{slot:?}: {state:?}");
+        }
+    }
+
+    fn delta(&self, members: Vec<(NodeId, Option<Member>)>, table: TableDelta) -> ClusterDelta {
+        ClusterDelta {
+            generation: self.generation,
+            replicas: self.replicas,
+            expect: self.expect,
+            lost_slots: self.lost_slots,
+            members,
+            table,
+        }
+    }
+}
+
+/// A command being applied: members change in place, slots are collected.
+struct Change<'a> {
+    state: &'a mut ClusterState,
+    slots: BTreeMap<Slot, SlotState>,
+    members: Vec<(NodeId, Option<Member>)>,
+    other: bool,
+}
+
+impl Change<'_> {
+    fn run(&mut self, command: &Command) {
+        if let Command::Found { generation, replicas, expect, members } = command {
+            return self.found(*generation, *replicas, *expect, members);
+        }
+        if self.state.generation.is_none() {
+            return;
+        }
+        match command {
+            Command::Found { .. } => {}
+            Command::AddMember { node, info } => self.add_member(*node, info),
+            Command::Drain { node } => self.drain(*node),
+            Command::RemoveMember { node } => self.remove_member(*node),
+            Command::Assign { claims, primary, in_sync } => {
+                self.begin(claims, *primary, in_sync, |state| state.primary.is_none());
+            }
+            Command::Restart { claims, primary, in_sync } => {
+                let lost = self.begin(claims, *primary, in_sync, |state| state.primary.is_some());
+                self.state.lost_slots += lost;
+            }
+            Command::Failover { claims, primary, in_sync } => {
+                self.failover(claims, *primary, in_sync)
+            }
+            Command::Shrink { claims, node } => self.each(claims, |state| shrink(state, *node)),
+            Command::AddCopy { claims, node } => self.add_copy(claims, *node),
+            Command::Grow { claims, node } => self
+                .each(claims, |state| state.copying.remove(*node) && state.in_sync.insert(*node)),
+            Command::BeginMove { claims, to } => self.each(claims, |state| {
+                let fits = state.in_sync.contains(*to) && state.moving_to.is_none();
+                state.moving_to = Some(*to);
+                fits
+            }),
+            Command::CommitMove { moves } => self.commit_moves(moves),
+            Command::AbortMove { claims } => self.each(claims, |state| {
+                state.epoch = state.epoch.next();
+                state.moving_to.take().is_some()
+            }),
+            Command::SetReplicas { replicas } => self.set_replicas(*replicas),
+        }
+    }
+
+    fn found(
+        &mut self,
+        generation: Generation,
+        replicas: u8,
+        expect: u16,
+        nodes: &[(NodeId, NodeInfo)],
+    ) {
+        if self.state.generation.is_some() {
+            return;
+        }
+        self.state.generation = Some(generation);
+        self.state.expect = expect;
+        self.set_replicas(replicas);
+        for (node, info) in nodes {
+            self.add_member(*node, info);
+        }
+    }
+
+    fn set_replicas(&mut self, replicas: u8) {
+        // One place of the list stays free for the copy that replaces another.
+        let replicas = replicas.min(REPLICAS_MAX as u8 - 1);
+        self.other |= self.state.replicas != replicas;
+        self.state.replicas = replicas;
+    }
+
+    fn add_member(&mut self, node: NodeId, info: &NodeInfo) {
+        if self.state.members.get(&node).is_some_and(|known| known.info == *info) {
+            return;
+        }
+        let joined = self.state.version() + 1;
+        self.put_member(node, Member { info: info.clone(), state: MemberState::Up, joined });
+    }
+
+    fn drain(&mut self, node: NodeId) {
+        if let Some(member) = self.state.members.get(&node).filter(|member| member.is_up()) {
+            let member = Member { state: MemberState::Draining, ..member.clone() };
+            self.put_member(node, member);
+        }
+    }
+
+    fn put_member(&mut self, node: NodeId, member: Member) {
+        self.state.members.insert(node, member.clone());
+        self.members.push((node, Some(member)));
+    }
+
+    fn remove_member(&mut self, node: NodeId) {
+        let held: Vec<Claim> = self
+            .state
+            .table
+            .iter()
+            .filter(|(_, state)| state.involves(node))
+            .map(|(slot, state)| (slot, state.epoch))
+            .collect();
+        let primary = |slot| self.state.table.slot(slot).primary == Some(node);
+        if held.iter().any(|(slot, _)| primary(*slot)) || self.state.members.remove(&node).is_none()
+        {
+            return;
+        }
+        self.members.push((node, None));
+        self.each(&held, |state| shrink(state, node));
+    }
+
+    /// First holders of slots without a history, or of slots whose history is lost.
+    fn begin(
+        &mut self,
+        claims: &[Claim],
+        primary: NodeId,
+        in_sync: &NodeList,
+        fits: impl Fn(&SlotState) -> bool,
+    ) -> u64 {
+        let known = in_sync.iter().all(|node| self.is_member(node) && node != primary);
+        if !known || !self.is_member(primary) {
+            return 0;
+        }
+        let before = self.slots.len();
+        self.each(claims, |state| {
+            let epoch = state.epoch.next();
+            let fresh = SlotState {
+                epoch,
+                primary: Some(primary),
+                in_sync: *in_sync,
+                origin: epoch,
+                ..SlotState::default()
+            };
+            let fits = fits(state);
+            *state = fresh;
+            fits
+        });
+        (self.slots.len() - before) as u64
+    }
+
+    fn failover(&mut self, claims: &[Claim], primary: NodeId, in_sync: &NodeList) {
+        if !self.is_member(primary) {
+            return;
+        }
+        self.each(claims, |state| {
+            let was = *state;
+            let holds = |node| was.primary == Some(node) || was.in_sync.contains(node);
+            let others: NodeList =
+                in_sync.iter().filter(|&node| node != primary && holds(node)).collect();
+            state.primary = Some(primary);
+            state.in_sync = others;
+            // Live copies that did not promise in time are filled again rather than forgotten.
+            state.copying =
+                was.replicas().filter(|&n| n != primary && !others.contains(n)).collect();
+            state.epoch = was.epoch.next();
+            state.moving_to = None;
+            holds(primary)
+        });
+    }
+
+    fn add_copy(&mut self, claims: &[Claim], node: NodeId) {
+        if !self.state.members.get(&node).is_some_and(Member::is_up) {
+            return;
+        }
+        self.each(claims, |state| {
+            let room = state.in_sync.len() + state.copying.len() < REPLICAS_MAX;
+            state.primary.is_some() && !state.involves(node) && room && state.copying.insert(node)
+        });
+    }
+
+    fn commit_moves(&mut self, moves: &[(Slot, Epoch, Seq)]) {
+        for (slot, epoch, seq) in moves {
+            self.each(&[(*slot, *epoch)], |state| {
+                let (Some(to), Some(from)) = (state.moving_to.take(), state.primary) else {
+                    return false;
+                };
+                state.in_sync.remove(to);
+                state.in_sync.insert(from);
+                state.primary = Some(to);
+                state.epoch = epoch.next();
+                state.base = *seq;
+                true
+            });
+        }
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        self.state.members.contains_key(&node)
+    }
+
+    /// Changes the claimed slots whose epoch still fits and for which `change` says yes.
+    fn each(&mut self, claims: &[Claim], mut change: impl FnMut(&mut SlotState) -> bool) {
+        for (slot, epoch) in claims {
+            let current = *self.slots.get(slot).unwrap_or_else(|| self.state.table.slot(*slot));
+            let mut next = current;
+            if current.epoch == *epoch && change(&mut next) && next != current {
+                self.slots.insert(*slot, next);
+            }
+        }
+    }
+}
+
+/// Strikes a replica. If the primary role was moving to it, the epoch rises as in an aborted move.
+fn shrink(state: &mut SlotState, node: NodeId) -> bool {
+    if state.moving_to == Some(node) {
+        state.moving_to = None;
+        state.epoch = state.epoch.next();
+    }
+    let (in_sync, copying) = (state.in_sync.remove(node), state.copying.remove(node));
+    in_sync || copying
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::placement::plan;
+    use proptest::prelude::*;
+
+    pub(crate) fn node(number: u64) -> NodeId {
+        NodeId::from_random(number)
+    }
+
+    pub(crate) fn info(number: u64) -> NodeInfo {
+        let control = std::net::SocketAddr::from(([127, 0, 0, 1], 7000 + number as u16));
+        NodeInfo {
+            name: format!("n{number}"),
+            control,
+            lanes: vec![],
+            resp: None,
+            zone: String::new(),
+        }
+    }
+
+    /// A founded cluster of nodes 1 to `members` without slots.
+    pub(crate) fn founded(members: u64, replicas: u8) -> ClusterState {
+        let mut state = ClusterState::new();
+        let generation = Generation { cluster: 1, reform: 0 };
+        let members = (1..=members).map(|n| (node(n), info(n))).collect();
+        state.apply(&Command::Found { generation, replicas, expect: 1, members });
+        state
+    }
+
+    /// The same with all slots handed out.
+    pub(crate) fn assigned(members: u64, replicas: u8) -> ClusterState {
+        let mut state = founded(members, replicas);
+        for command in plan(&state, &|_| true) {
+            state.apply(&command);
+        }
+        state
+    }
+
+    #[test]
+    fn deltas_rebuild_the_state_one_by_one_or_at_once() {
+        let mut state = ClusterState::new();
+        let mut copy = ClusterState::new();
+        let generation = Generation { cluster: 1, reform: 0 };
+        let members = (1..=3).map(|n| (node(n), info(n))).collect();
+        let mut commands = vec![Command::Found { generation, replicas: 1, expect: 3, members }];
+        commands.push(Command::AddMember { node: node(4), info: info(4) });
+        commands.push(Command::Drain { node: node(2) });
+        for command in commands {
+            let (_, delta) = state.apply(&command);
+            assert!(copy.advance(&delta.unwrap()));
+        }
+        assert_eq!(copy, state);
+        let mut late = ClusterState::new();
+        assert!(late.advance(&state.full_delta()));
+        assert_eq!(late, state);
+    }
+
+    #[test]
+    fn late_and_repeated_commands_change_nothing() {
+        let mut state = assigned(3, 1);
+        let slot = Slot::of_key(b"foo");
+        let held = *state.table().slot(slot);
+        let claims = vec![(slot, held.epoch)];
+        let in_sync = NodeList::EMPTY;
+        let failover =
+            Command::Failover { claims, primary: held.in_sync.iter().next().unwrap(), in_sync };
+        assert_eq!(state.apply(&failover).0.changed, 1);
+        let after = state.clone();
+        assert_eq!(state.apply(&failover).0.changed, 0);
+        assert_eq!(state, after);
+    }
+
+    #[test]
+    fn a_move_ends_by_commit_or_abort_and_never_by_both() {
+        let mut state = assigned(3, 1);
+        let slot = Slot::of_key(b"foo");
+        let held = *state.table().slot(slot);
+        let (from, to) = (held.primary.unwrap(), held.in_sync.iter().next().unwrap());
+        let claims = vec![(slot, held.epoch)];
+        state.apply(&Command::BeginMove { claims: claims.clone(), to });
+        assert_eq!(state.table().slot(slot).moving_to, Some(to));
+        let mut aborted = state.clone();
+        aborted.apply(&Command::AbortMove { claims });
+        let commit = Command::CommitMove { moves: vec![(slot, held.epoch, Seq(41))] };
+        assert_eq!(aborted.apply(&commit).0.changed, 0, "the abort raised the epoch");
+        assert_eq!(state.apply(&commit).0.changed, 1);
+        let moved = state.table().slot(slot);
+        assert_eq!(
+            (moved.primary, moved.base, moved.epoch),
+            (Some(to), Seq(41), held.epoch.next())
+        );
+        assert!(moved.in_sync.contains(from) && !moved.in_sync.contains(to));
+        state.check_invariants();
+    }
+
+    #[test]
+    fn a_member_with_primary_slots_stays() {
+        let mut state = assigned(3, 1);
+        assert_eq!(state.apply(&Command::RemoveMember { node: node(1) }).0.changed, 0);
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        let claims = || {
+            proptest::collection::vec((0u16..40, 0u32..6), 1..30).prop_map(|claims| {
+                claims
+                    .into_iter()
+                    .filter_map(|(slot, epoch)| Some((Slot::new(slot)?, Epoch(epoch))))
+                    .collect()
+            })
+        };
+        let any_node = || (1u64..6).prop_map(node);
+        let nodes = || proptest::collection::vec(any_node(), 0..3).prop_map(NodeList::from_iter);
+        prop_oneof![
+            (claims(), any_node(), nodes()).prop_map(|(claims, primary, in_sync)| {
+                Command::Assign { claims, primary, in_sync }
+            }),
+            (claims(), any_node(), nodes()).prop_map(|(claims, primary, in_sync)| {
+                Command::Failover { claims, primary, in_sync }
+            }),
+            (claims(), any_node(), nodes()).prop_map(|(claims, primary, in_sync)| {
+                Command::Restart { claims, primary, in_sync }
+            }),
+            (claims(), any_node()).prop_map(|(claims, node)| Command::Shrink { claims, node }),
+            (claims(), any_node()).prop_map(|(claims, node)| Command::AddCopy { claims, node }),
+            (claims(), any_node()).prop_map(|(claims, node)| Command::Grow { claims, node }),
+            (claims(), any_node()).prop_map(|(claims, to)| Command::BeginMove { claims, to }),
+            claims().prop_map(|claims: Vec<Claim>| Command::CommitMove {
+                moves: claims.into_iter().map(|(slot, epoch)| (slot, epoch, Seq(1))).collect()
+            }),
+            claims().prop_map(|claims| Command::AbortMove { claims }),
+            any_node().prop_map(|node| Command::RemoveMember { node }),
+            any_node().prop_map(|node| Command::Drain { node }),
+            (1u64..6).prop_map(|n| Command::AddMember { node: node(n), info: info(n) }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn invariants_hold_after_any_commands(commands in proptest::collection::vec(command(), 1..60)) {
+            let mut state = founded(4, 1);
+            let mut copy = state.clone();
+            for command in &commands {
+                let before = state.clone();
+                if let (_, Some(delta)) = state.apply(command) {
+                    prop_assert!(copy.advance(&delta));
+                }
+                state.check_invariants();
+                prop_assert_eq!(&copy, &state);
+                for (slot, held) in state.table().iter() {
+                    let was = before.table().slot(slot);
+                    prop_assert!(held.epoch >= was.epoch, "an epoch fell");
+                    prop_assert!(held.primary == was.primary || held.epoch > was.epoch);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use slotmesh_slots::NodeId;
+
+use crate::member::by_age;
+use crate::state::ClusterState;
+
+/// How long a voter must be dead before another takes its place; leaving ones are replaced at once.
+pub const VOTER_REPLACE_AFTER: Duration = Duration::from_secs(5);
+
+/// Who should vote: 1 node of up to two, 3 of up to nine, 5 above. Voters stay as long as they are usable; free seats
+/// go to zones that have no voter yet, then to the oldest member.
+///
+/// `usable` tells whether a member may vote: not draining and not dead for [`VOTER_REPLACE_AFTER`]. Returns `current`
+/// unless at least one seat changes, and never fewer voters than there are usable members for.
+#[must_use]
+pub fn voters(
+    state: &ClusterState,
+    current: &BTreeSet<NodeId>,
+    usable: impl Fn(NodeId) -> bool,
+) -> BTreeSet<NodeId> {
+    let candidates = by_age(state.members().iter().filter(|(node, _)| usable(**node)));
+    let seats = match candidates.len() {
+        0 => return current.clone(),
+        1 | 2 => 1,
+        3..=9 => 3,
+        _ => 5,
+    };
+    let mut chosen: BTreeSet<NodeId> =
+        candidates.iter().copied().filter(|node| current.contains(node)).take(seats).collect();
+    while chosen.len() < seats {
+        let free = || candidates.iter().copied().filter(|node| !chosen.contains(node));
+        let Some(next) =
+            free().find(|&node| !zone_taken(state, &chosen, node)).or_else(|| free().next())
+        else {
+            break;
+        };
+        chosen.insert(next);
+    }
+    chosen
+}
+
+fn zone_taken(state: &ClusterState, chosen: &BTreeSet<NodeId>, node: NodeId) -> bool {
+    let zone = |node| state.members().get(&node).map(|member| member.info.zone.as_str());
+    chosen.iter().any(|&other| zone(other) == zone(node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::{founded, node};
+
+    fn check(members: u64, current: &[u64], unusable: &[u64], expected: &[u64]) {
+        let state = founded(members, 1);
+        let current = current.iter().map(|&n| node(n)).collect();
+        let chosen = voters(&state, &current, |n| !unusable.iter().any(|&u| node(u) == n));
+        assert_eq!(chosen, expected.iter().map(|&n| node(n)).collect());
+    }
+
+    #[test]
+    fn seats_follow_the_number_of_members() {
+        check(1, &[], &[], &[1]);
+        check(2, &[], &[], &[1]);
+        check(3, &[], &[], &[1, 2, 3]);
+        check(9, &[], &[], &[1, 2, 3]);
+        check(10, &[], &[], &[1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn only_unusable_voters_are_replaced() {
+        check(5, &[3, 4, 5], &[], &[3, 4, 5]);
+        check(5, &[3, 4, 5], &[4], &[1, 3, 5]);
+        check(3, &[1, 2, 3], &[1, 2, 3], &[1, 2, 3]);
+    }
+}
