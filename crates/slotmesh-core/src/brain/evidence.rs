@@ -1,0 +1,202 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use slotmesh_control::NodeInfo;
+use slotmesh_gossip::Event;
+use slotmesh_slots::{Generation, MonoTime, NodeId};
+
+use super::{Brain, NodeEvent};
+use crate::message::Meta;
+use crate::wire;
+
+/// How long a refused guard port counts as a witness.
+const REFUSAL_COUNTS_FOR: Duration = Duration::from_secs(3);
+
+/// Proofs of death kept; identities are never reused, so old ones only take room.
+const PROOFS_MAX: usize = 1024;
+
+/// What gossip and the connections tell about the other nodes: evidence, not decisions.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    known: BTreeMap<NodeId, Peer>,
+    proven_dead: BTreeSet<NodeId>,
+    guard_refused: BTreeMap<NodeId, MonoTime>,
+    guard_asked: BTreeMap<NodeId, MonoTime>,
+    strangers: BTreeMap<NodeId, Generation>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    addr: SocketAddr,
+    info: NodeInfo,
+    generation: Option<Generation>,
+    health: Health,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Alive,
+    Suspect,
+    Gone { since: MonoTime },
+}
+
+impl Peers {
+    pub(super) fn alive(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.known.iter().filter(|(_, peer)| peer.health == Health::Alive).map(|(node, _)| *node)
+    }
+
+    pub(super) fn is_alive(&self, node: NodeId) -> bool {
+        self.known.get(&node).is_some_and(|peer| peer.health == Health::Alive)
+    }
+
+    /// Gossip gave it up, or it is proven dead.
+    pub(super) fn is_gone(&self, node: NodeId) -> bool {
+        self.is_proven_dead(node) || self.gone_since(node).is_some()
+    }
+
+    pub(super) fn gone_since(&self, node: NodeId) -> Option<MonoTime> {
+        match self.known.get(&node)?.health {
+            Health::Gone { since } => Some(since),
+            Health::Alive | Health::Suspect => None,
+        }
+    }
+
+    pub(super) fn is_proven_dead(&self, node: NodeId) -> bool {
+        self.proven_dead.contains(&node)
+    }
+
+    pub(super) fn prove_death(&mut self, node: NodeId) {
+        if self.proven_dead.len() >= PROOFS_MAX {
+            self.proven_dead.pop_first();
+        }
+        self.proven_dead.insert(node);
+    }
+
+    /// Whether anybody beside the leader's ledger noticed that the node fails.
+    pub(super) fn is_witnessed(&self, node: NodeId, now: MonoTime) -> bool {
+        let unwell = self.known.get(&node).is_none_or(|peer| peer.health != Health::Alive);
+        let refused = self.guard_refused.get(&node);
+        unwell || refused.is_some_and(|at| now.saturating_since(*at) < REFUSAL_COUNTS_FOR)
+    }
+
+    pub(super) fn guard_answered(&mut self, node: NodeId, refused: bool, now: MonoTime) {
+        self.guard_asked.remove(&node);
+        if refused {
+            self.guard_refused.insert(node, now);
+        } else {
+            self.guard_refused.remove(&node);
+        }
+    }
+
+    /// Whether to ask the guard port: true once per `every`.
+    pub(super) fn ask_guard(&mut self, node: NodeId, every: Duration, now: MonoTime) -> bool {
+        let due = self.guard_asked.get(&node).is_none_or(|at| now.saturating_since(*at) >= every);
+        if due {
+            self.guard_asked.insert(node, now);
+        }
+        due
+    }
+
+    pub(super) fn addr(&self, node: NodeId) -> Option<SocketAddr> {
+        self.known.get(&node).map(|peer| peer.addr)
+    }
+
+    pub(super) fn info(&self, node: NodeId) -> Option<&NodeInfo> {
+        self.known.get(&node).map(|peer| &peer.info)
+    }
+
+    /// Live nodes that belong to no cluster yet.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.with_generation(None)
+    }
+
+    pub(super) fn with_generation(
+        &self,
+        wanted: Option<Generation>,
+    ) -> impl Iterator<Item = NodeId> + '_ {
+        let live =
+            self.known.iter().filter(|(_, peer)| !matches!(peer.health, Health::Gone { .. }));
+        live.filter(move |(_, peer)| peer.generation == wanted).map(|(node, _)| *node)
+    }
+
+    /// A generation that a live node reports, the lowest if there are several.
+    pub(super) fn reported_generation(&self) -> Option<Generation> {
+        let live = self.known.values().filter(|peer| !matches!(peer.health, Health::Gone { .. }));
+        live.filter_map(|peer| peer.generation).min()
+    }
+
+    pub(super) fn note_generation(&mut self, node: NodeId, theirs: Option<Generation>) {
+        if let Some(theirs) = theirs.filter(|_| self.strangers.len() < PROOFS_MAX) {
+            self.strangers.insert(node, theirs);
+        }
+    }
+
+    pub(super) fn met_other_generation(&self, ours: Option<Generation>) -> bool {
+        let told = self.known.values().filter(|peer| !matches!(peer.health, Health::Gone { .. }));
+        let mut theirs =
+            told.filter_map(|peer| peer.generation).chain(self.strangers.values().copied());
+        ours.is_some() && theirs.any(|theirs| Some(theirs) != ours)
+    }
+
+    /// A node is alive at this address; whoever was there before is not any more, because the guard port of an address
+    /// is held by one process at a time.
+    fn put(&mut self, node: NodeId, addr: SocketAddr, meta: Meta) {
+        let replaced: Vec<NodeId> = self
+            .known
+            .iter()
+            .filter(|(other, p)| p.addr == addr && **other != node)
+            .map(|(n, _)| *n)
+            .collect();
+        for old in replaced {
+            if !self.is_proven_dead(node) {
+                self.prove_death(old);
+            }
+        }
+        let Meta { info, generation } = meta;
+        self.known.insert(node, Peer { addr, info, generation, health: Health::Alive });
+    }
+
+    fn set_health(&mut self, node: NodeId, health: Health) {
+        if let Some(peer) = self.known.get_mut(&node) {
+            peer.health = health;
+        }
+    }
+}
+
+impl Brain {
+    /// Turns what gossip learnt into evidence.
+    pub(super) fn drain_gossip(&mut self, now: MonoTime) {
+        while let Some(event) = self.gossip.poll_event() {
+            match event {
+                Event::Joined(member) | Event::Changed(member) => {
+                    if let Ok(meta) = wire::decode::<Meta>(&member.meta) {
+                        self.handle_peer(member.node, member.addr, meta, now);
+                    }
+                }
+                Event::Suspected(node) => {
+                    self.peers.set_health(node, Health::Suspect);
+                    self.event(NodeEvent::Suspected(node));
+                }
+                Event::Refuted(node) => self.peers.set_health(node, Health::Alive),
+                Event::Died(node) | Event::Left(node) => {
+                    self.peers.set_health(node, Health::Gone { since: now });
+                }
+                Event::Paused(by) => self.event(NodeEvent::Paused(by)),
+                _ => {}
+            }
+        }
+    }
+
+    fn handle_peer(&mut self, node: NodeId, addr: SocketAddr, meta: Meta, now: MonoTime) {
+        let theirs = meta.generation;
+        self.peers.put(node, addr, meta);
+        match (self.generation, theirs) {
+            (None, Some(theirs)) => self.consider_adopting(theirs, now),
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                self.event(NodeEvent::OtherGeneration { node, theirs });
+            }
+            _ => {}
+        }
+    }
+}

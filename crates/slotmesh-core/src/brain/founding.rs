@@ -1,0 +1,107 @@
+use std::collections::BTreeSet;
+
+use rand::Rng;
+use slotmesh_control::{Command, FoundingStep};
+use slotmesh_slots::{Generation, MonoTime, NodeId};
+
+use super::{Brain, NodeEvent, Output};
+use crate::message::{Message, Meta};
+use crate::wire;
+
+impl Brain {
+    /// Looks for a cluster to join, else for enough candidates to found one.
+    pub(super) fn tick_founding(&mut self, now: MonoTime) {
+        if let Some(reported) = self.peers.reported_generation() {
+            self.consider_adopting(reported, now);
+            if self.generation.is_some() {
+                return;
+            }
+        }
+        let candidates = self.candidates();
+        self.say_waiting(candidates.len());
+        let rng = &mut self.rng;
+        match self.founding.step(&candidates, || rng.random()) {
+            Some(FoundingStep::Ask(nodes, generation)) => {
+                for node in nodes {
+                    self.send(node, Message::FoundAsk(generation));
+                }
+            }
+            Some(FoundingStep::Release(nodes, generation)) => {
+                for node in nodes {
+                    self.send(node, Message::FoundRelease(generation));
+                }
+            }
+            Some(FoundingStep::Found(members, generation)) => self.found(&members, generation),
+            None => {}
+        }
+    }
+
+    pub(super) fn handle_found_ask(&mut self, from: NodeId, generation: Generation) {
+        let candidates = self.candidates();
+        if self.generation.is_some() || !self.founding.handle_ask(from, generation, &candidates) {
+            return;
+        }
+        self.start_log(generation, None);
+        self.send(from, Message::FoundPromise(generation));
+    }
+
+    /// A live node belongs to this generation. Whoever promised another one waits for its founder first.
+    pub(super) fn consider_adopting(&mut self, theirs: Generation, now: MonoTime) {
+        if self.founding.bound_to().is_none_or(|bound| bound == theirs) {
+            self.adopt(theirs, now);
+        }
+    }
+
+    /// This node belongs to the generation from now on, for the rest of its life.
+    pub(super) fn adopt(&mut self, generation: Generation, now: MonoTime) {
+        self.generation = Some(generation);
+        self.start_log(generation, None);
+        let meta = Meta { info: self.config.info.clone(), generation: Some(generation) };
+        // The only error is metadata that is too large, and this grew by the generation alone: `new` had it checked.
+        let _too_large = self.gossip.set_meta(wire::encode(&meta), now).is_err();
+        self.outputs.push_back(Output::SetGeneration(generation));
+        self.event(NodeEvent::JoinedGeneration(generation));
+    }
+
+    fn candidates(&self) -> BTreeSet<NodeId> {
+        self.peers.candidates().chain([self.me]).collect()
+    }
+
+    /// All promised: begin the log, and as soon as it works, make the founding its first command.
+    fn found(&mut self, members: &BTreeSet<NodeId>, generation: Generation) {
+        let seats = match members.len() {
+            0..=2 => 1,
+            3..=9 => 3,
+            _ => 5,
+        };
+        let mut voters = vec![self.me];
+        voters.extend(members.iter().copied().filter(|&node| node != self.me).take(seats - 1));
+        self.start_log(generation, Some(voters));
+        if !(self.log.is_leader && self.log.caught_up) {
+            return;
+        }
+        let info = |node: NodeId| match node == self.me {
+            true => Some(self.config.info.clone()),
+            false => self.peers.info(node).cloned(),
+        };
+        let members = members.iter().filter_map(|&node| Some((node, info(node)?))).collect();
+        let (replicas, expect) = (self.config.replicas, self.config.expect);
+        let found = Command::Found { generation, replicas, expect, members };
+        self.outputs.push_back(Output::Propose(wire::encode(&found)));
+    }
+
+    fn start_log(&mut self, generation: Generation, found_with: Option<Vec<NodeId>>) {
+        if self.log_generation != Some(generation) {
+            self.log_generation = Some(generation);
+            self.outputs.push_back(Output::StartLog { generation, found_with });
+        }
+    }
+
+    fn say_waiting(&mut self, present: usize) {
+        if self.waiting_said != Some(present) {
+            self.waiting_said = Some(present);
+            let expected = usize::from(self.config.expect.max(1));
+            self.event(NodeEvent::WaitingForNodes { present, expected });
+        }
+    }
+}

@@ -1,0 +1,370 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use slotmesh_control::{
+    Claim, Command, Failover, LeaseLedger, NO_WITNESS_WAIT, VOTER_REPLACE_AFTER, plan, voters,
+};
+use slotmesh_slots::{MonoTime, NodeId, NodeList, Slot, Version};
+
+use super::{Brain, NodeEvent, Output};
+use crate::message::Message;
+use crate::wire;
+
+/// Proposals under way at a time; requests beyond it are dropped and come again.
+const PROPOSALS_MAX: usize = 64;
+
+/// A taken decision that did not show in the table after this long is taken again.
+const OUTCOME_WAIT: Duration = Duration::from_secs(1);
+
+/// Slots without any copy start again empty after this long, if the death of their last holder is not proven before.
+const ORPHANS_WAIT: Duration = Duration::from_secs(30);
+
+/// A planned move that did not commit after this long is aborted; its slot is frozen meanwhile.
+const MOVE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often the guard port of a node with a lapsed lease is asked.
+const GUARD_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often voters may change; openraft dislikes more.
+const VOTERS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What only the leader remembers; forgotten when it leads no more.
+#[derive(Debug)]
+pub(super) struct Leader {
+    ledger: LeaseLedger,
+    takeovers: BTreeMap<NodeId, Takeover>,
+    moving_since: BTreeMap<Slot, MonoTime>,
+    proposals: usize,
+    planned_at: MonoTime,
+    planned_for: Option<(u64, Vec<NodeId>)>,
+    voters_changing: bool,
+    voters_changed: MonoTime,
+    next_round: MonoTime,
+}
+
+/// A failover under way.
+#[derive(Debug)]
+struct Takeover {
+    began: MonoTime,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Asking(Failover),
+    Proposed { at: MonoTime },
+}
+
+impl Leader {
+    pub(super) fn elected(now: MonoTime) -> Self {
+        let mut ledger = LeaseLedger::default();
+        ledger.elected(now);
+        Self {
+            ledger,
+            takeovers: BTreeMap::new(),
+            moving_since: BTreeMap::new(),
+            proposals: 0,
+            planned_at: MonoTime::ZERO,
+            planned_for: None,
+            voters_changing: false,
+            voters_changed: now,
+            next_round: now,
+        }
+    }
+
+    /// Grants unless the node is being failed over.
+    pub(super) fn grant(&mut self, node: NodeId, now: MonoTime) -> bool {
+        let free = !self.takeovers.contains_key(&node);
+        if free {
+            self.ledger.grant(node, now);
+        }
+        free
+    }
+
+    pub(super) fn handle_promised(&mut self, from: NodeId, promised: &[(Slot, Version)]) {
+        for takeover in self.takeovers.values_mut() {
+            if let Stage::Asking(failover) = &mut takeover.stage {
+                failover.handle_promise(from, promised.iter().copied());
+            }
+        }
+    }
+
+    /// Whether one more proposal may begin.
+    pub(super) fn proposal_begins(&mut self) -> bool {
+        let room = self.proposals < PROPOSALS_MAX;
+        self.proposals += usize::from(room);
+        room
+    }
+
+    pub(super) fn proposal_ended(&mut self) {
+        self.proposals = self.proposals.saturating_sub(1);
+    }
+
+    pub(super) fn voters_set(&mut self, now: MonoTime) {
+        self.voters_changing = false;
+        self.voters_changed = now;
+    }
+
+    pub(super) fn deadline(&self) -> Option<MonoTime> {
+        let asking = self.takeovers.values().filter_map(|takeover| match &takeover.stage {
+            Stage::Asking(failover) => Some(failover.ready_at()),
+            Stage::Proposed { .. } => None,
+        });
+        asking.min()
+    }
+}
+
+impl Brain {
+    /// Does what the leader has to do, if this node leads.
+    pub(super) fn lead(&mut self, now: MonoTime) {
+        if self.leader.is_none() {
+            return;
+        }
+        self.grant_self(now);
+        self.finish_takeovers(now);
+        self.decide_takeovers(now);
+        let Some(leader) = self.leader.as_mut().filter(|leader| now >= leader.next_round) else {
+            return;
+        };
+        leader.next_round = now + super::TICK;
+        self.start_takeovers(now);
+        self.remove_dead(now);
+        self.abort_stuck_moves(now);
+        self.place(now);
+        self.choose_voters(now);
+    }
+
+    /// Begins the failover of every primary whose lease is over and whose failure somebody else noticed too.
+    fn start_takeovers(&mut self, now: MonoTime) {
+        let primaries: BTreeSet<NodeId> =
+            self.view.table().iter().filter_map(|(_, held)| held.primary).collect();
+        for node in primaries {
+            if self.is_failed(node, now) {
+                self.start_takeover(node, now);
+            }
+        }
+    }
+
+    fn is_failed(&mut self, node: NodeId, now: MonoTime) -> bool {
+        let Some(leader) = &self.leader else { return false };
+        if leader.takeovers.contains_key(&node) || node == self.me {
+            return false;
+        }
+        if self.peers.is_proven_dead(node) {
+            return true;
+        }
+        let over_at = leader.ledger.over_at(node);
+        if now < over_at {
+            return false;
+        }
+        if self.peers.is_witnessed(node, now) || now >= over_at + NO_WITNESS_WAIT {
+            return true;
+        }
+        if let Some(addr) = self.addr_of(node)
+            && self.peers.ask_guard(node, GUARD_INTERVAL, now)
+        {
+            self.outputs.push_back(Output::ProbeGuard { node, addr });
+        }
+        false
+    }
+
+    fn start_takeover(&mut self, node: NodeId, now: MonoTime) {
+        let worth_asking = |survivor| {
+            survivor != node
+                && self.view.members().contains_key(&survivor)
+                && !self.peers.is_gone(survivor)
+        };
+        let failover = Failover::start(&self.view, node, worth_asking, now);
+        let requests: Vec<(NodeId, Vec<Claim>)> =
+            failover.requests().map(|(survivor, claims)| (survivor, claims.to_vec())).collect();
+        let Some(leader) = &mut self.leader else { return };
+        leader.takeovers.insert(node, Takeover { began: now, stage: Stage::Asking(failover) });
+        let slots = self.view.table().owned_by(node).len();
+        self.event(NodeEvent::FailoverStarted { node, slots });
+        for (survivor, claims) in requests {
+            if survivor == self.me {
+                let promised = self.data.promise(&claims);
+                if let Some(leader) = &mut self.leader {
+                    leader.handle_promised(survivor, &promised);
+                }
+            } else {
+                self.send(survivor, Message::Promise(claims));
+            }
+        }
+        self.decide_takeovers(now);
+    }
+
+    /// Proposes the takeovers for which everybody answered or the time is up.
+    fn decide_takeovers(&mut self, now: MonoTime) {
+        let Some(leader) = &mut self.leader else { return };
+        let mut commands = Vec::new();
+        let mut orphans = Vec::new();
+        for takeover in leader.takeovers.values_mut() {
+            if let Stage::Asking(failover) = &takeover.stage
+                && failover.is_ready(now)
+            {
+                let (decided, left) = failover.decide(&self.view);
+                commands.extend(decided);
+                orphans.push((failover.node(), left));
+                takeover.stage = Stage::Proposed { at: now };
+            }
+        }
+        for (node, claims) in orphans {
+            commands.extend(self.restart_orphans(node, &claims, now));
+        }
+        for command in commands {
+            self.propose(&command);
+        }
+    }
+
+    /// Slots for which no copy promised start again empty, once it is certain enough that none will come back.
+    fn restart_orphans(&self, node: NodeId, claims: &[Claim], now: MonoTime) -> Vec<Command> {
+        let Some(leader) = &self.leader else { return Vec::new() };
+        let waited = now >= leader.ledger.over_at(node) + ORPHANS_WAIT;
+        let certain = |gone| self.peers.is_proven_dead(gone) || waited;
+        let hopeless = |claim: &&Claim| {
+            let held = self.view.table().slot(claim.0);
+            certain(node)
+                && held
+                    .in_sync
+                    .iter()
+                    .all(|replica| self.peers.is_gone(replica) && certain(replica))
+        };
+        let heirs: Vec<NodeId> = self.live_members(now);
+        if heirs.is_empty() {
+            return Vec::new();
+        }
+        let mut groups: BTreeMap<usize, Vec<Claim>> = BTreeMap::new();
+        for (index, claim) in claims.iter().filter(hopeless).enumerate() {
+            groups.entry(index % heirs.len()).or_default().push(*claim);
+        }
+        let restart = |(heir, claims): (usize, Vec<Claim>)| Command::Restart {
+            claims,
+            primary: heirs[heir],
+            in_sync: NodeList::EMPTY,
+        };
+        groups.into_iter().map(restart).collect()
+    }
+
+    /// A takeover is over when the node is primary of nothing; one whose outcome does not show is begun anew.
+    fn finish_takeovers(&mut self, now: MonoTime) {
+        let Some(leader) = &mut self.leader else { return };
+        let mut done = Vec::new();
+        leader.takeovers.retain(|node, takeover| {
+            let Stage::Proposed { at } = takeover.stage else { return true };
+            let over = !self.view.table().iter().any(|(_, held)| held.primary == Some(*node));
+            if over {
+                done.push((*node, now.saturating_since(takeover.began)));
+            }
+            !over && now.saturating_since(at) < OUTCOME_WAIT
+        });
+        for (node, took) in done {
+            self.event(NodeEvent::FailoverDone { node, took });
+        }
+    }
+
+    /// Strikes members that are gone and hold no primary role any more.
+    fn remove_dead(&mut self, now: MonoTime) {
+        let Some(leader) = &self.leader else { return };
+        let gone = |node: &NodeId| {
+            let lapsed = now >= leader.ledger.over_at(*node);
+            *node != self.me
+                && (self.peers.is_proven_dead(*node) || (lapsed && self.peers.is_gone(*node)))
+        };
+        let gone: Vec<NodeId> = self.view.members().keys().copied().filter(gone).collect();
+        let primaries: BTreeSet<NodeId> =
+            self.view.table().iter().filter_map(|(_, held)| held.primary).collect();
+        for node in gone.into_iter().filter(|node| !primaries.contains(node)) {
+            self.propose(&Command::RemoveMember { node });
+            if let Some(leader) = &mut self.leader {
+                leader.ledger.forget(node);
+            }
+        }
+    }
+
+    fn abort_stuck_moves(&mut self, now: MonoTime) {
+        let Some(leader) = &mut self.leader else { return };
+        let moving: BTreeMap<Slot, _> = self
+            .view
+            .table()
+            .iter()
+            .filter(|(_, held)| held.moving_to.is_some())
+            .map(|(slot, held)| (slot, held.epoch))
+            .collect();
+        leader.moving_since.retain(|slot, _| moving.contains_key(slot));
+        let mut stuck = Vec::new();
+        for (slot, epoch) in moving {
+            let since = *leader.moving_since.entry(slot).or_insert(now);
+            if now.saturating_since(since) >= MOVE_PATIENCE {
+                leader.moving_since.insert(slot, now);
+                stuck.push((slot, epoch));
+            }
+        }
+        if !stuck.is_empty() {
+            self.propose(&Command::AbortMove { claims: stuck });
+        }
+    }
+
+    /// Proposes the next placement step when nothing else is under way.
+    fn place(&mut self, now: MonoTime) {
+        let live = self.live_members(now);
+        let Some(leader) = &mut self.leader else { return };
+        if leader.proposals > 0 || !leader.takeovers.is_empty() {
+            return;
+        }
+        let planned_for = Some((self.view.version(), live.clone()));
+        let fresh = now.saturating_since(leader.planned_at) < OUTCOME_WAIT;
+        if leader.planned_for == planned_for && fresh {
+            return;
+        }
+        leader.planned_for = planned_for;
+        leader.planned_at = now;
+        for command in plan(&self.view, &|node| live.contains(&node)) {
+            self.propose(&command);
+        }
+    }
+
+    fn choose_voters(&mut self, now: MonoTime) {
+        let Some(leader) = &self.leader else { return };
+        let waited = now.saturating_since(leader.voters_changed) >= VOTERS_INTERVAL;
+        if leader.voters_changing || self.log.voters_changing || !waited {
+            return;
+        }
+        let current: BTreeSet<NodeId> = self.log.voters.iter().copied().collect();
+        let usable = |node: NodeId| {
+            let up = self.view.members().get(&node).is_some_and(slotmesh_control::Member::is_up);
+            let gone = self.peers.gone_since(node);
+            let dead = gone.is_some_and(|since| now.saturating_since(since) >= VOTER_REPLACE_AFTER);
+            let fit = node == self.me || current.contains(&node) || self.peers.is_alive(node);
+            up && fit && !dead && !self.peers.is_proven_dead(node)
+        };
+        let wanted = voters(&self.view, &current, usable);
+        if wanted != current {
+            self.set_voters(wanted);
+        }
+    }
+
+    fn set_voters(&mut self, wanted: BTreeSet<NodeId>) {
+        if let Some(leader) = &mut self.leader {
+            leader.voters_changing = true;
+        }
+        self.outputs.push_back(Output::SetVoters(wanted.into_iter().collect()));
+    }
+
+    /// Members that hold a lease and are not being failed over.
+    fn live_members(&self, now: MonoTime) -> Vec<NodeId> {
+        let Some(leader) = &self.leader else { return Vec::new() };
+        let live = |node: &NodeId| {
+            leader.ledger.is_live(*node, now) && !leader.takeovers.contains_key(node)
+        };
+        self.view.members().keys().copied().filter(live).collect()
+    }
+
+    /// The leader's own decisions are few and never dropped, unlike requests.
+    fn propose(&mut self, command: &Command) {
+        if let Some(leader) = &mut self.leader {
+            leader.proposals += 1;
+            self.outputs.push_back(Output::Propose(wire::encode(command)));
+        }
+    }
+}

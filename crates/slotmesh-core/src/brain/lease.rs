@@ -1,0 +1,156 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand::seq::IndexedRandom;
+use slotmesh_control::{Command, LEASE, LEASE_PING_INTERVAL};
+use slotmesh_slots::{MonoTime, NodeId};
+
+use super::Brain;
+use crate::data::DataPlane;
+use crate::message::{Message, Ping, Pong};
+
+/// Pings whose answer still counts; one each 100 ms, and a grant is worthless after 0.8 s.
+const PINGS_REMEMBERED: usize = 16;
+
+/// After this long without an answer from a leader, members that are no voters are asked too.
+const LEADER_SILENT: Duration = Duration::from_millis(500);
+
+/// Members asked when the voters are unknown or silent.
+const STRANGERS_ASKED: usize = 3;
+
+/// This node's side of its lease.
+#[derive(Debug, Default)]
+pub(super) struct LeaseClient {
+    leader: Option<NodeId>,
+    voters: Vec<NodeId>,
+    sent: VecDeque<MonoTime>,
+    next_ping: MonoTime,
+    heard_leader: MonoTime,
+    /// A lease that counts once this cluster version is applied.
+    pending: Option<(u64, MonoTime)>,
+}
+
+impl LeaseClient {
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// A grant arrived; it ends [`LEASE`] after its ping was sent.
+    fn granted(&mut self, version: u64, sent: MonoTime, applied: u64, data: &DataPlane) {
+        let until = self.pending.map_or(MonoTime::ZERO, |(_, until)| until).max(sent + LEASE);
+        self.pending = Some((version.max(self.pending.map_or(0, |(version, _)| version)), until));
+        self.applied(applied, data);
+    }
+
+    /// The node has applied this version.
+    pub(super) fn applied(&mut self, version: u64, data: &DataPlane) {
+        if let Some((needed, until)) = self.pending
+            && needed <= version
+        {
+            self.pending = None;
+            data.extend_lease(until);
+        }
+    }
+}
+
+impl Brain {
+    /// Asks for the lease when it is time.
+    pub(super) fn tick_lease(&mut self, now: MonoTime) {
+        if now < self.lease.next_ping || self.left {
+            return;
+        }
+        self.lease.next_ping = now + LEASE_PING_INTERVAL;
+        if self.lease.sent.len() >= PINGS_REMEMBERED {
+            self.lease.sent.pop_front();
+        }
+        self.lease.sent.push_back(now);
+        let member = self.view.members().contains_key(&self.me);
+        let join = (!member && !self.leaving).then(|| self.config.info.clone());
+        let ping = Ping { sent_micros: now.as_micros(), version: self.view.version(), join };
+        for node in self.whom_to_ask(now) {
+            self.send(node, Message::Ping(ping.clone()));
+        }
+    }
+
+    /// The voters, of whom one leads; while none answers as leader, some others too, who may know more.
+    fn whom_to_ask(&mut self, now: MonoTime) -> Vec<NodeId> {
+        let known = if self.log.voters.is_empty() { &self.lease.voters } else { &self.log.voters };
+        let mut asked: Vec<NodeId> =
+            known.iter().copied().filter(|&node| node != self.me).collect();
+        if now.saturating_since(self.lease.heard_leader) > LEADER_SILENT {
+            let others: Vec<NodeId> = self.peers.with_generation(self.generation).collect();
+            let some = others.choose_multiple(&mut self.rng, STRANGERS_ASKED).copied();
+            asked.extend(some);
+            asked.sort_unstable();
+            asked.dedup();
+        }
+        asked
+    }
+
+    pub(super) fn handle_ping(&mut self, from: NodeId, ping: Ping, now: MonoTime) {
+        let member = self.view.members().contains_key(&from);
+        let version = self.view.version();
+        let may_grant = member && self.may_grant(now);
+        let mut granted = None;
+        let mut join = None;
+        if let Some(leader) = &mut self.leader {
+            granted = (may_grant && leader.grant(from, now)).then_some(version);
+            join = ping.join.filter(|_| !member);
+        }
+        if let Some(info) = join {
+            self.handle_request(&Command::AddMember { node: from, info });
+        }
+        let leader = if self.leader.is_some() { Some(self.me) } else { self.log.leader };
+        let pong = Pong {
+            sent_micros: ping.sent_micros,
+            granted,
+            leader,
+            voters: self.log.voters.clone(),
+            deltas: self.deltas_since(ping.version),
+        };
+        self.send(from, Message::Pong(pong));
+    }
+
+    pub(super) fn handle_pong(&mut self, from: NodeId, pong: Pong, now: MonoTime) {
+        let sent = MonoTime::from_micros(pong.sent_micros);
+        if !self.lease.sent.contains(&sent) {
+            return;
+        }
+        for delta in &pong.deltas {
+            self.advance(delta, now);
+        }
+        if pong.leader == Some(from) {
+            self.lease.leader = Some(from);
+            self.lease.heard_leader = now;
+        } else if pong.leader.is_some() && self.lease.leader.is_none() {
+            self.lease.leader = pong.leader;
+        }
+        if !pong.voters.is_empty() {
+            self.lease.voters = pong.voters;
+        }
+        if let Some(version) = pong.granted {
+            self.lease.granted(version, sent, self.view.version(), &self.data);
+        }
+    }
+
+    /// The leader grants itself by the same rule as others; its ping takes no time.
+    pub(super) fn grant_self(&mut self, now: MonoTime) {
+        let may_grant = self.view.members().contains_key(&self.me) && self.may_grant(now);
+        let Some(leader) = &mut self.leader else { return };
+        self.lease.leader = Some(self.me);
+        self.lease.heard_leader = now;
+        if may_grant && leader.grant(self.me, now) {
+            self.data.extend_lease(now + LEASE);
+        }
+    }
+
+    /// Whether no other leader can have been elected yet: a quorum acknowledged a heartbeat that was sent less than the
+    /// shortest election time ago (DESIGN §7).
+    fn may_grant(&self, now: MonoTime) -> bool {
+        let acked = self.log.quorum_acked;
+        acked.is_some_and(|acked| now.saturating_since(acked) < ELECTION_MIN)
+    }
+}
+
+/// The shortest time after which a voter that hears nothing campaigns; the log's configuration says the same.
+pub const ELECTION_MIN: Duration = Duration::from_millis(150);

@@ -1,0 +1,482 @@
+//! The deciding half of a node: membership, founding, leases, and on the leader the failovers and the placement.
+//!
+//! Sans-IO: inputs come by `handle_*`, outputs go by [`Brain::poll_output`], time is an argument. The brain owns the
+//! node's view of the cluster state and pushes it, with the lease, into the [`DataPlane`], which serves requests on other
+//! threads and never asks back.
+
+mod evidence;
+mod founding;
+mod leader;
+mod lease;
+mod output;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use slotmesh_control::log::LogStatus;
+use slotmesh_control::{ClusterDelta, ClusterState, Command, Founding, MemberState, NodeInfo};
+use slotmesh_gossip::{Gossip, GossipConfig};
+use slotmesh_slots::{Generation, MonoTime, NodeId};
+
+use self::evidence::Peers;
+use self::leader::Leader;
+pub use self::lease::ELECTION_MIN;
+use self::lease::LeaseClient;
+pub use self::output::{NodeEvent, Output};
+use crate::data::{DataEvent, DataPlane};
+use crate::message::{Envelope, Message, Meta};
+use crate::wire::{self, WireError};
+
+/// How often the brain looks at everything that has no timer of its own.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Committed deltas kept to bring others up to date without a full state; a node that pings each 100 ms lacks few.
+const HISTORY_MAX: usize = 128;
+
+/// How a node takes part in its cluster.
+#[derive(Clone, Debug)]
+pub struct BrainConfig {
+    /// What this node tells about itself.
+    pub info: NodeInfo,
+    /// Control endpoints of other nodes to begin with; its own may be among them.
+    pub seeds: Vec<SocketAddr>,
+    /// Found a cluster only when this many candidates see each other; more than half of the nodes meant to start.
+    pub expect: u16,
+    /// Copies beside the primary that a new cluster wants.
+    pub replicas: u8,
+    /// Timing of the membership protocol.
+    pub gossip: GossipConfig,
+    /// Whether a refused connection to a node's guard port proves its death, instead of merely confirming it. Only
+    /// where nothing but the node itself can refuse: no proxy, no firewall that rejects.
+    pub refused_is_death: bool,
+}
+
+/// One node's brain.
+pub struct Brain {
+    me: NodeId,
+    config: BrainConfig,
+    data: Arc<DataPlane>,
+    gossip: Gossip,
+    peers: Peers,
+    founding: Founding,
+    generation: Option<Generation>,
+    log_generation: Option<Generation>,
+    view: ClusterState,
+    history: VecDeque<ClusterDelta>,
+    log: LogStatus,
+    elections: bool,
+    lease: LeaseClient,
+    leader: Option<Leader>,
+    leaving: bool,
+    left: bool,
+    waiting_said: Option<usize>,
+    rng: StdRng,
+    next_tick: MonoTime,
+    outputs: VecDeque<Output>,
+}
+
+impl Brain {
+    /// A node that begins to look for its cluster. `seed` feeds its random choices; equal seeds and inputs give equal
+    /// outputs.
+    #[must_use]
+    pub fn new(
+        me: NodeId,
+        config: BrainConfig,
+        data: Arc<DataPlane>,
+        seed: u64,
+        now: MonoTime,
+    ) -> Self {
+        let meta = wire::encode(&Meta { info: config.info.clone(), generation: None });
+        let control = config.info.control;
+        let mut gossip = Gossip::new(config.gossip.clone(), me, control, meta, seed, now);
+        gossip.add_seeds(config.seeds.iter().copied());
+        Self {
+            me,
+            founding: Founding::new(me, config.expect),
+            config,
+            data,
+            gossip,
+            peers: Peers::default(),
+            generation: None,
+            log_generation: None,
+            view: ClusterState::new(),
+            history: VecDeque::new(),
+            log: LogStatus::default(),
+            elections: true,
+            lease: LeaseClient::default(),
+            leader: None,
+            leaving: false,
+            left: false,
+            waiting_said: None,
+            rng: StdRng::seed_from_u64(seed),
+            next_tick: now,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// This node's identity.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.me
+    }
+
+    /// The cluster state as this node knows it.
+    #[must_use]
+    pub const fn view(&self) -> &ClusterState {
+        &self.view
+    }
+
+    /// The generation this node belongs to, if it found one.
+    #[must_use]
+    pub const fn generation(&self) -> Option<Generation> {
+        self.generation
+    }
+
+    /// Whether this node leads the control plane, knows everything committed before, and may decide.
+    #[must_use]
+    pub const fn is_leading(&self) -> bool {
+        self.leader.is_some()
+    }
+
+    /// Members that gossip finds alive, this node not counted.
+    #[must_use]
+    pub fn alive_peers(&self) -> usize {
+        self.peers.alive().count()
+    }
+
+    /// Whether this node has left the cluster after [`Brain::leave`].
+    #[must_use]
+    pub const fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// Whether a node of another generation of this cluster name was met: an operator has to look.
+    #[must_use]
+    pub fn met_other_generation(&self) -> bool {
+        self.peers.met_other_generation(self.generation)
+    }
+
+    /// A gossip datagram arrived. Malformed ones are dropped.
+    pub fn handle_datagram(&mut self, from: SocketAddr, body: &[u8], now: MonoTime) {
+        // Its error is the sender's trouble and counted by gossip; nothing changed here.
+        let _malformed = self.gossip.handle_datagram(from, body, now).is_err();
+        self.drain_gossip(now);
+    }
+
+    /// A control message arrived from this authenticated peer.
+    ///
+    /// # Errors
+    /// When it is malformed or of another version; nothing changed.
+    pub fn handle_message(
+        &mut self,
+        from: NodeId,
+        body: &[u8],
+        now: MonoTime,
+    ) -> Result<(), WireError> {
+        let Envelope { generation, message } = wire::decode(body)?;
+        if let (Some(ours), Some(theirs)) = (self.generation, generation)
+            && ours != theirs
+        {
+            self.peers.note_generation(from, Some(theirs));
+            return Ok(());
+        }
+        let ours = self.generation.is_some() && self.generation == generation;
+        match message {
+            Message::FoundAsk(asked) => self.handle_found_ask(from, asked),
+            Message::FoundPromise(asked) => self.founding.handle_promise(from, asked),
+            Message::FoundRelease(asked) => self.founding.handle_release(from, asked),
+            Message::Ping(ping) if ours => self.handle_ping(from, ping, now),
+            Message::Pong(pong) if ours => self.handle_pong(from, pong, now),
+            Message::Update(delta) if ours => self.advance(&delta, now),
+            Message::Promise(claims) if ours => {
+                let promised = self.data.promise(&claims);
+                self.send(from, Message::Promised(promised));
+            }
+            Message::Promised(promised) if ours => {
+                if let Some(leader) = &mut self.leader {
+                    leader.handle_promised(from, &promised);
+                }
+                self.lead(now);
+            }
+            Message::Request(command) if ours => self.handle_request(&command),
+            // Only members of our generation may speak of it.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The driver read the log's status, and after reading it handed over every delta applied so far: a leader must not
+    /// grant leases for an older state than its predecessor's last. Called before other inputs, as often as there are any.
+    pub fn handle_log_status(&mut self, status: LogStatus, now: MonoTime) {
+        let led = self.leader.is_some();
+        let leads = status.is_leader && status.caught_up && self.generation.is_some();
+        let same_reign = led && self.log.leader_since == status.leader_since;
+        self.log = status;
+        if leads && !same_reign {
+            self.leader = Some(Leader::elected(self.log.leader_since.unwrap_or(now)));
+            self.event(NodeEvent::Leading);
+        } else if !leads && led {
+            self.leader = None;
+            self.event(NodeEvent::NotLeading);
+        }
+    }
+
+    /// The log applied commands; the deltas come in order, each once, or a full one after a snapshot.
+    pub fn handle_applied(&mut self, delta: &ClusterDelta, now: MonoTime) {
+        if let Some(generation) = delta.generation
+            && self.generation.is_none()
+        {
+            self.adopt(generation, now);
+        }
+        self.advance(delta, now);
+        if self.leader.is_some() {
+            let members: Vec<NodeId> = self.view.members().keys().copied().collect();
+            for node in members {
+                self.send(node, Message::Update(delta.clone()));
+            }
+            self.lead(now);
+        }
+    }
+
+    /// A proposal ended, successfully or not.
+    pub fn handle_proposed(&mut self, now: MonoTime) {
+        if let Some(leader) = &mut self.leader {
+            leader.proposal_ended();
+        }
+        self.lead(now);
+    }
+
+    /// A change of voters ended, successfully or not.
+    pub fn handle_voters_set(&mut self, now: MonoTime) {
+        if let Some(leader) = &mut self.leader {
+            leader.voters_set(now);
+        }
+    }
+
+    /// What the guard port of a node answered: refused, or anything else.
+    pub fn handle_guard(&mut self, node: NodeId, refused: bool, now: MonoTime) {
+        self.peers.guard_answered(node, refused, now);
+        if refused {
+            self.gossip.handle_evidence(node, slotmesh_gossip::Evidence::Refused, now);
+            if self.config.refused_is_death {
+                self.peers.prove_death(node);
+            }
+        }
+        self.lead(now);
+    }
+
+    /// A connection to the node broke; `departed` when it said that it leaves.
+    pub fn handle_disconnect(&mut self, node: NodeId, departed: bool, now: MonoTime) {
+        use slotmesh_gossip::Evidence;
+        let evidence = if departed { Evidence::Departed } else { Evidence::ConnectionLost };
+        self.gossip.handle_evidence(node, evidence, now);
+        if departed {
+            self.peers.prove_death(node);
+        }
+        self.drain_gossip(now);
+    }
+
+    /// The data plane has events; see [`DataPlane::poll_event`].
+    pub fn handle_data(&mut self, now: MonoTime) {
+        let mut requests = Vec::new();
+        while let Some(event) = self.data.poll_event() {
+            self.merge(&mut requests, event);
+        }
+        for command in requests {
+            self.request(command, now);
+        }
+    }
+
+    /// Begins to leave: slots are given away first. Repeats by itself until [`Brain::has_left`].
+    pub fn leave(&mut self, now: MonoTime) {
+        self.leaving = true;
+        self.tick_leave(now);
+    }
+
+    /// Time has come; see [`Brain::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: MonoTime) {
+        if self.gossip.poll_timeout().is_some_and(|at| at <= now) {
+            self.gossip.handle_timeout(now);
+        }
+        self.drain_gossip(now);
+        if now < self.next_tick {
+            return self.lead(now);
+        }
+        self.next_tick = now + TICK;
+        self.data.handle_timeout(now);
+        if self.generation.is_none() {
+            self.tick_founding(now);
+        } else {
+            self.tick_lease(now);
+        }
+        self.gate_elections();
+        self.handle_data(now);
+        self.tick_leave(now);
+        self.lead(now);
+    }
+
+    /// When [`Brain::handle_timeout`] wants to be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> MonoTime {
+        let others = [self.gossip.poll_timeout(), self.leader.as_ref().and_then(Leader::deadline)];
+        others.into_iter().flatten().fold(self.next_tick, MonoTime::min)
+    }
+
+    /// The next thing to do, until there is none.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if let Some(transmit) = self.gossip.poll_transmit() {
+            return Some(Output::Datagram { to: transmit.to, body: transmit.bytes });
+        }
+        self.outputs.pop_front()
+    }
+
+    /// Panics when an invariant does not hold; for tests and the simulator.
+    pub fn check_invariants(&self) {
+        self.view.check_invariants();
+        self.gossip.check_invariants();
+    }
+
+    /// Takes over a committed delta if it fits and tells the data plane.
+    fn advance(&mut self, delta: &ClusterDelta, now: MonoTime) {
+        let before: BTreeSet<NodeId> = self.view.members().keys().copied().collect();
+        if !self.view.advance(delta) {
+            return;
+        }
+        let lost = delta.lost_slots;
+        for (node, member) in &delta.members {
+            match member {
+                Some(_) if !before.contains(node) => self.event(NodeEvent::MemberAdded(*node)),
+                None => self.event(NodeEvent::MemberRemoved(*node)),
+                Some(_) => {}
+            }
+        }
+        if lost > 0 && !delta.table.changes.is_empty() && self.data.note_lost_slots(lost) {
+            self.event(NodeEvent::SlotsLost(lost));
+        }
+        if self.history.len() >= HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(delta.clone());
+        self.data.apply_view(&self.view, delta, now);
+        self.lease.applied(self.view.version(), &self.data);
+        if self.leaving && before.contains(&self.me) && !self.view.members().contains_key(&self.me)
+        {
+            self.leave_now(now);
+        }
+    }
+
+    /// What a node at `version` lacks, in order.
+    fn deltas_since(&self, version: u64) -> Vec<ClusterDelta> {
+        if version >= self.view.version() {
+            return Vec::new();
+        }
+        let known =
+            self.history.iter().position(|delta| delta.table.from == version && version > 0);
+        match known {
+            Some(start) => self.history.iter().skip(start).cloned().collect(),
+            None => vec![self.view.full_delta()],
+        }
+    }
+
+    fn tick_leave(&mut self, now: MonoTime) {
+        if !self.leaving || self.left {
+            return;
+        }
+        let Some(member) = self.view.members().get(&self.me) else { return self.leave_now(now) };
+        let heirs = self.view.members().iter().filter(|(node, m)| **node != self.me && m.is_up());
+        if heirs.count() == 0 {
+            self.leave_now(now);
+        } else if member.state == MemberState::Up {
+            self.request(Command::Drain { node: self.me }, now);
+        }
+    }
+
+    fn leave_now(&mut self, now: MonoTime) {
+        if !self.left {
+            self.left = true;
+            self.gossip.leave(now);
+            self.drain_gossip(now);
+            self.event(NodeEvent::Left);
+        }
+    }
+
+    /// Has the leader propose the command; repeated by whoever wants it until the table shows it.
+    fn request(&mut self, command: Command, _now: MonoTime) {
+        if self.leader.is_some() {
+            self.handle_request(&command);
+        } else if let Some(leader) = self.lease.leader() {
+            self.send(leader, Message::Request(command));
+        }
+    }
+
+    fn handle_request(&mut self, command: &Command) {
+        if let Some(leader) = &mut self.leader {
+            let body = wire::encode(command);
+            if leader.proposal_begins() {
+                self.outputs.push_back(Output::Propose(body));
+            }
+        }
+    }
+
+    /// While gossip sees no majority of the voters, campaigning would only depose a healthy leader later.
+    fn gate_elections(&mut self) {
+        let voters = &self.log.voters;
+        let alive =
+            voters.iter().filter(|&&node| node == self.me || self.peers.is_alive(node)).count();
+        let enabled = voters.contains(&self.me) && alive * 2 > voters.len();
+        if enabled != self.elections && !voters.is_empty() {
+            self.elections = enabled;
+            self.outputs.push_back(Output::SetElections(enabled));
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        let Some(addr) = self.addr_of(to).filter(|_| to != self.me) else { return };
+        let body = wire::encode(&Envelope { generation: self.generation, message });
+        self.outputs.push_back(Output::Send { to, addr, body });
+    }
+
+    fn addr_of(&self, node: NodeId) -> Option<SocketAddr> {
+        let decided = self.view.members().get(&node).map(|member| member.info.control);
+        self.peers.addr(node).or(decided)
+    }
+
+    fn event(&mut self, event: NodeEvent) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Turns a data plane event into a command, slots that want the same together.
+    fn merge(&self, requests: &mut Vec<Command>, event: DataEvent) {
+        for request in requests.iter_mut() {
+            match (request, &event) {
+                (Command::Shrink { claims, node }, DataEvent::Shrink { claim, node: other })
+                | (Command::Grow { claims, node }, DataEvent::Grow { claim, node: other })
+                    if node == other =>
+                {
+                    return claims.push(*claim);
+                }
+                (Command::CommitMove { moves }, DataEvent::MoveReady { claim, seq }) => {
+                    return moves.push((claim.0, claim.1, *seq));
+                }
+                _ => {}
+            }
+        }
+        requests.push(match event {
+            DataEvent::Shrink { claim, node } => Command::Shrink { claims: vec![claim], node },
+            DataEvent::Grow { claim, node } => Command::Grow { claims: vec![claim], node },
+            DataEvent::MoveReady { claim: (slot, epoch), seq } => {
+                Command::CommitMove { moves: vec![(slot, epoch, seq)] }
+            }
+            DataEvent::RaiseEpoch { claim, refused } => {
+                let held = self.view.table().slot(claim.0);
+                let in_sync = held.in_sync.iter().filter(|&node| node != refused).collect();
+                Command::Failover { claims: vec![claim], primary: self.me, in_sync }
+            }
+        });
+    }
+}

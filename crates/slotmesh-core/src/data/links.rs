@@ -1,0 +1,121 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use slotmesh_replication::{ApplyError, LinkError, ReplicaAction, SnapshotEntry};
+use slotmesh_slots::{NodeId, Version};
+use slotmesh_store::SlotSnapshot;
+
+use super::DataPlane;
+
+impl DataPlane {
+    /// The nodes that hold replicas of this node's slots: a link to each is wanted.
+    #[must_use]
+    pub fn replicas_wanted(&self) -> BTreeSet<NodeId> {
+        self.replicas.lock().clone()
+    }
+
+    /// The link to the replica is open.
+    pub fn link_up(&self, replica: NodeId) {
+        self.primary.link_up(replica, self.now());
+        self.pump(self.now());
+    }
+
+    /// The link to the replica is lost.
+    pub fn link_down(&self, replica: NodeId) {
+        self.primary.link_down(replica, self.now());
+        self.pump(self.now());
+    }
+
+    /// A frame from the replica arrived on its link.
+    ///
+    /// # Errors
+    /// When it breaks the protocol: close the link.
+    pub fn handle_replica_frame(&self, replica: NodeId, frame: &Bytes) -> Result<(), LinkError> {
+        let result = self.primary.handle_frame(replica, frame, self.now());
+        self.pump(self.now());
+        result
+    }
+
+    /// Frames to write on the link to the replica, about `bytes_max` of them; empty when there are none now.
+    #[must_use]
+    pub fn poll_link(&self, replica: NodeId, bytes_max: usize) -> Vec<Bytes> {
+        let frames = self.primary.poll_frames(replica, bytes_max, self.now());
+        self.pump(self.now());
+        frames
+    }
+
+    /// A primary opened its link to this node.
+    pub fn primary_open(&self, primary: NodeId) {
+        self.replica.open(primary);
+    }
+
+    /// The link from the primary is lost.
+    pub fn primary_close(&self, primary: NodeId) {
+        self.replica.close(primary);
+    }
+
+    /// A frame from the primary arrived: its work is done when this returns. The answer is what to write back.
+    ///
+    /// # Errors
+    /// When it breaks the protocol: close the link.
+    pub fn handle_primary_frame(
+        &self,
+        primary: NodeId,
+        frame: &Bytes,
+    ) -> Result<Vec<Bytes>, LinkError> {
+        for action in self.replica.handle_frame(primary, frame, self.now())? {
+            self.carry_out(action);
+        }
+        Ok(self.replica.poll_frames(primary))
+    }
+
+    fn carry_out(&self, action: ReplicaAction) {
+        match action {
+            ReplicaAction::Report { ticket } => {
+                let guard = self.store.lock(ticket.slot());
+                self.replica.report(ticket, guard.version(), guard.digest());
+            }
+            ReplicaAction::Apply { ticket, record } => {
+                let mut guard = self.store.lock(ticket.slot());
+                let result = if self.replica.admits(&ticket) {
+                    guard.apply(&record).map_err(|_| ApplyError::Corrupt)
+                } else {
+                    Err(ApplyError::Overtaken)
+                };
+                self.applied.fetch_add(1, Ordering::Relaxed);
+                self.replica.applied(ticket, result);
+            }
+            ReplicaAction::Install { ticket, version, digest, entries } => {
+                let snapshot = snapshot(version, digest, entries);
+                // What was there before; freed after the lock is.
+                let _replaced = {
+                    let mut guard = self.store.lock(ticket.slot());
+                    let (result, replaced) = if self.replica.admits(&ticket) {
+                        let old = guard.install(snapshot);
+                        if guard.digest() == digest {
+                            (Ok(()), old)
+                        } else {
+                            // Never keep what does not match: the slot starts from nothing again.
+                            (Err(ApplyError::Corrupt), guard.reset())
+                        }
+                    } else {
+                        (Err(ApplyError::Overtaken), Default::default())
+                    };
+                    self.replica.applied(ticket, result);
+                    replaced
+                };
+            }
+        }
+    }
+}
+
+fn snapshot(version: Version, digest: u128, entries: Vec<SnapshotEntry>) -> SlotSnapshot {
+    let entry = |entry: SnapshotEntry| slotmesh_store::SnapshotEntry {
+        key: entry.key,
+        value: entry.value,
+        version: entry.version,
+        deadline: entry.deadline,
+    };
+    SlotSnapshot { version, digest, entries: entries.into_iter().map(entry).collect() }
+}

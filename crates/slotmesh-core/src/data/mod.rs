@@ -1,0 +1,216 @@
+//! The serving half of a node: what reads, writes and replication links call, on any thread.
+//!
+//! It glues the store to replication: a mutation is applied and appended to the log under one hold of the slot's lock,
+//! so the log has the slot's order. Who may serve is decided elsewhere and pushed in: the table by
+//! [`DataPlane::apply_view`], the lease by [`DataPlane::extend_lease`]; the [`gate`](self::gate) checks both again after the replicas have
+//! answered and before anybody learns of it. What it wants decided leaves as [`DataEvent`]s.
+//!
+//! Locks: store slot lock, then whatever replication takes. Replies are given under no lock but may come on any thread.
+
+mod gate;
+mod links;
+mod read;
+mod table;
+mod upkeep;
+mod write;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+use slotmesh_control::Claim;
+use slotmesh_replication::{Primary, Replica, Ring};
+use slotmesh_slots::{Epoch, MonoTime, NodeId, Seq, Slot};
+use slotmesh_store::{Store, StoreConfig};
+
+use self::gate::Gate;
+use crate::request::{DataError, Reply};
+
+/// Reads the node's monotonic clock: `CLOCK_BOOTTIME` in production, virtual time in the simulator.
+///
+/// The one place below the driver that asks for the time instead of being told: whether a lease still lasts must be
+/// judged by the clock at the moment of the answer, not by a time that was read before the thread was stopped.
+pub trait Clock: Send + Sync + 'static {
+    /// The time now.
+    fn now(&self) -> MonoTime;
+}
+
+/// When a write counts as done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Ack {
+    /// Every in-sync replica has it: it survives the crash of the primary.
+    #[default]
+    All = 0,
+    /// The primary has it: faster, and lost if the primary crashes right then.
+    Primary = 1,
+}
+
+/// Sizes of a node's data plane.
+#[derive(Clone, Debug, Default)]
+pub struct DataConfig {
+    /// Budget and limits of the store.
+    pub store: StoreConfig,
+    /// Windows and timing of replication.
+    pub replication: slotmesh_replication::Config,
+}
+
+/// Who wants to be woken; called from any thread, under a slot's lock at times, so they only set a flag.
+pub struct Wakers {
+    /// The link to this node has frames to write: [`DataPlane::poll_link`].
+    pub link: Box<dyn Fn(NodeId) + Send + Sync>,
+    /// There are events: [`DataPlane::poll_event`].
+    pub events: Box<dyn Fn() + Send + Sync>,
+}
+
+/// Called once with what came of an operation, on the thread that learns it.
+pub type Done = Box<dyn FnOnce(Result<Reply, DataError>) + Send>;
+
+/// What the data plane wants decided. Each comes again until the table shows an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DataEvent {
+    /// The replica is silent, refuses or lacks data: strike it, so that writes need not wait for it.
+    Shrink {
+        /// The slot and its epoch.
+        claim: Claim,
+        /// The replica.
+        node: NodeId,
+    },
+    /// The replica that was being filled is complete.
+    Grow {
+        /// The slot and its epoch.
+        claim: Claim,
+        /// The replica.
+        node: NodeId,
+    },
+    /// The frozen slot's in-sync replicas have everything: the move may be committed.
+    MoveReady {
+        /// The slot and its epoch.
+        claim: Claim,
+        /// The slot's last seq.
+        seq: Seq,
+    },
+    /// A replica promised a higher epoch to a failover that did not happen: raise the epoch, or it takes nothing more.
+    RaiseEpoch {
+        /// The slot and its epoch.
+        claim: Claim,
+        /// The replica that refused.
+        refused: NodeId,
+    },
+}
+
+/// Numbers for metrics; all but the first three count since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DataStats {
+    /// Bytes that count against the budget.
+    pub used_bytes: u64,
+    /// Entries of all slots, replicas included.
+    pub entries: u64,
+    /// Slots this node is primary of.
+    pub primary_slots: u64,
+    /// Entries evicted for the budget.
+    pub evicted: u64,
+    /// Entries removed because they expired.
+    pub expired: u64,
+    /// Replicated records applied.
+    pub applied: u64,
+    /// Slots of the cluster that restarted empty.
+    pub lost_slots: u64,
+}
+
+/// One node's data plane. See the module's documentation.
+pub struct DataPlane {
+    me: NodeId,
+    store: Store,
+    primary: Primary,
+    replica: Replica,
+    gate: Arc<Gate>,
+    events: Mutex<VecDeque<DataEvent>>,
+    wishes: Mutex<Wishes>,
+    replicas: Mutex<BTreeSet<NodeId>>,
+    wake_events: Box<dyn Fn() + Send + Sync>,
+    evicted: AtomicU64,
+    expired: AtomicU64,
+    applied: AtomicU64,
+    lost_slots: AtomicU64,
+    max_value_bytes: u64,
+}
+
+/// What was asked for and not decided yet.
+#[derive(Default)]
+struct Wishes {
+    /// Frozen slots with their epoch, and when their readiness was last told.
+    moves: BTreeMap<Slot, (Epoch, Option<MonoTime>)>,
+    /// Complete copies with the slot's epoch, and when that was last told.
+    grows: BTreeMap<(Slot, NodeId), (Epoch, MonoTime)>,
+}
+
+impl DataPlane {
+    /// A data plane that holds nothing and may serve nothing.
+    #[must_use]
+    pub fn new(me: NodeId, config: DataConfig, clock: Arc<dyn Clock>, wakers: Wakers) -> Self {
+        let ring = Arc::new(Ring::new(RING_BYTES));
+        let max_value_bytes = config.store.value_bytes_max as u64;
+        Self {
+            me,
+            store: Store::new(config.store),
+            primary: Primary::new(config.replication.clone(), Arc::clone(&ring), wakers.link),
+            replica: Replica::new(config.replication, ring),
+            gate: Arc::new(Gate::new(clock)),
+            events: Mutex::default(),
+            wishes: Mutex::default(),
+            replicas: Mutex::default(),
+            wake_events: wakers.events,
+            evicted: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            lost_slots: AtomicU64::new(0),
+            max_value_bytes,
+        }
+    }
+
+    /// The owner of a slot as far as this node knows, and the cluster version that is from.
+    #[must_use]
+    pub fn owner(&self, slot: Slot) -> (Option<NodeId>, u64) {
+        (self.gate.owner(slot), self.gate.version())
+    }
+
+    /// This node's identity.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.me
+    }
+
+    /// The time by the clock that leases are judged by.
+    #[must_use]
+    pub fn now(&self) -> MonoTime {
+        self.gate.now()
+    }
+
+    /// Until when this node may serve.
+    #[must_use]
+    pub fn lease_until(&self) -> MonoTime {
+        self.gate.lease_until()
+    }
+
+    /// Whether this node holds a lease now.
+    #[must_use]
+    pub fn has_lease(&self) -> bool {
+        self.now() < self.lease_until()
+    }
+
+    /// The largest value the store takes.
+    #[must_use]
+    pub const fn value_bytes_max(&self) -> u64 {
+        self.max_value_bytes
+    }
+
+    /// Bytes that recent records may take; a replica that was away for less than it covers catches up without a
+    /// snapshot.
+    pub const RING_BYTES: usize = RING_BYTES;
+}
+
+/// A quarter of the default budget would be too much, a second of heavy writing (about 30 MiB) is enough: connections
+/// come back within that.
+const RING_BYTES: usize = 32 << 20;

@@ -1,0 +1,118 @@
+use bytes::Bytes;
+use slotmesh_replication::Outcome;
+use slotmesh_slots::{MonoTime, Seq, Slot, Version};
+use slotmesh_store::Entry;
+
+use super::gate::RoleWord;
+use super::{DataPlane, Done};
+use crate::request::{DataError, Reply, Value};
+
+/// What a look at the store found.
+enum Found {
+    /// Every in-sync replica knows it: it can be told.
+    Committed(Reply),
+    /// It can be told once this seq is committed.
+    Uncommitted(Reply, Seq),
+}
+
+impl DataPlane {
+    /// Reads an entry, if this node may serve it and the answer needs no waiting; `None` when it does, and then
+    /// [`DataPlane::execute`] waits.
+    ///
+    /// # Errors
+    /// When this node may not serve the slot.
+    pub fn get_now(&self, key: &[u8]) -> Result<Option<Reply>, DataError> {
+        let slot = Slot::of_key(key);
+        let role = self.gate.serving(slot)?;
+        match self.look(slot, role, key)? {
+            Found::Committed(reply) => Ok(Some(reply)),
+            Found::Uncommitted(..) => Ok(None),
+        }
+    }
+
+    pub(super) fn read(&self, slot: Slot, key: &Bytes, done: Done) {
+        let found =
+            self.gate.serving(slot).and_then(|role| Ok((role, self.look(slot, role, key)?)));
+        match found {
+            Ok((_, Found::Committed(reply))) => done(Ok(reply)),
+            Ok((role, Found::Uncommitted(reply, seq))) => {
+                self.when_committed(slot, role, seq, reply, done)
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Gives the reply when all in-sync replicas have the slot up to `seq` and this node may still speak for it.
+    pub(super) fn when_committed(
+        &self,
+        slot: Slot,
+        role: RoleWord,
+        seq: Seq,
+        reply: Reply,
+        done: Done,
+    ) {
+        let gate = self.gate.clone();
+        let version = Version::new(role.epoch(), seq);
+        let settle = move |outcome| match outcome {
+            Outcome::Committed => done(match gate.confirm(slot, role) {
+                Ok(_) => Ok(reply),
+                Err(_) => Err(DataError::Ambiguous),
+            }),
+            Outcome::NotOwner => done(Err(gate.not_owner(slot))),
+            _ => done(Err(DataError::Ambiguous)),
+        };
+        self.primary.wait(slot, version, Box::new(settle));
+    }
+
+    /// Looks without a lock where it can: the role is read before and confirmed, with the lease, after.
+    fn look(&self, slot: Slot, role: RoleWord, key: &[u8]) -> Result<Found, DataError> {
+        // Asking at the origin of time hides nothing; whether it has expired is judged by the time of the check.
+        let entry = self.store.get(slot, key, MonoTime::ZERO);
+        let now = self.gate.confirm(slot, role)?;
+        if let Some(entry) = entry.filter(|entry| !is_expired(entry, now)) {
+            let seq = entry.version.seq;
+            let reply = Reply::Value(value(entry, now));
+            return Ok(if self.is_committed(slot, seq) {
+                Found::Committed(reply)
+            } else {
+                Found::Uncommitted(reply, seq)
+            });
+        }
+        self.look_closer(slot, role, key)
+    }
+
+    /// Nothing there, it seems. That answer must not be given while the delete that made it so is uncommitted, so the
+    /// slot's version is read together with it.
+    fn look_closer(&self, slot: Slot, role: RoleWord, key: &[u8]) -> Result<Found, DataError> {
+        let (entry, version, deleted) = {
+            let guard = self.store.lock(slot);
+            (guard.get(key, MonoTime::ZERO), guard.version(), guard.last_delete())
+        };
+        let now = self.gate.confirm(slot, role)?;
+        let (reply, seq) = match entry.filter(|entry| !is_expired(entry, now)) {
+            Some(entry) => {
+                let seq = entry.version.seq;
+                (Reply::Value(value(entry, now)), seq)
+            }
+            None => (Reply::Missing { slot: version }, deleted),
+        };
+        Ok(if self.is_committed(slot, seq) {
+            Found::Committed(reply)
+        } else {
+            Found::Uncommitted(reply, seq)
+        })
+    }
+
+    pub(super) fn is_committed(&self, slot: Slot, seq: Seq) -> bool {
+        self.primary.committed(slot).is_some_and(|committed| seq <= committed)
+    }
+}
+
+fn is_expired(entry: &Entry, now: MonoTime) -> bool {
+    entry.deadline.is_some_and(|deadline| deadline <= now)
+}
+
+fn value(entry: Entry, now: MonoTime) -> Value {
+    let ttl = entry.deadline.map(|deadline| deadline.saturating_since(now));
+    Value { value: entry.value, version: entry.version, ttl }
+}

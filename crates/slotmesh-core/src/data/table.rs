@@ -1,0 +1,102 @@
+use std::collections::BTreeSet;
+
+use slotmesh_control::{Claim, ClusterDelta, ClusterState};
+use slotmesh_replication::{PrimarySlot, ReplicaSlot};
+use slotmesh_slots::{MonoTime, NodeId, Slot, SlotState, Version};
+
+use super::DataPlane;
+use super::gate::RoleWord;
+
+impl DataPlane {
+    /// Takes over the table of `view` where `delta` changed it.
+    pub fn apply_view(&self, view: &ClusterState, delta: &ClusterDelta, now: MonoTime) {
+        if delta.table.from == 0 {
+            for (slot, held) in view.table().iter() {
+                self.apply_slot(slot, held, now);
+            }
+        } else {
+            for (slots, held) in &delta.table.changes {
+                slots.iter().for_each(|slot| self.apply_slot(slot, held, now));
+            }
+        }
+        self.gate.set_version(view.version());
+        let owned = view.table().iter().filter(|(_, held)| held.primary == Some(self.me));
+        let replicas: BTreeSet<NodeId> =
+            owned.flat_map(|(_, held)| held.replicas().collect::<Vec<_>>()).collect();
+        *self.replicas.lock() = replicas;
+        self.pump(now);
+    }
+
+    /// The lease lasts until then, unless it lasts longer already.
+    pub fn extend_lease(&self, until: MonoTime) {
+        self.gate.extend_lease(until);
+    }
+
+    /// Promises, for each slot, to take nothing below the epoch after the named one, and says how far the slot is.
+    /// Slots for which more was promised before are left out.
+    #[must_use]
+    pub fn promise(&self, claims: &[Claim]) -> Vec<(Slot, Version)> {
+        let promise = |&(slot, epoch): &Claim| {
+            let guard = self.store.lock(slot);
+            self.replica.promise(slot, epoch.next()).ok()?;
+            Some((slot, guard.version()))
+        };
+        claims.iter().filter_map(promise).collect()
+    }
+
+    fn apply_slot(&self, slot: Slot, held: &SlotState, now: MonoTime) {
+        self.gate.set_owner(slot, held.primary);
+        self.forget_wishes(slot, held);
+        // What the slot held, if it is dropped; freed after the lock is.
+        let _dropped = {
+            let mut guard = self.store.lock(slot);
+            let involved = held.involves(self.me);
+            let stale =
+                guard.version().epoch < held.origin && guard.version() != Version::default();
+            let dropped = (!involved || stale).then(|| guard.reset());
+            self.set_role(slot, held, guard.version(), now);
+            dropped
+        };
+    }
+
+    /// Under the slot's lock.
+    fn set_role(&self, slot: Slot, held: &SlotState, version: Version, now: MonoTime) {
+        let serves = held.primary == Some(self.me) && version.seq >= held.base;
+        // Never serve before the log is ready, never log after serving ended.
+        if !serves {
+            self.gate.set_role(slot, RoleWord::default());
+        }
+        let replica = held
+            .involves(self.me)
+            .then_some(ReplicaSlot { epoch: held.epoch, primary: held.primary });
+        self.replica.set_slot(slot, replica);
+        let moving = held.moving_to.is_some();
+        let (in_sync, copying) = (held.in_sync, held.copying);
+        let primary = serves.then_some(PrimarySlot { epoch: held.epoch, in_sync, copying, moving });
+        self.primary.set_slot(slot, primary, version, now);
+        if serves {
+            self.gate.set_role(slot, RoleWord::primary(held.epoch, in_sync.len() + 1, moving));
+        }
+    }
+
+    fn forget_wishes(&self, slot: Slot, held: &SlotState) {
+        let mut wishes = self.wishes.lock();
+        let mine = held.primary == Some(self.me);
+        if mine && held.moving_to.is_some() {
+            wishes.moves.entry(slot).or_insert((held.epoch, None)).0 = held.epoch;
+        } else {
+            wishes.moves.remove(&slot);
+        }
+        let still = |node, epoch| mine && held.epoch == epoch && held.copying.contains(node);
+        let Some(first) = NodeId::new(1) else { return };
+        let last = NodeId::from_random(u64::MAX);
+        let of_slot = wishes.grows.range((slot, first)..=(slot, last));
+        let over: Vec<_> = of_slot
+            .filter(|((_, node), (epoch, _))| !still(*node, *epoch))
+            .map(|(key, _)| *key)
+            .collect();
+        over.iter().for_each(|key| {
+            wishes.grows.remove(key);
+        });
+    }
+}

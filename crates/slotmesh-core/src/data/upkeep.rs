@@ -1,0 +1,195 @@
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use slotmesh_replication::{PrimaryEvent, SnapshotEntry};
+use slotmesh_slots::{MonoTime, NodeId, Slot, Version};
+
+use super::{DataEvent, DataPlane, DataStats};
+
+/// Entries evicted after one write at most: more than a write of ordinary size needs, bounded for the sake of its
+/// latency.
+const EVICTIONS_PER_WRITE: usize = 64;
+
+/// Expired entries removed in one round of 50 ms: up to 80,000 a second.
+const EXPIRIES_PER_ROUND: usize = 4_096;
+
+/// Events kept for the brain; it takes them every 50 ms at the latest. What does not fit comes again.
+const EVENTS_MAX: usize = 65_536;
+
+/// How often a wish is told again while the table does not answer it.
+const WISH_INTERVAL: Duration = Duration::from_millis(250);
+
+impl DataPlane {
+    /// What the brain has to hear next.
+    #[must_use]
+    pub fn poll_event(&self) -> Option<DataEvent> {
+        self.events.lock().pop_front()
+    }
+
+    /// Regular work: heartbeats, silent replicas, expired entries, wishes to repeat. Called every 50 ms or so.
+    pub fn handle_timeout(&self, now: MonoTime) {
+        self.primary.handle_timeout(now);
+        self.remove_expired(now);
+        self.pump(now);
+        self.repeat_wishes(now);
+    }
+
+    /// Numbers for metrics.
+    #[must_use]
+    pub fn stats(&self) -> DataStats {
+        let primary = Slot::all().filter(|&slot| self.gate.role(slot).is_primary()).count();
+        DataStats {
+            used_bytes: self.store.used_bytes() as u64,
+            entries: self.store.len() as u64,
+            primary_slots: primary as u64,
+            evicted: self.evicted.load(Ordering::Relaxed),
+            expired: self.expired.load(Ordering::Relaxed),
+            applied: self.applied.load(Ordering::Relaxed),
+            lost_slots: self.lost_slots.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Entries in the slots this node is primary of.
+    #[must_use]
+    pub fn primary_entries(&self) -> u64 {
+        let owned = Slot::all().filter(|&slot| self.gate.role(slot).is_primary());
+        owned.map(|slot| self.store.lock(slot).len() as u64).sum()
+    }
+
+    /// Version, digest and entries of a slot; for tests and the simulator.
+    #[must_use]
+    pub fn inspect(&self, slot: Slot) -> (Version, u128, usize) {
+        let guard = self.store.lock(slot);
+        (guard.version(), guard.digest(), guard.len())
+    }
+
+    /// Whether this node would serve the slot now; for tests and the simulator.
+    #[must_use]
+    pub fn serves(&self, slot: Slot) -> bool {
+        self.gate.serving(slot).is_ok_and(|role| self.gate.confirm(slot, role).is_ok())
+    }
+
+    /// The cluster lost this many slots so far; true when that is news.
+    pub(crate) fn note_lost_slots(&self, total: u64) -> bool {
+        self.lost_slots.fetch_max(total, Ordering::Relaxed) < total
+    }
+
+    /// Evicts from slots this node is primary of until the budget holds; replicas learn of it by record.
+    pub(super) fn evict_surplus(&self) {
+        let mine = |slot| self.gate.serving(slot).is_ok();
+        for _ in 0..EVICTIONS_PER_WRITE {
+            if !self.store.over_budget() {
+                return;
+            }
+            let now = self.gate.now();
+            let Some((slot, key)) = self.store.victim(&mine, now) else { return };
+            let mut guard = self.store.lock(slot);
+            let Ok(role) = self.gate.serving(slot) else { continue };
+            if let Some(record) = guard.evict(role.epoch(), &key, now)
+                && self.append(&record).is_ok()
+            {
+                self.evicted.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn remove_expired(&self, now: MonoTime) {
+        let mine = |slot| self.gate.serving(slot).is_ok();
+        for (slot, key) in self.store.expired_where(&mine, now, EXPIRIES_PER_ROUND) {
+            let mut guard = self.store.lock(slot);
+            let Ok(role) = self.gate.serving(slot) else { continue };
+            if let Some(record) = guard.evict_expired(role.epoch(), &key, now)
+                && self.append(&record).is_ok()
+            {
+                self.expired.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Does what replication asks for, and passes on what the brain has to decide.
+    pub(super) fn pump(&self, now: MonoTime) {
+        while let Some(event) = self.primary.poll_event() {
+            match event {
+                PrimaryEvent::NeedSnapshot { replica, slot } => self.give_snapshot(replica, slot),
+                PrimaryEvent::Compare { replica, slot } => {
+                    let guard = self.store.lock(slot);
+                    self.primary.compare(replica, slot, guard.version(), guard.digest(), now);
+                }
+                PrimaryEvent::Shrink { slot, epoch, node } => {
+                    self.wishes.lock().grows.remove(&(slot, node));
+                    self.emit(DataEvent::Shrink { claim: (slot, epoch), node });
+                }
+                PrimaryEvent::Grow { slot, epoch, node } => {
+                    self.wishes.lock().grows.insert((slot, node), (epoch, now));
+                    self.emit(DataEvent::Grow { claim: (slot, epoch), node });
+                }
+                PrimaryEvent::Refused { slot, node, promised } => {
+                    self.refused(slot, node, promised)
+                }
+                _ => {}
+            }
+        }
+        self.tell_ready_moves(now);
+    }
+
+    fn give_snapshot(&self, replica: NodeId, slot: Slot) {
+        let guard = self.store.lock(slot);
+        let entries = || {
+            let entry = |entry: slotmesh_store::SnapshotEntry| SnapshotEntry {
+                key: entry.key,
+                value: entry.value,
+                version: entry.version,
+                deadline: entry.deadline,
+            };
+            guard.snapshot().entries.into_iter().map(entry).collect()
+        };
+        // When it is not wanted any more nothing happens; when the log has moved on the event comes again.
+        let _taken = self.primary.snapshot(replica, slot, guard.version(), guard.digest(), entries);
+    }
+
+    /// A replica promised a later epoch. If nobody was given the slot at that epoch, raising it is the way out.
+    fn refused(&self, slot: Slot, node: NodeId, promised: slotmesh_slots::Epoch) {
+        let role = self.gate.role(slot);
+        if role.is_primary() && promised > role.epoch() {
+            self.emit(DataEvent::RaiseEpoch { claim: (slot, role.epoch()), refused: node });
+        }
+    }
+
+    /// A frozen slot whose replicas have everything can be handed over.
+    fn tell_ready_moves(&self, now: MonoTime) {
+        let mut wishes = self.wishes.lock();
+        let mut ready = Vec::new();
+        for (slot, (epoch, told)) in &mut wishes.moves {
+            let last = self.primary.last(*slot).map(|version| version.seq);
+            let due = told.is_none_or(|at| now.saturating_since(at) >= WISH_INTERVAL);
+            if let Some(seq) = last.filter(|_| due)
+                && self.is_committed(*slot, seq)
+            {
+                *told = Some(now);
+                ready.push(DataEvent::MoveReady { claim: (*slot, *epoch), seq });
+            }
+        }
+        drop(wishes);
+        ready.into_iter().for_each(|event| self.emit(event));
+    }
+
+    fn repeat_wishes(&self, now: MonoTime) {
+        let mut due = Vec::new();
+        for ((slot, node), (epoch, told)) in &mut self.wishes.lock().grows {
+            if now.saturating_since(*told) >= WISH_INTERVAL {
+                *told = now;
+                due.push(DataEvent::Grow { claim: (*slot, *epoch), node: *node });
+            }
+        }
+        due.into_iter().for_each(|event| self.emit(event));
+    }
+
+    fn emit(&self, event: DataEvent) {
+        let mut events = self.events.lock();
+        if events.len() < EVENTS_MAX {
+            events.push_back(event);
+        }
+        drop(events);
+        (self.wake_events)();
+    }
+}

@@ -1,0 +1,134 @@
+//! Requests to a slot's primary and their replies, with their fixed layout on the wire.
+
+mod error;
+mod op;
+mod reply;
+
+use slotmesh_slots::{DecodeError, Reader, Writer};
+
+pub use self::error::DataError;
+pub use self::op::Op;
+pub use self::reply::{Reply, Value, decode_replies, encode_replies};
+use crate::data::Ack;
+
+/// Most operations in one request: bounds the work done between two looks at the network.
+pub const OPS_MAX: usize = 4_096;
+
+/// Operations for slots of one node, answered together and in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// When writes count as done.
+    pub ack: Ack,
+    /// The operations; each succeeds or fails alone.
+    pub ops: Vec<Op>,
+}
+
+impl Request {
+    /// Appends the request.
+    pub fn encode(&self, out: &mut Writer) {
+        out.u8(self.ack as u8);
+        out.u16(self.ops.len() as u16);
+        self.ops.iter().for_each(|op| op.encode(out));
+    }
+
+    /// Reads what [`Request::encode`] wrote.
+    ///
+    /// # Errors
+    /// When bytes are missing, left over or invalid, or there are more than [`OPS_MAX`] operations.
+    pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let ack = match input.u8()? {
+            0 => Ack::All,
+            1 => Ack::Primary,
+            _ => return Err(DecodeError::Invalid("ack level")),
+        };
+        let count = usize::from(input.u16()?);
+        if count > OPS_MAX {
+            return Err(DecodeError::Invalid("too many operations"));
+        }
+        let ops = (0..count).map(|_| Op::decode(input)).collect::<Result<_, _>>()?;
+        input.end()?;
+        Ok(Self { ack, ops })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use slotmesh_slots::{Epoch, NodeId, Seq, Slot, Version};
+    use slotmesh_store::Condition;
+
+    use super::*;
+
+    fn ops() -> Vec<Op> {
+        let key = Bytes::from_static(b"key");
+        let value = Bytes::from_static(b"value");
+        let version = Version::new(Epoch(3), Seq(4));
+        vec![
+            Op::Get { key: key.clone() },
+            Op::Put {
+                key: key.clone(),
+                value,
+                ttl: Some(Duration::from_millis(1500)),
+                keep_ttl: true,
+                condition: Condition::FillSince(version),
+            },
+            Op::Delete { key: key.clone(), condition: Condition::Version(version) },
+            Op::Expire { key: key.clone(), ttl: None },
+            Op::Increment { key, delta: -7 },
+            Op::Clear { slot: Slot::of_key(b"key") },
+        ]
+    }
+
+    #[test]
+    fn requests_come_back_and_truncations_are_refused() {
+        let request = Request { ack: Ack::Primary, ops: ops() };
+        let mut out = Writer::new();
+        request.encode(&mut out);
+        let bytes = out.finish();
+        assert_eq!(Request::decode(&mut Reader::shared(&bytes)).unwrap(), request);
+        for cut in 0..bytes.len() {
+            assert!(Request::decode(&mut Reader::new(&bytes[..cut])).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn replies_come_back_and_truncations_are_refused() {
+        let version = Version::new(Epoch(1), Seq(2));
+        let value =
+            Value { value: Bytes::from_static(b"v"), version, ttl: Some(Duration::from_secs(1)) };
+        let replies = vec![
+            Ok(Reply::Value(value)),
+            Ok(Reply::Missing { slot: version }),
+            Ok(Reply::Put { applied: true, version: Some(version), existed: false, copies: 2 }),
+            Ok(Reply::Delete { applied: true, existed: true, version: None, copies: 1 }),
+            Ok(Reply::Expire { applied: false }),
+            Ok(Reply::Integer { value: -3, version, copies: 3 }),
+            Ok(Reply::Cleared),
+            Err(DataError::NotOwner { owner: NodeId::new(4), version: 9 }),
+            Err(DataError::Moving),
+            Err(DataError::NoLease),
+            Err(DataError::Busy),
+            Err(DataError::Ambiguous),
+            Err(DataError::TooLarge { bytes: 10, max: 9 }),
+            Err(DataError::Full),
+            Err(DataError::NotAnInteger),
+            Err(DataError::Overflow),
+        ];
+        let bytes = encode_replies(&replies);
+        assert_eq!(decode_replies(&bytes).unwrap(), replies);
+        for cut in 0..bytes.len() {
+            assert!(decode_replies(&bytes.slice(..cut)).is_err(), "cut at {cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Request::decode(&mut Reader::new(&bytes));
+            let _ = decode_replies(&Bytes::from(bytes));
+        }
+    }
+}

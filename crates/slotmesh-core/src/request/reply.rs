@@ -1,0 +1,201 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use slotmesh_slots::{DecodeError, Reader, Version, Writer};
+
+use super::OPS_MAX;
+use super::error::DataError;
+use super::op::decode_bool;
+
+/// An entry as a reader gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// The value.
+    pub value: Bytes,
+    /// The version of the write that put it there: the token for compare-and-set.
+    pub version: Version,
+    /// How long it still lives; `None` is for ever.
+    pub ttl: Option<Duration>,
+}
+
+/// What an operation answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The key holds this.
+    Value(Value),
+    /// The key holds nothing.
+    Missing {
+        /// The slot's version at that moment: a value loaded from elsewhere after it may be filled in on the condition
+        /// that nothing was invalidated since ([`FillSince`](slotmesh_store::Condition::FillSince)).
+        slot: Version,
+    },
+    /// The outcome of a put.
+    Put {
+        /// Whether the condition held and the value was written.
+        applied: bool,
+        /// The version the key holds now, if it holds anything.
+        version: Option<Version>,
+        /// Whether the key held something before.
+        existed: bool,
+        /// How many nodes hold the write by now. With two or more it survives the crash of any one of them.
+        copies: u8,
+    },
+    /// The outcome of a delete.
+    Delete {
+        /// Whether the condition held.
+        applied: bool,
+        /// Whether there was something to remove.
+        existed: bool,
+        /// The version the key holds now, if the condition failed on it.
+        version: Option<Version>,
+        /// How many nodes know of it by now.
+        copies: u8,
+    },
+    /// The outcome of a change of lifetime.
+    Expire {
+        /// Whether the key held something.
+        applied: bool,
+    },
+    /// The sum of an increment.
+    Integer {
+        /// The sum.
+        value: i64,
+        /// The version of the entry now.
+        version: Version,
+        /// How many nodes hold the sum by now.
+        copies: u8,
+    },
+    /// The slot is empty.
+    Cleared,
+}
+
+/// The replies to a request as bytes.
+#[must_use]
+pub fn encode_replies(replies: &[Result<Reply, DataError>]) -> Bytes {
+    let mut out = Writer::with_capacity(64 * replies.len());
+    out.u16(replies.len() as u16);
+    for reply in replies {
+        match reply {
+            Ok(reply) => reply.encode(&mut out),
+            Err(error) => error.encode(&mut out),
+        }
+    }
+    out.finish()
+}
+
+/// Reads what [`encode_replies`] wrote; values are slices of the input.
+///
+/// # Errors
+/// When bytes are missing, left over or invalid.
+pub fn decode_replies(bytes: &Bytes) -> Result<Vec<Result<Reply, DataError>>, DecodeError> {
+    let mut input = Reader::shared(bytes);
+    let count = usize::from(input.u16()?);
+    if count > OPS_MAX {
+        return Err(DecodeError::Invalid("too many replies"));
+    }
+    let replies = (0..count).map(|_| decode_reply(&mut input)).collect::<Result<_, _>>()?;
+    input.end()?;
+    Ok(replies)
+}
+
+impl Reply {
+    /// The same reply of a write, held by this many nodes.
+    #[must_use]
+    pub(crate) fn with_copies(mut self, count: u8) -> Self {
+        if let Self::Put { copies, .. }
+        | Self::Delete { copies, .. }
+        | Self::Integer { copies, .. } = &mut self
+        {
+            *copies = count;
+        }
+        self
+    }
+
+    fn encode(&self, out: &mut Writer) {
+        match self {
+            Self::Value(Value { value, version, ttl }) => {
+                out.u8(TAG_VALUE);
+                out.version(*version);
+                out.duration_option(*ttl);
+                out.bytes(value);
+            }
+            Self::Missing { slot } => {
+                out.u8(TAG_MISSING);
+                out.version(*slot);
+            }
+            Self::Put { applied, version, existed, copies } => {
+                out.u8(TAG_PUT);
+                encode_outcome(out, (*applied, *existed), *version);
+                out.u8(*copies);
+            }
+            Self::Delete { applied, existed, version, copies } => {
+                out.u8(TAG_DELETE);
+                encode_outcome(out, (*applied, *existed), *version);
+                out.u8(*copies);
+            }
+            Self::Expire { applied } => {
+                out.u8(TAG_EXPIRE);
+                out.u8(u8::from(*applied));
+            }
+            Self::Integer { value, version, copies } => {
+                out.u8(TAG_INTEGER);
+                out.u64(value.cast_unsigned());
+                out.version(*version);
+                out.u8(*copies);
+            }
+            Self::Cleared => out.u8(TAG_CLEARED),
+        }
+    }
+}
+
+fn decode_reply(input: &mut Reader<'_>) -> Result<Result<Reply, DataError>, DecodeError> {
+    let tag = input.u8()?;
+    if tag >= DataError::TAG_FIRST {
+        return Ok(Err(DataError::decode(tag, input)?));
+    }
+    Ok(Ok(match tag {
+        TAG_VALUE => {
+            let (version, ttl) = (input.version()?, input.duration_option()?);
+            Reply::Value(Value { value: input.bytes()?, version, ttl })
+        }
+        TAG_MISSING => Reply::Missing { slot: input.version()? },
+        TAG_PUT => {
+            let (applied, existed, version) = decode_outcome(input)?;
+            Reply::Put { applied, version, existed, copies: input.u8()? }
+        }
+        TAG_DELETE => {
+            let (applied, existed, version) = decode_outcome(input)?;
+            Reply::Delete { applied, existed, version, copies: input.u8()? }
+        }
+        TAG_EXPIRE => Reply::Expire { applied: decode_bool(input)? },
+        TAG_INTEGER => {
+            let value = input.u64()?.cast_signed();
+            Reply::Integer { value, version: input.version()?, copies: input.u8()? }
+        }
+        TAG_CLEARED => Reply::Cleared,
+        _ => return Err(DecodeError::Invalid("reply tag")),
+    }))
+}
+
+fn encode_outcome(out: &mut Writer, (applied, existed): (bool, bool), version: Option<Version>) {
+    out.u8(u8::from(applied));
+    out.u8(u8::from(existed));
+    out.u8(u8::from(version.is_some()));
+    if let Some(version) = version {
+        out.version(version);
+    }
+}
+
+fn decode_outcome(input: &mut Reader<'_>) -> Result<(bool, bool, Option<Version>), DecodeError> {
+    let (applied, existed) = (decode_bool(input)?, decode_bool(input)?);
+    let version = if decode_bool(input)? { Some(input.version()?) } else { None };
+    Ok((applied, existed, version))
+}
+
+const TAG_VALUE: u8 = 1;
+const TAG_MISSING: u8 = 2;
+const TAG_PUT: u8 = 3;
+const TAG_DELETE: u8 = 4;
+const TAG_EXPIRE: u8 = 5;
+const TAG_INTEGER: u8 = 6;
+const TAG_CLEARED: u8 = 7;
