@@ -1,1 +1,27 @@
 //! The tokio driver of a node: threads and lanes, routing client, lifecycle and the public node handle.
+//!
+//! [`Node::start`] opens the sockets and joins or founds a cluster; [`Node::local`] gives the same handle with no network.
+//! The handle reads and writes keys wherever their slots live ([`Node::get`], [`Node::put`], [`Node::execute`]): slots
+//! that this node owns are served on the caller's thread, others by one hop to their primary.
+//!
+//! Threads (DESIGN §3): one for the control plane (gossip, leases, consensus, decisions), so that neither bulk traffic nor
+//! a blocked host application can delay a lease, and one per lane for data. The application's runtime is not used.
+
+mod client;
+mod clock;
+mod config;
+mod control;
+mod error;
+mod lane;
+mod node;
+mod status;
+
+pub use client::{CallOptions, PutOptions};
+pub use config::{NodeConfig, ReadySettings};
+pub use error::{ConfigError, OpError, StartError};
+pub use node::Node;
+pub use slotmesh_control::{ClusterState, Member, MemberState, NodeInfo};
+pub use slotmesh_core::{Ack, DataError, DataStats, NodeEvent, OPS_MAX, Op, Reply, Value};
+pub use slotmesh_store::Condition;
+pub use slotmesh_transport::{ClusterSecret, SecretError};
+pub use status::{NodeStatus, Phase};

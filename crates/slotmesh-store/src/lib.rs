@@ -1,1 +1,49 @@
 //! In-memory store of 16384 independently lockable slots with versions, expiry, a byte budget and eviction. It knows no network and no clock.
+//!
+//! Every slot is a table of its own behind a lock of its own, so that it can be locked, scanned, snapshotted, dropped and
+//! digested alone. All mutation goes through a [`SlotGuard`]: the caller keeps the lock while it appends the returned
+//! [`Record`](slotmesh_slots::Record) to its log, so the order of the log is the order of the slot. Time is an argument
+//! everywhere. Nothing here evicts or expires by itself: [`Store::victim`] and [`Store::expired`] name candidates and the
+//! primary of the slot turns them into records.
+//!
+//! ```
+//! use slotmesh_slots::{Epoch, MonoTime, Slot};
+//! use slotmesh_store::{Put, Store, StoreConfig};
+//!
+//! let store = Store::new(StoreConfig::default());
+//! let (slot, now) = (Slot::of_key(b"user:42"), MonoTime::ZERO);
+//! let outcome = store.lock(slot).put(Epoch(1), Put::new("user:42", "Ada"), now)?;
+//! assert!(outcome.applied && outcome.record.is_some());
+//! assert_eq!(&store.get(slot, b"user:42", now).unwrap().value[..], b"Ada");
+//! # Ok::<(), slotmesh_store::StoreError>(())
+//! ```
+
+mod block;
+mod condition;
+mod config;
+mod contents;
+mod digest;
+mod entry;
+mod error;
+mod eviction;
+mod expiry;
+mod garbage;
+mod guard;
+mod history;
+mod integer;
+mod invariants;
+mod occupancy;
+mod outcome;
+mod replica;
+mod snapshot;
+mod store;
+
+pub use condition::Condition;
+pub use config::{KEY_BYTES_LIMIT, StoreConfig};
+pub use contents::SlotContents;
+pub use entry::{ENTRY_OVERHEAD_BYTES, Entry};
+pub use error::{ApplyError, StoreError};
+pub use guard::SlotGuard;
+pub use outcome::{DeleteOutcome, ExpireOutcome, IncrementOutcome, Put, PutOutcome};
+pub use snapshot::{SlotSnapshot, SnapshotEntry};
+pub use store::{FIXED_BYTES, Store, StoreStats};

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use slotmesh_control::{
-    Claim, Command, Failover, LeaseLedger, NO_WITNESS_WAIT, VOTER_REPLACE_AFTER, plan, voters,
+    Claim, ClusterState, Command, Failover, LeaseLedger, NO_WITNESS_WAIT, VOTER_REPLACE_AFTER, plan, voters,
 };
 use slotmesh_slots::{MonoTime, NodeId, NodeList, Slot, Version};
 
@@ -33,6 +33,8 @@ const VOTERS_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Leader {
     ledger: LeaseLedger,
     takeovers: BTreeMap<NodeId, Takeover>,
+    /// Nodes whose takeover left them primary of something, and when the next one may begin.
+    rested: BTreeMap<NodeId, MonoTime>,
     moving_since: BTreeMap<Slot, MonoTime>,
     proposals: usize,
     planned_at: MonoTime,
@@ -43,16 +45,28 @@ pub(super) struct Leader {
 }
 
 /// A failover under way.
+///
+/// While it lasts the node is granted nothing, so it ends as soon as nothing proposed can take a slot from the node any
+/// more, even when slots are left to it because nobody else has them: if the node comes back it is the one to serve them.
 #[derive(Debug)]
 struct Takeover {
     began: MonoTime,
     stage: Stage,
+    /// What was proposed; a claim is settled when its slot has another epoch, whoever caused that.
+    proposed: Vec<Claim>,
 }
 
 #[derive(Debug)]
 enum Stage {
     Asking(Failover),
     Proposed { at: MonoTime },
+}
+
+impl Takeover {
+    fn is_settled(&self, view: &ClusterState) -> bool {
+        let settled = |(slot, epoch): &Claim| view.table().slot(*slot).epoch != *epoch;
+        matches!(self.stage, Stage::Proposed { .. }) && self.proposed.iter().all(settled)
+    }
 }
 
 impl Leader {
@@ -62,6 +76,7 @@ impl Leader {
         Self {
             ledger,
             takeovers: BTreeMap::new(),
+            rested: BTreeMap::new(),
             moving_since: BTreeMap::new(),
             proposals: 0,
             planned_at: MonoTime::ZERO,
@@ -147,7 +162,8 @@ impl Brain {
 
     fn is_failed(&mut self, node: NodeId, now: MonoTime) -> bool {
         let Some(leader) = &self.leader else { return false };
-        if leader.takeovers.contains_key(&node) || node == self.me {
+        let rests = leader.rested.get(&node).is_some_and(|until| now < *until);
+        if leader.takeovers.contains_key(&node) || node == self.me || rests {
             return false;
         }
         if self.peers.is_proven_dead(node) {
@@ -178,9 +194,15 @@ impl Brain {
         let requests: Vec<(NodeId, Vec<Claim>)> =
             failover.requests().map(|(survivor, claims)| (survivor, claims.to_vec())).collect();
         let Some(leader) = &mut self.leader else { return };
-        leader.takeovers.insert(node, Takeover { began: now, stage: Stage::Asking(failover) });
-        let slots = self.view.table().owned_by(node).len();
-        self.event(NodeEvent::FailoverStarted { node, slots });
+        let stage = Stage::Asking(failover);
+        if let Some(takeover) = leader.takeovers.get_mut(&node) {
+            takeover.stage = stage;
+        } else {
+            let proposed = Vec::new();
+            leader.takeovers.insert(node, Takeover { began: now, stage, proposed });
+            let slots = self.view.table().owned_by(node).len();
+            self.event(NodeEvent::FailoverStarted { node, slots });
+        }
         for (survivor, claims) in requests {
             if survivor == self.me {
                 let promised = self.data.promise(&claims);
@@ -197,24 +219,51 @@ impl Brain {
     /// Proposes the takeovers for which everybody answered or the time is up.
     fn decide_takeovers(&mut self, now: MonoTime) {
         let Some(leader) = &mut self.leader else { return };
-        let mut commands = Vec::new();
-        let mut orphans = Vec::new();
-        for takeover in leader.takeovers.values_mut() {
+        let mut decisions = Vec::new();
+        for (node, takeover) in &mut leader.takeovers {
             if let Stage::Asking(failover) = &takeover.stage
                 && failover.is_ready(now)
             {
-                let (decided, left) = failover.decide(&self.view);
-                commands.extend(decided);
-                orphans.push((failover.node(), left));
+                decisions.push((*node, failover.decide(&self.view)));
                 takeover.stage = Stage::Proposed { at: now };
             }
         }
-        for (node, claims) in orphans {
-            commands.extend(self.restart_orphans(node, &claims, now));
+        for (node, (mut commands, orphans)) in decisions {
+            let restarts = self.restart_orphans(node, &orphans, now);
+            if restarts.is_empty() {
+                commands.extend(self.settle_orphans(node, &orphans));
+            }
+            commands.extend(restarts);
+            for command in commands {
+                if let Command::Failover { claims, .. } | Command::Restart { claims, .. } = &command
+                    && let Some(takeover) =
+                        self.leader.as_mut().and_then(|leader| leader.takeovers.get_mut(&node))
+                {
+                    takeover.proposed.extend(claims);
+                }
+                self.propose(&command);
+            }
         }
-        for command in commands {
-            self.propose(&command);
+        self.finish_takeovers(now);
+    }
+
+    /// Slots that stay with the node, but for which something was proposed whose outcome is unknown: a new epoch makes
+    /// that harmless, so that the node can be granted a lease again.
+    fn settle_orphans(&self, node: NodeId, orphans: &[Claim]) -> Vec<Command> {
+        let takeover = self.leader.as_ref().and_then(|leader| leader.takeovers.get(&node));
+        let Some(takeover) = takeover else { return Vec::new() };
+        let proposed: BTreeSet<&Claim> = takeover.proposed.iter().collect();
+        let mut groups: BTreeMap<Vec<NodeId>, Vec<Claim>> = BTreeMap::new();
+        for claim in orphans.iter().filter(|claim| proposed.contains(claim)) {
+            let in_sync = self.view.table().slot(claim.0).in_sync.iter().collect();
+            groups.entry(in_sync).or_default().push(*claim);
         }
+        let raise = |(in_sync, claims): (Vec<NodeId>, Vec<Claim>)| Command::Failover {
+            claims,
+            primary: node,
+            in_sync: in_sync.into_iter().collect(),
+        };
+        groups.into_iter().map(raise).collect()
     }
 
     /// Slots for which no copy promised start again empty, once it is certain enough that none will come back.
@@ -246,20 +295,31 @@ impl Brain {
         groups.into_iter().map(restart).collect()
     }
 
-    /// A takeover is over when the node is primary of nothing; one whose outcome does not show is begun anew.
+    /// A takeover is over when everything that was proposed is settled. One whose outcome does not show is asked and
+    /// proposed anew, without a moment in which the node could be granted a lease.
     fn finish_takeovers(&mut self, now: MonoTime) {
         let Some(leader) = &mut self.leader else { return };
+        leader.rested.retain(|_, until| now < *until);
         let mut done = Vec::new();
-        leader.takeovers.retain(|node, takeover| {
-            let Stage::Proposed { at } = takeover.stage else { return true };
-            let over = !self.view.table().iter().any(|(_, held)| held.primary == Some(*node));
-            if over {
+        let mut again = Vec::new();
+        for (node, takeover) in &leader.takeovers {
+            let Stage::Proposed { at } = takeover.stage else { continue };
+            if takeover.is_settled(&self.view) {
                 done.push((*node, now.saturating_since(takeover.began)));
+            } else if now.saturating_since(at) >= OUTCOME_WAIT {
+                again.push(*node);
             }
-            !over && now.saturating_since(at) < OUTCOME_WAIT
-        });
+        }
         for (node, took) in done {
-            self.event(NodeEvent::FailoverDone { node, took });
+            leader.takeovers.remove(&node);
+            if self.view.table().iter().any(|(_, held)| held.primary == Some(node)) {
+                leader.rested.insert(node, now + OUTCOME_WAIT);
+            } else {
+                self.outputs.push_back(Output::Event(NodeEvent::FailoverDone { node, took }));
+            }
+        }
+        for node in again {
+            self.start_takeover(node, now);
         }
     }
 

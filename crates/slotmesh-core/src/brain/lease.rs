@@ -130,6 +130,10 @@ impl Brain {
         }
         if let Some(version) = pong.granted {
             self.lease.granted(version, sent, self.view.version(), &self.data);
+            // Who grants has the latest state, so nobody acted by a later one when the ping was sent.
+            if version == self.view.version() {
+                self.data.forget_dropped(sent);
+            }
         }
     }
 
@@ -141,6 +145,7 @@ impl Brain {
         self.lease.heard_leader = now;
         if may_grant && leader.grant(self.me, now) {
             self.data.extend_lease(now + LEASE);
+            self.data.forget_dropped(now);
         }
     }
 

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use slotmesh_slots::{Epoch, MonoTime, NodeId, SLOT_COUNT, Slot};
 
@@ -14,6 +14,8 @@ use crate::request::DataError;
 pub(super) struct Gate {
     clock: Arc<dyn Clock>,
     lease_until: AtomicU64,
+    /// Set once this node stops serving for good.
+    ended: AtomicBool,
     roles: Box<[AtomicU64]>,
     owners: Box<[AtomicU64]>,
     version: AtomicU64,
@@ -63,6 +65,7 @@ impl Gate {
         Self {
             clock,
             lease_until: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
             roles: zeros(),
             owners: zeros(),
             version: AtomicU64::new(0),
@@ -102,6 +105,11 @@ impl Gate {
         self.lease_until.fetch_max(until.as_micros(), Ordering::AcqRel);
     }
 
+    /// Nothing is answered from here on.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
     pub(super) fn lease_until(&self) -> MonoTime {
         MonoTime::from_micros(self.lease_until.load(Ordering::Acquire))
     }
@@ -119,7 +127,7 @@ impl Gate {
     /// of the check.
     pub(super) fn confirm(&self, slot: Slot, role: RoleWord) -> Result<MonoTime, DataError> {
         let now = self.clock.now();
-        if now >= self.lease_until() {
+        if now >= self.lease_until() || self.ended.load(Ordering::Acquire) {
             return Err(DataError::NoLease);
         }
         if !self.role(slot).same_reign(role) {

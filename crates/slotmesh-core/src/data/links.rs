@@ -74,6 +74,10 @@ impl DataPlane {
         match action {
             ReplicaAction::Report { ticket } => {
                 let guard = self.store.lock(ticket.slot());
+                // A primary takes an interest in it: perhaps by a later table than this node's.
+                if let Some(since) = self.dropped.lock().get_mut(&ticket.slot()) {
+                    *since = self.now();
+                }
                 self.replica.report(ticket, guard.version(), guard.digest());
             }
             ReplicaAction::Apply { ticket, record } => {

@@ -129,6 +129,8 @@ pub struct DataPlane {
     events: Mutex<VecDeque<DataEvent>>,
     wishes: Mutex<Wishes>,
     replicas: Mutex<BTreeSet<NodeId>>,
+    /// Slots that hold something although the table gives this node no part in them, and when that was last in doubt.
+    dropped: Mutex<BTreeMap<Slot, MonoTime>>,
     wake_events: Box<dyn Fn() + Send + Sync>,
     evicted: AtomicU64,
     expired: AtomicU64,
@@ -161,6 +163,7 @@ impl DataPlane {
             events: Mutex::default(),
             wishes: Mutex::default(),
             replicas: Mutex::default(),
+            dropped: Mutex::default(),
             wake_events: wakers.events,
             evicted: AtomicU64::new(0),
             expired: AtomicU64::new(0),

@@ -32,6 +32,11 @@ impl DataPlane {
         self.gate.extend_lease(until);
     }
 
+    /// This node answers nothing any more, for good: it may then tell others that it leaves.
+    pub fn end_serving(&self) {
+        self.gate.end();
+    }
+
     /// Promises, for each slot, to take nothing below the epoch after the named one, and says how far the slot is.
     /// Slots for which more was promised before are left out.
     #[must_use]
@@ -47,16 +52,47 @@ impl DataPlane {
     fn apply_slot(&self, slot: Slot, held: &SlotState, now: MonoTime) {
         self.gate.set_owner(slot, held.primary);
         self.forget_wishes(slot, held);
-        // What the slot held, if it is dropped; freed after the lock is.
-        let _dropped = {
+        // What the slot held, if its history ended; freed after the lock is.
+        let _ended = {
             let mut guard = self.store.lock(slot);
-            let involved = held.involves(self.me);
-            let stale =
-                guard.version().epoch < held.origin && guard.version() != Version::default();
-            let dropped = (!involved || stale).then(|| guard.reset());
+            let holds = guard.version() != Version::default();
+            let ended = holds && guard.version().epoch < held.origin;
+            self.note_dropped(slot, holds && !ended && !held.involves(self.me), now);
+            let ended = ended.then(|| guard.reset());
             self.set_role(slot, held, guard.version(), now);
-            dropped
+            ended
         };
+    }
+
+    /// Under the slot's lock. What a slot held is not freed at once when the table drops this node: a later table may
+    /// have brought it back already, and a primary that knows that one may have filled it.
+    fn note_dropped(&self, slot: Slot, dropped: bool, now: MonoTime) {
+        let mut slots = self.dropped.lock();
+        if dropped {
+            slots.insert(slot, now);
+        } else {
+            slots.remove(&slot);
+        }
+    }
+
+    /// The table was the latest at this time: whoever filled a dropped slot before did so by an older one.
+    pub(crate) fn forget_dropped(&self, current: MonoTime) {
+        let over = |since: &MonoTime| *since < current;
+        let slots: Vec<Slot> = {
+            let slots = self.dropped.lock();
+            slots.iter().filter(|(_, since)| over(since)).map(|(slot, _)| *slot).collect()
+        };
+        for slot in slots {
+            let mut guard = self.store.lock(slot);
+            let mut slots = self.dropped.lock();
+            if slots.get(&slot).is_some_and(over) {
+                slots.remove(&slot);
+                drop(slots);
+                let contents = guard.reset();
+                drop(guard);
+                drop(contents);
+            }
+        }
     }
 
     /// Under the slot's lock.
@@ -66,10 +102,9 @@ impl DataPlane {
         if !serves {
             self.gate.set_role(slot, RoleWord::default());
         }
-        let replica = held
-            .involves(self.me)
-            .then_some(ReplicaSlot { epoch: held.epoch, primary: held.primary });
-        self.replica.set_slot(slot, replica);
+        // Also where this node has no part: it may be filled by a primary that knows a later table.
+        let replica = ReplicaSlot { epoch: held.epoch, primary: held.primary };
+        self.replica.set_slot(slot, Some(replica));
         let moving = held.moving_to.is_some();
         let (in_sync, copying) = (held.in_sync, held.copying);
         let primary = serves.then_some(PrimarySlot { epoch: held.epoch, in_sync, copying, moving });

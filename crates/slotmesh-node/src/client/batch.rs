@@ -1,0 +1,137 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use slotmesh_core::{OPS_MAX, Op, Reply};
+use slotmesh_slots::NodeId;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::CallOptions;
+use super::router::{Failure, Router, unavailable};
+use crate::error::OpError;
+
+/// Bytes of operations in one frame; below the transport's limit of 8 MiB by a wide margin.
+const FRAME_BYTES: usize = 1 << 20;
+
+/// The place of an operation in the caller's batch, and itself.
+type Placed = (usize, Op);
+
+impl Router {
+    /// Carries operations out, those for one owner in one frame, and answers in their order. Each succeeds or fails alone;
+    /// those that do not succeed at the first attempt are tried again one by one.
+    pub(crate) async fn run_many(
+        self: &Arc<Self>,
+        ops: Vec<Op>,
+        options: CallOptions,
+    ) -> Vec<Result<Reply, OpError>> {
+        let count = ops.len();
+        let mut tasks = JoinSet::new();
+        for (owner, group) in self.groups(ops) {
+            let router = Arc::clone(self);
+            tasks.spawn(async move { router.run_group(owner, group, options).await });
+        }
+        let mut answers: Vec<_> = (0..count).map(|_| Err(unavailable("not carried out"))).collect();
+        while let Some(done) = tasks.join_next().await {
+            for (index, answer) in done.into_iter().flatten() {
+                if let Some(place) = answers.get_mut(index) {
+                    *place = answer;
+                }
+            }
+        }
+        answers
+    }
+
+    /// The operations by owner, in frames of bounded size.
+    fn groups(&self, ops: Vec<Op>) -> Vec<(Option<NodeId>, Vec<Placed>)> {
+        let mut open: BTreeMap<Option<NodeId>, (usize, Vec<Placed>)> = BTreeMap::new();
+        let mut groups = Vec::new();
+        for (index, op) in ops.into_iter().enumerate() {
+            let owner = self.data.owner(op.slot()).0;
+            let (bytes, group) = open.entry(owner).or_default();
+            *bytes += size(&op);
+            group.push((index, op));
+            if *bytes >= FRAME_BYTES || group.len() >= OPS_MAX {
+                groups.push((owner, std::mem::take(group)));
+                *bytes = 0;
+            }
+        }
+        groups.extend(open.into_iter().map(|(owner, (_, group))| (owner, group)));
+        groups.retain(|(_, group)| !group.is_empty());
+        groups
+    }
+
+    async fn run_group(
+        &self,
+        owner: Option<NodeId>,
+        group: Vec<Placed>,
+        options: CallOptions,
+    ) -> Vec<(usize, Result<Reply, OpError>)> {
+        let Some(owner) = owner.filter(|&owner| owner != self.data.node()) else {
+            return self.run_each(group, options).await;
+        };
+        let deadline = Instant::now() + options.timeout.unwrap_or(self.call_timeout);
+        let Some(slot) = group.first().map(|(_, op)| op.slot()) else { return Vec::new() };
+        let ops = group.iter().map(|(_, op)| op.clone()).collect();
+        let answers = match self.attempt_there(owner, slot, options.ack, ops, deadline).await {
+            Ok(answers) => answers,
+            Err(Failure::Unknown(why)) => return self.after_unknown(group, &why, options).await,
+            Err(_) => return self.run_each(group, options).await,
+        };
+        let mut done = Vec::with_capacity(group.len());
+        let mut again = Vec::new();
+        for ((index, op), answer) in group.into_iter().zip(answers) {
+            match answer.map_err(|error| self.failure(error)) {
+                Ok(reply) => done.push((index, Ok(reply))),
+                Err(Failure::Final(error)) => done.push((index, Err(error))),
+                Err(Failure::Unknown(why)) if !retries(&op, options) => {
+                    done.push((index, Err(OpError::Ambiguous { why })));
+                }
+                Err(_) => again.push((index, op)),
+            }
+        }
+        done.extend(self.run_each(again, options).await);
+        done
+    }
+
+    /// The frame's fate is unknown: what may be repeated is, the rest is ambiguous.
+    async fn after_unknown(
+        &self,
+        group: Vec<Placed>,
+        why: &str,
+        options: CallOptions,
+    ) -> Vec<(usize, Result<Reply, OpError>)> {
+        let (again, lost): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|(_, op)| retries(op, options));
+        let mut done = self.run_each(again, options).await;
+        let ambiguous = || Err(OpError::Ambiguous { why: why.to_owned() });
+        done.extend(lost.into_iter().map(|(index, _)| (index, ambiguous())));
+        done
+    }
+
+    async fn run_each(
+        &self,
+        group: Vec<Placed>,
+        options: CallOptions,
+    ) -> Vec<(usize, Result<Reply, OpError>)> {
+        let mut done = Vec::with_capacity(group.len());
+        for (index, op) in group {
+            done.push((index, self.run(op, options).await));
+        }
+        done
+    }
+}
+
+fn retries(op: &Op, options: CallOptions) -> bool {
+    op.is_read() || (options.retry_ambiguous && op.is_idempotent())
+}
+
+fn size(op: &Op) -> usize {
+    match op {
+        Op::Put { key, value, .. } => key.len() + value.len() + 64,
+        Op::Get { key }
+        | Op::Delete { key, .. }
+        | Op::Expire { key, .. }
+        | Op::Increment { key, .. } => key.len() + 64,
+        Op::Clear { .. } => 64,
+    }
+}

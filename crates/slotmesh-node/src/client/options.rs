@@ -1,0 +1,29 @@
+use std::time::Duration;
+
+use slotmesh_core::Ack;
+use slotmesh_store::Condition;
+
+/// How an operation is carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallOptions {
+    /// When a write counts as done.
+    pub ack: Ack,
+    /// How long the operation may take, retries included; the node's default when `None`.
+    pub timeout: Option<Duration>,
+    /// Retry writes whose outcome is unknown, if carrying them out twice has the same effect as once. Right for caches,
+    /// where the last value counts; wrong where another write may come in between and must not be undone.
+    pub retry_ambiguous: bool,
+}
+
+/// How an entry is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutOptions {
+    /// How long the entry lives from now on; `None` is for ever.
+    pub ttl: Option<Duration>,
+    /// Keep the lifetime of the entry that is replaced.
+    pub keep_ttl: bool,
+    /// What must hold for the write to happen.
+    pub condition: Condition,
+    /// How the write is carried out.
+    pub call: CallOptions,
+}

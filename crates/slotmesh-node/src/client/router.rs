@@ -1,0 +1,204 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::Rng;
+use slotmesh_core::{Ack, DataError, DataPlane, Op, Reply, Request, decode_replies};
+use slotmesh_slots::{NodeId, Slot, Writer};
+use slotmesh_transport::{CallError, Peer};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::CallOptions;
+use crate::error::OpError;
+use crate::lane::{LanePeers, kind};
+use crate::status::NodeStatus;
+
+/// First pause before another attempt; doubles up to [`PAUSE_MAX`]. A planned move freezes a slot for a few milliseconds.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+
+/// Longest pause between attempts: a failover takes about a second, so a call meets its end within this.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// How long an attempt at a read may take before another owner is looked for.
+const READ_ATTEMPT: Duration = Duration::from_millis(300);
+
+/// Sends operations to the primaries of their slots.
+pub(crate) struct Router {
+    pub(crate) data: Arc<DataPlane>,
+    pub(crate) lanes: Vec<Arc<LanePeers>>,
+    pub(crate) status: watch::Receiver<Arc<NodeStatus>>,
+    pub(crate) call_timeout: Duration,
+}
+
+/// Why an attempt did not succeed.
+pub(super) enum Failure {
+    /// Nothing happened, and nothing better will: tell the caller.
+    Final(OpError),
+    /// Nothing happened; another attempt may succeed.
+    Again(OpError),
+    /// Nothing happened; that node is said to be the owner.
+    Redirect(NodeId),
+    /// It may have happened.
+    Unknown(String),
+}
+
+impl Router {
+    /// Reads on this thread without waiting, if this node serves the key.
+    pub(crate) fn get_now(&self, key: &[u8]) -> Option<Reply> {
+        self.data.get_now(key).ok().flatten()
+    }
+
+    /// Carries an operation out, with retries until the deadline.
+    pub(crate) async fn run(&self, op: Op, options: CallOptions) -> Result<Reply, OpError> {
+        let deadline = Instant::now() + options.timeout.unwrap_or(self.call_timeout);
+        let retry_unknown = op.is_read() || (options.retry_ambiguous && op.is_idempotent());
+        let mut hint = None;
+        let mut pause = PAUSE_MIN;
+        loop {
+            let failure = match self.attempt(&op, options.ack, hint.take(), deadline).await {
+                Ok(reply) => return Ok(reply),
+                Err(failure) => failure,
+            };
+            let error = match failure {
+                Failure::Final(error) => return Err(error),
+                Failure::Redirect(owner) => {
+                    hint = Some(owner);
+                    unavailable("redirected without end")
+                }
+                Failure::Again(error) => error,
+                Failure::Unknown(why) if retry_unknown => unavailable(why),
+                Failure::Unknown(why) => return Err(OpError::Ambiguous { why }),
+            };
+            let wait = if hint.is_some() { Duration::ZERO } else { jittered(pause) };
+            if Instant::now() + wait >= deadline {
+                return Err(error);
+            }
+            sleep(wait).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        op: &Op,
+        ack: Ack,
+        hint: Option<NodeId>,
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
+        let slot = op.slot();
+        let Some(owner) = hint.or_else(|| self.data.owner(slot).0) else {
+            return Err(Failure::Again(unavailable("the slot has no owner yet")));
+        };
+        if owner == self.data.node() {
+            return self.attempt_here(op.clone(), ack, deadline).await;
+        }
+        let answers = self.attempt_there(owner, slot, ack, vec![op.clone()], deadline).await?;
+        match answers.into_iter().next() {
+            Some(answer) => answer.map_err(|error| self.failure(error)),
+            None => Err(Failure::Unknown("the owner answered nothing".to_owned())),
+        }
+    }
+
+    pub(super) async fn attempt_here(
+        &self,
+        op: Op,
+        ack: Ack,
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
+        let (sender, receiver) = oneshot::channel();
+        // A caller that has gone does not want the answer any more.
+        self.data.execute(op, ack, Box::new(move |answer| drop(sender.send(answer))));
+        match timeout_at(deadline, receiver).await {
+            Ok(Ok(answer)) => answer.map_err(|error| self.failure(error)),
+            Ok(Err(_)) => Err(Failure::Unknown("the operation was dropped".to_owned())),
+            Err(_) => Err(Failure::Unknown("the replicas did not answer in time".to_owned())),
+        }
+    }
+
+    /// Sends operations of one owner in one frame.
+    pub(super) async fn attempt_there(
+        &self,
+        owner: NodeId,
+        slot: Slot,
+        ack: Ack,
+        ops: Vec<Op>,
+        deadline: Instant,
+    ) -> Result<Vec<Result<Reply, DataError>>, Failure> {
+        let Some(peer) = self.peer(owner, slot) else {
+            return Err(Failure::Again(unavailable("the owner is not known here yet")));
+        };
+        let reads = ops.iter().all(Op::is_read);
+        let request = Request { ack, ops };
+        let mut out = Writer::with_capacity(128);
+        request.encode(&mut out);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let budget = if reads { left.min(READ_ATTEMPT) } else { left };
+        let call = call(&peer, out.finish(), budget);
+        let answer = if reads {
+            call.await
+        } else {
+            tokio::select! {
+                biased;
+                answer = call => answer,
+                () = self.owner_changes(slot, owner) => {
+                    return Err(Failure::Unknown("the slot changed hands before an answer came".to_owned()));
+                }
+            }
+        }?;
+        decode_replies(&answer).map_err(|error| Failure::Unknown(error.to_string()))
+    }
+
+    /// What an owner's refusal means for the next attempt.
+    pub(super) fn failure(&self, error: DataError) -> Failure {
+        if let Some(error) = OpError::definite(&error) {
+            return Failure::Final(error);
+        }
+        match error {
+            DataError::Ambiguous => Failure::Unknown(error.to_string()),
+            DataError::Busy => Failure::Again(OpError::Busy),
+            DataError::NotOwner { owner: Some(owner), version }
+                if version > self.data.owner(Slot::of_key(b"")).1 =>
+            {
+                Failure::Redirect(owner)
+            }
+            error => Failure::Again(unavailable(error.to_string())),
+        }
+    }
+
+    fn peer(&self, owner: NodeId, slot: Slot) -> Option<Peer> {
+        self.lanes.get(slot.index() % self.lanes.len().max(1))?.peer(owner)
+    }
+
+    async fn owner_changes(&self, slot: Slot, owner: NodeId) {
+        let mut status = self.status.clone();
+        while status.changed().await.is_ok() {
+            if self.data.owner(slot).0 != Some(owner) {
+                return;
+            }
+        }
+        // The node has stopped; the call itself ends with it.
+        std::future::pending().await
+    }
+}
+
+async fn call(peer: &Peer, body: Bytes, budget: Duration) -> Result<Bytes, Failure> {
+    peer.call(kind::OPERATIONS, body, budget).await.map_err(|error| match error {
+        CallError::Busy(_) => Failure::Again(OpError::Busy),
+        CallError::Refused(reason) => Failure::Again(OpError::Refused(reason)),
+        CallError::TooLarge { bytes, max } => {
+            Failure::Final(OpError::TooLarge { bytes: bytes as u64, max: max as u64 })
+        }
+        error if error.may_have_executed() => Failure::Unknown(error.to_string()),
+        error => Failure::Again(unavailable(error.to_string())),
+    })
+}
+
+pub(super) fn unavailable(why: impl Into<String>) -> OpError {
+    OpError::Unavailable { why: why.into() }
+}
+
+/// Half to all of it, so that callers do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..1.0))
+}

@@ -1,0 +1,163 @@
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use slotmesh_transport::ClusterSecret;
+
+use crate::error::ConfigError;
+
+/// How a node takes part in its cluster. `NodeConfig::new(secret)` is a single node on a loopback port of the system's
+/// choice; set what differs.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Name of the cluster; nodes of other names are refused. At most 64 bytes.
+    pub cluster: String,
+    /// The operator's name for this node; need not be unique. At most 64 bytes.
+    pub name: String,
+    /// What all nodes of the cluster share: whoever has it can join.
+    pub secret: ClusterSecret,
+    /// Where the control endpoint listens (UDP), guarded by a TCP listener on the same port. Data lanes listen on ports of
+    /// the system's choice at the same address. Other nodes must reach it, so it is no wildcard.
+    pub bind: SocketAddr,
+    /// Control endpoints of other nodes; one that is alive is enough. This node's own may be among them.
+    pub seeds: Vec<SocketAddr>,
+    /// Found a cluster only when this many candidates see each other. More than half of the nodes meant to start, or two
+    /// halves may found two clusters; 1 founds alone.
+    pub expect: u16,
+    /// Copies beside the primary that a newly founded cluster wants, 0 to 3. One survives any single crash.
+    pub replicas: u8,
+    /// Budget of everything this node stores, replicas included.
+    pub max_memory_bytes: usize,
+    /// Failure zone of this node; replicas are placed in other zones where there are any.
+    pub zone: String,
+    /// Where this node's Redis listener can be reached, to be told to others.
+    pub resp: Option<SocketAddr>,
+    /// Threads for data traffic; 1 is right up to two cores.
+    pub io_threads: usize,
+    /// Behaviour that few need to change.
+    pub ready: ReadySettings,
+}
+
+/// Rarely changed behaviour of a node.
+#[derive(Clone, Debug)]
+pub struct ReadySettings {
+    /// How long an operation may take when the call does not say.
+    pub call_timeout: Duration,
+    /// How long a starting node waits for all copies to be in sync before it reports itself ready nevertheless.
+    pub ready_cap: Duration,
+    /// Whether a refused connection to a node's guard port proves its death. Speeds failover up by most of a second; only
+    /// where nothing but the node itself can refuse: no proxy, no rejecting firewall.
+    pub refused_is_death: bool,
+}
+
+impl Default for ReadySettings {
+    fn default() -> Self {
+        Self {
+            call_timeout: Duration::from_secs(2),
+            ready_cap: Duration::from_secs(600),
+            refused_is_death: false,
+        }
+    }
+}
+
+impl NodeConfig {
+    /// A node that founds a cluster alone, with 256 MiB and one wanted replica.
+    #[must_use]
+    pub fn new(secret: ClusterSecret) -> Self {
+        Self {
+            cluster: "slotmesh".to_owned(),
+            name: "node".to_owned(),
+            secret,
+            bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            seeds: Vec::new(),
+            expect: 1,
+            replicas: 1,
+            max_memory_bytes: 256 << 20,
+            zone: String::new(),
+            resp: None,
+            io_threads: 1,
+            ready: ReadySettings::default(),
+        }
+    }
+
+    /// Looks for settings that cannot work, all at once.
+    ///
+    /// # Errors
+    /// Names every problem.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        let mut check = |fine: bool, problem: String| {
+            if !fine {
+                problems.push(problem);
+            }
+        };
+        let names = [("cluster", &self.cluster), ("name", &self.name), ("zone", &self.zone)];
+        for (field, value) in names {
+            let fine = value.len() <= NAME_BYTES_MAX && !value.chars().any(char::is_control);
+            check(
+                fine,
+                format!(
+                    "{field} must be at most {NAME_BYTES_MAX} bytes without control characters"
+                ),
+            );
+        }
+        check(!self.cluster.is_empty(), "cluster must have a name".to_owned());
+        check(
+            !self.bind.ip().is_unspecified() && !self.bind.ip().is_multicast(),
+            format!(
+                "bind {} must be an address that other nodes can reach, not a wildcard",
+                self.bind
+            ),
+        );
+        check(self.expect >= 1, "expect must be at least 1".to_owned());
+        check(
+            usize::from(self.expect) <= EXPECT_MAX,
+            format!("expect must be at most {EXPECT_MAX}"),
+        );
+        let alone = self.expect > 1 && self.seeds.iter().all(|seed| *seed == self.bind);
+        check(!alone, format!("expect {} needs at least one seed beside this node", self.expect));
+        check(self.seeds.len() <= SEEDS_MAX, format!("at most {SEEDS_MAX} seeds"));
+        check(self.replicas <= 3, "replicas must be 0 to 3".to_owned());
+        check(
+            self.max_memory_bytes >= MEMORY_MIN,
+            format!("max memory must be at least {} MiB", MEMORY_MIN >> 20),
+        );
+        check(
+            (1..=IO_THREADS_MAX).contains(&self.io_threads),
+            format!("io_threads must be 1 to {IO_THREADS_MAX}"),
+        );
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
+    }
+}
+
+/// Names travel in every gossip announcement, which has 512 bytes for all metadata.
+const NAME_BYTES_MAX: usize = 64;
+
+/// More founding nodes than this gain nothing: only five ever vote.
+const EXPECT_MAX: usize = 99;
+
+/// Seeds are only to find the first live node.
+const SEEDS_MAX: usize = 256;
+
+/// Below this the fixed costs (tables, ring, connections) would be most of the memory.
+const MEMORY_MIN: usize = 1 << 20;
+
+/// Addresses of the lanes travel in the gossip announcement.
+const IO_THREADS_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let mut config = NodeConfig::new(ClusterSecret::new("0123456789abcdef").unwrap());
+        config.check().unwrap();
+        config.bind = "0.0.0.0:7600".parse().unwrap();
+        config.expect = 3;
+        config.replicas = 9;
+        config.max_memory_bytes = 17;
+        config.io_threads = 0;
+        let error = config.check().unwrap_err();
+        assert_eq!(error.problems.len(), 5, "{error}");
+    }
+}

@@ -1,0 +1,108 @@
+use std::io;
+use std::net::SocketAddr;
+
+use slotmesh_core::DataError;
+use slotmesh_transport::{BindError, IdentityError, RefusedReason};
+
+/// Settings that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid settings: {}", .problems.join("; "))]
+pub struct ConfigError {
+    /// Every problem found.
+    pub problems: Vec<String>,
+}
+
+/// Why a node did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The settings cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A socket could not be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The guard port is taken: another process uses this address.
+    #[error("another process holds the guard port {addr}: {source}")]
+    Guard {
+        /// The address.
+        addr: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The certificate could not be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+    /// The thread ended before it was ready.
+    #[error("a thread of the node ended before it was ready")]
+    Ended,
+}
+
+/// Why an operation failed. Only [`Ambiguous`](Self::Ambiguous) leaves open whether a write happened; all others changed
+/// nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpError {
+    /// Nobody may serve the slot within the deadline: no cluster yet, no majority, or its owner is down and not replaced
+    /// yet. A later retry helps. Serve from elsewhere meanwhile.
+    #[error("no node may serve the slot now: {why}")]
+    Unavailable {
+        /// The last reason met.
+        why: String,
+    },
+    /// The outcome of a write is unknown: it may have happened, happen yet, or never. Retrying may apply it twice.
+    #[error("the outcome of the write is unknown: {why}")]
+    Ambiguous {
+        /// What was met.
+        why: String,
+    },
+    /// Replicas or connections do not keep up; a retry after a pause helps.
+    #[error("too much is under way")]
+    Busy,
+    /// The node's byte budget is full of what may not be evicted.
+    #[error("the byte budget is full")]
+    Full,
+    /// The key, the value or the batch is too large; a retry cannot help.
+    #[error("{bytes} bytes are too many, {max} are allowed")]
+    TooLarge {
+        /// Size of what was refused.
+        bytes: u64,
+        /// The bound.
+        max: u64,
+    },
+    /// The value to increment is no integer.
+    #[error("value is not an integer or out of range")]
+    NotAnInteger,
+    /// The sum does not fit 64 bits.
+    #[error("increment or decrement would overflow")]
+    Overflow,
+    /// The owner belongs to another cluster or speaks another version; a retry cannot help until that is mended.
+    #[error("the owner refuses this node: {0}")]
+    Refused(RefusedReason),
+    /// The node is shut down.
+    #[error("the node is shut down")]
+    Stopped,
+}
+
+impl OpError {
+    /// Whether the write may have happened.
+    #[must_use]
+    pub const fn is_ambiguous(&self) -> bool {
+        matches!(self, Self::Ambiguous { .. })
+    }
+
+    /// What a definite answer of the owner means to the caller; `None` for those that a retry elsewhere or later may
+    /// turn into success.
+    pub(crate) fn definite(error: &DataError) -> Option<Self> {
+        match error {
+            DataError::TooLarge { bytes, max } => Some(Self::TooLarge { bytes: *bytes, max: *max }),
+            DataError::NotAnInteger => Some(Self::NotAnInteger),
+            DataError::Overflow => Some(Self::Overflow),
+            DataError::Full => Some(Self::Full),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,146 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use slotmesh_core::{
+    DataError, DataPlane, Op, Reply as OpReply, Request as Operations, encode_replies,
+};
+use slotmesh_slots::{NodeId, Reader};
+use slotmesh_transport::{FrameStream, Handler, PeerInfo, Reply, Request};
+
+use super::kind;
+
+/// Serves what other nodes ask on a lane: operations on this node's slots, and replication of theirs.
+pub(crate) struct LaneHandler {
+    data: Arc<DataPlane>,
+    /// Which link of each primary is the current one, so that the end of an older one does not end it.
+    links: Arc<Mutex<HashMap<NodeId, u64>>>,
+}
+
+impl LaneHandler {
+    pub(crate) fn new(data: Arc<DataPlane>) -> Self {
+        Self { data, links: Arc::default() }
+    }
+}
+
+impl Handler for LaneHandler {
+    fn request(&self, _from: &PeerInfo, request: Request, reply: Reply) {
+        let operations = match request.kind {
+            kind::OPERATIONS => Operations::decode(&mut Reader::shared(&request.body)).ok(),
+            _ => None,
+        };
+        match operations {
+            Some(operations) => serve(&self.data, operations, reply),
+            None => reply.status(kind::MALFORMED, Bytes::new()),
+        }
+    }
+
+    fn stream(&self, from: &PeerInfo, stream_kind: u8, stream: FrameStream) {
+        if stream_kind == kind::REPLICATION {
+            let (data, links, primary) =
+                (Arc::clone(&self.data), Arc::clone(&self.links), from.node);
+            tokio::spawn(replicate(data, links, primary, stream));
+        }
+    }
+}
+
+fn serve(data: &DataPlane, mut operations: Operations, reply: Reply) {
+    let ack = operations.ack;
+    if operations.ops.len() != 1 {
+        return serve_many(data, operations, reply);
+    }
+    let Some(op) = operations.ops.pop() else { return };
+    if let Op::Get { key } = &op
+        && let Some(answer) = data.get_now(key).transpose()
+    {
+        return reply.send(encode_replies(&[answer]));
+    }
+    data.execute(op, ack, Box::new(move |answer| reply.send(encode_replies(&[answer]))));
+}
+
+fn serve_many(data: &DataPlane, operations: Operations, reply: Reply) {
+    let gathered = Arc::new(Gathered::new(operations.ops.len(), reply));
+    let ack = operations.ack;
+    for (index, op) in operations.ops.into_iter().enumerate() {
+        let gathered = Arc::clone(&gathered);
+        data.execute(op, ack, Box::new(move |answer| gathered.put(index, answer)));
+    }
+    gathered.finish();
+}
+
+/// The answers of a request with several operations; whoever brings the last one sends them.
+struct Gathered(Mutex<Parts>);
+
+struct Parts {
+    answers: Vec<Option<Result<OpReply, DataError>>>,
+    missing: usize,
+    reply: Option<Reply>,
+}
+
+impl Gathered {
+    fn new(count: usize, reply: Reply) -> Self {
+        let answers = (0..count).map(|_| None).collect();
+        // One more than there are operations, so that nothing is sent before all were begun.
+        Self(Mutex::new(Parts { answers, missing: count + 1, reply: Some(reply) }))
+    }
+
+    fn put(&self, index: usize, answer: Result<OpReply, DataError>) {
+        if let Some(place) = self.0.lock().answers.get_mut(index) {
+            *place = Some(answer);
+        }
+        self.finish();
+    }
+
+    fn finish(&self) {
+        let mut parts = self.0.lock();
+        parts.missing -= 1;
+        if parts.missing > 0 {
+            return;
+        }
+        let answers: Vec<_> = std::mem::take(&mut parts.answers).into_iter().flatten().collect();
+        if let Some(reply) = parts.reply.take() {
+            drop(parts);
+            reply.send(encode_replies(&answers));
+        }
+    }
+}
+
+/// The replica's end of a link: does what the primary sends and answers.
+async fn replicate(
+    data: Arc<DataPlane>,
+    links: Arc<Mutex<HashMap<NodeId, u64>>>,
+    primary: NodeId,
+    stream: FrameStream,
+) {
+    let session = {
+        let mut links = links.lock();
+        let session = links.get(&primary).copied().unwrap_or(0) + 1;
+        links.insert(primary, session);
+        data.primary_open(primary);
+        session
+    };
+    let (mut sender, mut receiver) = stream.into_split();
+    while let Ok(Some(frame)) = receiver.recv().await {
+        if links.lock().get(&primary) != Some(&session) {
+            return;
+        }
+        match data.handle_primary_frame(primary, &frame) {
+            Ok(answers) if answers.is_empty() => {}
+            Ok(answers) => {
+                if sender.send_all(answers).await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%primary, %error, "replication link closed");
+                break;
+            }
+        }
+    }
+    let mut links = links.lock();
+    if links.get(&primary) == Some(&session) {
+        links.remove(&primary);
+        data.primary_close(primary);
+    }
+}

@@ -1,0 +1,105 @@
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slotmesh_control::{ClusterState, Command, NodeInfo, plan};
+use slotmesh_core::{Clock, DataConfig, DataPlane, Wakers};
+use slotmesh_slots::{Generation, MonoTime, NodeId};
+use slotmesh_store::StoreConfig;
+use tokio::sync::watch;
+
+use super::{Inner, Node};
+use crate::client::Router;
+use crate::clock::BootClock;
+use crate::config::ReadySettings;
+use crate::status::{NodeStatus, Phase};
+
+/// How often expired entries are looked for.
+const UPKEEP_INTERVAL: Duration = Duration::from_millis(50);
+
+impl Node {
+    /// A node with no network that owns every slot: the same handle, for one process, tests and tools. Needs no
+    /// runtime to start.
+    #[must_use]
+    pub fn local(max_memory_bytes: usize) -> Self {
+        let id = NodeId::from_random(rand::random());
+        let store = StoreConfig { budget_bytes: max_memory_bytes, ..StoreConfig::default() };
+        let config = DataConfig { store, ..DataConfig::default() };
+        let wakers = Wakers { link: Box::new(|_| {}), events: Box::new(|| {}) };
+        let data = Arc::new(DataPlane::new(id, config, Arc::new(BootClock), wakers));
+        let cluster = Arc::new(own_everything(id, &data));
+        let (status_sender, status) = watch::channel(Arc::new(status(id, &cluster)));
+        let (stop, stopped) = watch::channel(false);
+        let weak = Arc::downgrade(&data);
+        // Without the thread entries still expire on reading; they would only take memory until then.
+        let upkeep = thread::Builder::new().name("slotmesh-local".to_owned()).spawn(move || {
+            // Held so that the status stays readable as long as the node runs.
+            let _status = status_sender;
+            while let Some(data) = weak.upgrade().filter(|_| !*stopped.borrow()) {
+                data.handle_timeout(data.now());
+                drop(data);
+                thread::sleep(UPKEEP_INTERVAL);
+            }
+        });
+        if let Err(error) = upkeep {
+            tracing::warn!(%error, "no thread to remove expired entries");
+        }
+        let call_timeout = ReadySettings::default().call_timeout;
+        let started = data.now();
+        let router = Router { data, lanes: Vec::new(), status: status.clone(), call_timeout };
+        let inner = Inner {
+            id,
+            addr: None,
+            router: Arc::new(router),
+            inputs: None,
+            endpoints: Vec::new(),
+            status,
+            stop,
+            ready_cap: Duration::ZERO,
+            max_memory_bytes,
+            started,
+            was_safe: Mutex::new(true),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+}
+
+/// Founds a cluster of one in memory, with a lease that never ends: there is nobody else who could own a slot.
+fn own_everything(id: NodeId, data: &DataPlane) -> ClusterState {
+    let now = BootClock.now();
+    let info = NodeInfo {
+        name: "local".to_owned(),
+        control: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        lanes: Vec::new(),
+        resp: None,
+        zone: String::new(),
+    };
+    let generation = Generation { cluster: rand::random(), reform: 0 };
+    let mut cluster = ClusterState::new();
+    cluster.apply(&Command::Found {
+        generation,
+        replicas: 0,
+        expect: 1,
+        members: vec![(id, info)],
+    });
+    for command in plan(&cluster, &|_| true) {
+        cluster.apply(&command);
+    }
+    data.apply_view(&cluster, &cluster.full_delta(), now);
+    data.extend_lease(MonoTime::from_micros(u64::MAX));
+    cluster
+}
+
+fn status(node: NodeId, cluster: &Arc<ClusterState>) -> NodeStatus {
+    NodeStatus {
+        node,
+        phase: Phase::Serving,
+        generation: cluster.generation(),
+        cluster: Arc::clone(cluster),
+        leading: true,
+        alive_peers: 0,
+        met_other_generation: false,
+        failovers: 0,
+    }
+}

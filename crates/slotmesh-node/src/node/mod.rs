@@ -1,0 +1,154 @@
+mod local;
+mod operations;
+mod start;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slotmesh_core::DataStats;
+use slotmesh_slots::{MonoTime, NodeId, Slot};
+use slotmesh_transport::Endpoint;
+use tokio::sync::{mpsc, watch};
+
+use crate::client::Router;
+use crate::control::Input;
+use crate::status::{NodeStatus, Phase};
+
+/// A running node, and the handle to the cluster it is in. Cheap to clone; the node stops when the last clone is dropped,
+/// without giving its slots away first: see [`Node::leave`].
+///
+/// The async methods need a tokio runtime with timers around them; the node's own work happens on its own threads.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: NodeId,
+    addr: Option<SocketAddr>,
+    router: Arc<Router>,
+    inputs: Option<mpsc::Sender<Input>>,
+    endpoints: Vec<Endpoint>,
+    status: watch::Receiver<Arc<NodeStatus>>,
+    stop: watch::Sender<bool>,
+    ready_cap: Duration,
+    max_memory_bytes: usize,
+    started: MonoTime,
+    was_safe: Mutex<bool>,
+}
+
+impl Node {
+    /// This node's identity, new with each start.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.inner.id
+    }
+
+    /// Where its control endpoint listens; `None` for a local node.
+    #[must_use]
+    pub fn addr(&self) -> Option<SocketAddr> {
+        self.inner.addr
+    }
+
+    /// What it knows of itself and the cluster.
+    #[must_use]
+    pub fn status(&self) -> Arc<NodeStatus> {
+        self.inner.status.borrow().clone()
+    }
+
+    /// Wakes whenever the status changes.
+    #[must_use]
+    pub fn watch_status(&self) -> watch::Receiver<Arc<NodeStatus>> {
+        self.inner.status.clone()
+    }
+
+    /// Waits until the status fulfils the condition; false when the node stopped first. Cancellation safe.
+    pub async fn wait_until(&self, mut condition: impl FnMut(&NodeStatus) -> bool) -> bool {
+        self.watch_status().wait_for(|status| condition(status)).await.is_ok()
+    }
+
+    /// Whether traffic may be sent to this node: it serves and, at first, all of the cluster's copies have been in sync once
+    /// since it started (so that a rolling replacement waits), or that took too long.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let status = self.status();
+        if status.phase != Phase::Serving || status.met_other_generation {
+            return false;
+        }
+        let mut was_safe = self.inner.was_safe.lock();
+        if !*was_safe {
+            let waited = self.inner.router.data.now().saturating_since(self.inner.started);
+            *was_safe = status.is_safe() || waited >= self.inner.ready_cap;
+        }
+        *was_safe
+    }
+
+    /// Numbers of this node's data plane.
+    #[must_use]
+    pub fn stats(&self) -> DataStats {
+        self.inner.router.data.stats()
+    }
+
+    /// The byte budget of everything this node stores.
+    #[must_use]
+    pub fn max_memory_bytes(&self) -> usize {
+        self.inner.max_memory_bytes
+    }
+
+    /// Entries in the slots that this node is primary of.
+    #[must_use]
+    pub fn primary_entries(&self) -> u64 {
+        self.inner.router.data.primary_entries()
+    }
+
+    /// The primary of a slot as far as this node knows.
+    #[must_use]
+    pub fn owner(&self, slot: Slot) -> Option<NodeId> {
+        self.inner.router.data.owner(slot).0
+    }
+
+    /// Gives all slots away, primaries first, leaves the cluster and stops. Waits at most this long for the first part;
+    /// true when everything was given away in time. What was not is taken over by the others as after a crash, only
+    /// sooner, because they are told.
+    pub async fn leave(&self, within: Duration) -> bool {
+        let Some(inputs) = &self.inner.inputs else { return true };
+        let left = async {
+            inputs.send(Input::Leave).await.is_ok()
+                && self.wait_until(|status| status.phase == Phase::Left).await
+        };
+        let left = tokio::time::timeout(within, left).await.unwrap_or(false);
+        self.end(true).await;
+        left
+    }
+
+    /// Stops at once. The others notice as they would notice a crash; use [`Node::leave`] to spare them that.
+    pub async fn stop(&self) {
+        self.end(false).await;
+    }
+
+    async fn end(&self, leaving: bool) {
+        // Only who serves nothing any more may say that it leaves: others act on it at once.
+        self.inner.router.data.end_serving();
+        for endpoint in &self.inner.endpoints {
+            endpoint.close(leaving).await;
+        }
+        self.inner.stop.send_replace(true);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.inner.id)
+            .field("addr", &self.inner.addr)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,288 @@
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use slotmesh_control::NodeInfo;
+use slotmesh_core::{Brain, BrainConfig, Clock, DataConfig, DataPlane, Wakers};
+use slotmesh_gossip::GossipConfig;
+use slotmesh_slots::NodeId;
+use slotmesh_store::StoreConfig;
+use slotmesh_transport::{Endpoint, Handler, Hello, Identity, TransportConfig};
+use tokio::runtime;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::{Inner, Node};
+use crate::client::Router;
+use crate::clock::BootClock;
+use crate::config::NodeConfig;
+use crate::control::{
+    ControlHandler, ControlParts, ControlPeers, Driver, Guard, INPUTS_MAX, LogSlot,
+};
+use crate::error::StartError;
+use crate::lane::{Directory, LaneHandler, LanePeers, LinkWakers, Links};
+use crate::status::{NodeStatus, Phase};
+
+impl Node {
+    /// Opens the sockets, starts the node's threads and begins to look for the cluster. Returns as soon as it listens:
+    /// [`Node::wait_until`] tells when it serves.
+    ///
+    /// # Errors
+    /// When the settings cannot work or an address is taken.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        config.check()?;
+        let id = NodeId::from_random(rand::random());
+        let identity = Identity::from_secret(&config.secret, id)?;
+        let starting = Starting::new(id, config, identity);
+        starting.run().await
+    }
+}
+
+/// What the pieces of a starting node share.
+struct Starting {
+    id: NodeId,
+    config: NodeConfig,
+    identity: Identity,
+    data: Arc<DataPlane>,
+    data_events: Arc<Notify>,
+    wakers: LinkWakers,
+    directory: Arc<ArcSwap<Directory>>,
+    directory_changed: Arc<Notify>,
+    stop: watch::Sender<bool>,
+}
+
+impl Starting {
+    fn new(id: NodeId, config: NodeConfig, identity: Identity) -> Self {
+        let wakers = LinkWakers::default();
+        let data_events = Arc::new(Notify::new());
+        let (link_wakers, events) = (wakers.clone(), Arc::clone(&data_events));
+        let hooks = Wakers {
+            link: Box::new(move |node| link_wakers.wake(node)),
+            events: Box::new(move || events.notify_one()),
+        };
+        let store = StoreConfig { budget_bytes: config.max_memory_bytes, ..StoreConfig::default() };
+        let data_config = DataConfig { store, ..DataConfig::default() };
+        let data = Arc::new(DataPlane::new(id, data_config, Arc::new(BootClock), hooks));
+        Self {
+            id,
+            config,
+            identity,
+            data,
+            data_events,
+            wakers,
+            directory: Arc::default(),
+            directory_changed: Arc::default(),
+            stop: watch::channel(false).0,
+        }
+    }
+
+    async fn run(self) -> Result<Node, StartError> {
+        let mut lanes = Vec::new();
+        for lane in 0..self.config.io_threads {
+            lanes.push(self.start_lane(lane).await?);
+        }
+        let (inputs, input_receiver) = mpsc::channel(INPUTS_MAX);
+        let (status_sender, status) = watch::channel(Arc::new(self.first_status()));
+        let endpoints: Vec<Endpoint> = lanes.iter().map(|lane| lane.endpoint().clone()).collect();
+        let control = ControlStart {
+            id: self.id,
+            config: self.config.clone(),
+            identity: self.identity.clone(),
+            data: Arc::clone(&self.data),
+            data_events: Arc::clone(&self.data_events),
+            inputs: inputs.clone(),
+            lanes: endpoints.clone(),
+            directory: Arc::clone(&self.directory),
+            directory_changed: Arc::clone(&self.directory_changed),
+            stop: self.stop.subscribe(),
+        };
+        let (ready, started) = oneshot::channel();
+        spawn("slotmesh-control", control.run(input_receiver, status_sender, ready))?;
+        let control = started.await.map_err(|_| StartError::Ended)??;
+        let addr = Some(control.local_addr());
+        let data = self.data;
+        let started = data.now();
+        let call_timeout = self.config.ready.call_timeout;
+        let router = Router { data, lanes, status: status.clone(), call_timeout };
+        let inner = Inner {
+            id: self.id,
+            addr,
+            router: Arc::new(router),
+            inputs: Some(inputs),
+            endpoints: endpoints.into_iter().chain([control]).collect(),
+            status,
+            stop: self.stop,
+            ready_cap: self.config.ready.ready_cap,
+            max_memory_bytes: self.config.max_memory_bytes,
+            started,
+            was_safe: Mutex::new(false),
+        };
+        Ok(Node { inner: Arc::new(inner) })
+    }
+
+    /// Starts a thread that carries data; the first also keeps the replication links.
+    async fn start_lane(&self, lane: usize) -> Result<Arc<LanePeers>, StartError> {
+        let addr = SocketAddr::new(self.config.bind.ip(), 0);
+        let hello = hello(self.id, &self.config, lane + 1);
+        let identity = self.identity.clone();
+        let handler = Arc::new(LaneHandler::new(Arc::clone(&self.data)));
+        let directory = Arc::clone(&self.directory);
+        let (data, wakers) = (Arc::clone(&self.data), self.wakers.clone());
+        let changed = Arc::clone(&self.directory_changed);
+        let mut stop = self.stop.subscribe();
+        let (ready, started) = oneshot::channel();
+        spawn("slotmesh-lane", async move {
+            let endpoint = match bind(addr, &identity, hello, lane_transport(addr), handler) {
+                Ok(endpoint) => endpoint,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            let peers = Arc::new(LanePeers::new(lane, endpoint, directory));
+            drop(ready.send(Ok(Arc::clone(&peers))));
+            let links = async {
+                if lane == 0 {
+                    Links { data, peers, wakers, changed }.run().await;
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                // The sender lives in the node's handle: an error means that the node is gone.
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = links => {}
+            }
+        })?;
+        started.await.map_err(|_| StartError::Ended)?
+    }
+
+    fn first_status(&self) -> NodeStatus {
+        NodeStatus {
+            node: self.id,
+            phase: Phase::Joining,
+            generation: None,
+            cluster: Arc::default(),
+            leading: false,
+            alive_peers: 0,
+            met_other_generation: false,
+            failovers: 0,
+        }
+    }
+}
+
+/// What the control thread needs to begin.
+struct ControlStart {
+    id: NodeId,
+    config: NodeConfig,
+    identity: Identity,
+    data: Arc<DataPlane>,
+    data_events: Arc<Notify>,
+    inputs: mpsc::Sender<crate::control::Input>,
+    lanes: Vec<Endpoint>,
+    directory: Arc<ArcSwap<Directory>>,
+    directory_changed: Arc<Notify>,
+    stop: watch::Receiver<bool>,
+}
+
+impl ControlStart {
+    async fn run(
+        self,
+        inputs: mpsc::Receiver<crate::control::Input>,
+        status: watch::Sender<Arc<NodeStatus>>,
+        ready: oneshot::Sender<Result<Endpoint, StartError>>,
+    ) {
+        let log = LogSlot::default();
+        let (endpoint, guard) = match self.open(log.clone()).await {
+            Ok(opened) => opened,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        let brain = self.brain(endpoint.local_addr());
+        let peers = Arc::new(ControlPeers::new(endpoint.clone()));
+        drop(ready.send(Ok(endpoint.clone())));
+        let parts = ControlParts {
+            brain,
+            data: self.data,
+            inputs,
+            answers: self.inputs,
+            data_events: self.data_events,
+            log: log.clone(),
+            endpoints: self.lanes.into_iter().chain([endpoint]).collect(),
+            peers,
+            directory: self.directory,
+            directory_changed: self.directory_changed,
+            status,
+            stop: self.stop,
+        };
+        tokio::select! {
+            () = Driver::new(parts).run() => {}
+            () = guard.run() => {}
+        }
+        log.stop().await;
+    }
+
+    /// The control socket, and the guard port of the same number.
+    async fn open(&self, log: LogSlot) -> Result<(Endpoint, Guard), StartError> {
+        let handler = Arc::new(ControlHandler { inputs: self.inputs.clone(), log });
+        let hello = hello(self.id, &self.config, 0);
+        let config = TransportConfig::default();
+        let endpoint = bind(self.config.bind, &self.identity, hello, config, handler)?;
+        let addr = endpoint.local_addr();
+        let guard = Guard::bind(addr).await.map_err(|source| StartError::Guard { addr, source })?;
+        Ok((endpoint, guard))
+    }
+
+    fn brain(&self, control: SocketAddr) -> Brain {
+        let info = NodeInfo {
+            name: self.config.name.clone(),
+            control,
+            lanes: self.lanes.iter().map(Endpoint::local_addr).collect(),
+            resp: self.config.resp,
+            zone: self.config.zone.clone(),
+        };
+        let config = BrainConfig {
+            info,
+            seeds: self.config.seeds.clone(),
+            expect: self.config.expect,
+            replicas: self.config.replicas,
+            gossip: GossipConfig::default(),
+            refused_is_death: self.config.ready.refused_is_death,
+        };
+        Brain::new(self.id, config, Arc::clone(&self.data), rand::random(), BootClock.now())
+    }
+}
+
+fn hello(node: NodeId, config: &NodeConfig, lane: usize) -> Hello {
+    Hello {
+        cluster: config.cluster.clone(),
+        node,
+        generation: None,
+        lane: lane as u8,
+        info: Bytes::new(),
+    }
+}
+
+fn bind(
+    addr: SocketAddr,
+    identity: &Identity,
+    hello: Hello,
+    config: TransportConfig,
+    handler: Arc<dyn Handler>,
+) -> Result<Endpoint, StartError> {
+    Ok(Endpoint::bind(addr, identity, hello, config, handler)?)
+}
+
+/// Loopback bears large packets, which double the rate of calls above a kilobyte; elsewhere path discovery stays at
+/// Ethernet's size.
+fn lane_transport(addr: SocketAddr) -> TransportConfig {
+    let mtu_max = if addr.ip().is_loopback() { 6_000 } else { TransportConfig::default().mtu_max };
+    TransportConfig { mtu_max, ..TransportConfig::default() }
+}
+
+/// Runs the future on a thread of its own with a runtime of its own.
+fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> Result<(), StartError> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+    thread.spawn(move || runtime.block_on(work)).map_err(StartError::Thread)?;
+    Ok(())
+}

@@ -1,0 +1,66 @@
+use std::sync::Arc;
+
+use slotmesh_control::ClusterState;
+use slotmesh_slots::{Generation, NodeId};
+
+/// Where a node stands in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Looks for its cluster, or waits for enough others to found one.
+    Joining,
+    /// Member, with a lease: may serve what it owns.
+    Serving,
+    /// Member of a cluster whose majority it cannot reach: refuses writes.
+    CutOff,
+    /// Gives its slots away.
+    Draining,
+    /// Is no member any more.
+    Left,
+}
+
+/// What a node knows of itself and its cluster, at one moment.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// Its identity, new with each start.
+    pub node: NodeId,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The generation it belongs to.
+    pub generation: Option<Generation>,
+    /// The decided cluster state.
+    pub cluster: Arc<ClusterState>,
+    /// Whether it leads the control plane.
+    pub leading: bool,
+    /// Other nodes that gossip finds alive.
+    pub alive_peers: usize,
+    /// Whether it met a node of another founding of its cluster: an operator has to look.
+    pub met_other_generation: bool,
+    /// Failovers this node saw finished since it started, as leader.
+    pub failovers: u64,
+}
+
+impl NodeStatus {
+    /// How many slots have a primary.
+    #[must_use]
+    pub fn owned_slots(&self) -> usize {
+        self.cluster.table().iter().filter(|(_, held)| held.primary.is_some()).count()
+    }
+
+    /// How many slots have a primary and all wanted copies in sync, as far as there are members to hold them.
+    #[must_use]
+    pub fn safe_slots(&self) -> usize {
+        let others = self.cluster.members().len().saturating_sub(1);
+        let wanted = usize::from(self.cluster.replicas()).min(others);
+        let safe = self.cluster.table().iter().filter(|(_, held)| {
+            held.primary.is_some() && held.in_sync.len() >= wanted && held.moving_to.is_none()
+        });
+        safe.count()
+    }
+
+    /// Whether every slot has its copies in sync and nothing moves.
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        let quiet = self.cluster.table().iter().all(|(_, held)| held.copying.is_empty());
+        quiet && self.safe_slots() == slotmesh_slots::SLOT_COUNT
+    }
+}

@@ -1,0 +1,134 @@
+//! Three nodes of one process over real sockets: founding, routing, replication, failover, leaving.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use slotmesh_node::{CallOptions, ClusterSecret, Node, NodeConfig, NodeStatus, OpError, Phase, PutOptions, Reply};
+use slotmesh_slots::{SLOT_COUNT, Slot};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn secret() -> ClusterSecret {
+    ClusterSecret::new("a secret of more than 16 bytes").unwrap()
+}
+
+/// Ports that are free on TCP now; the nodes bind UDP and TCP on them.
+fn free_addrs(count: usize) -> Vec<SocketAddr> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+fn config(addrs: &[SocketAddr], index: usize, expect: u16) -> NodeConfig {
+    NodeConfig {
+        name: format!("n{index}"),
+        bind: addrs[index],
+        seeds: addrs.to_vec(),
+        expect,
+        ..NodeConfig::new(secret())
+    }
+}
+
+async fn until(node: &Node, what: &str, condition: impl FnMut(&NodeStatus) -> bool) {
+    let met = tokio::time::timeout(PATIENCE, node.wait_until(condition)).await;
+    assert!(met.is_ok_and(|met| met), "{what}: {:?} {:?}", node.status().phase, node.status().cluster.members());
+}
+
+async fn cluster(count: usize) -> Vec<Node> {
+    let addrs = free_addrs(count);
+    let mut nodes = Vec::new();
+    for index in 0..count {
+        nodes.push(Node::start(config(&addrs, index, count as u16)).await.unwrap());
+    }
+    for node in &nodes {
+        until(node, "all slots safe", |status| {
+            status.phase == Phase::Serving && status.cluster.members().len() == count && status.is_safe()
+        })
+        .await;
+    }
+    nodes
+}
+
+async fn put(node: &Node, key: &str, value: &str) -> Result<u8, OpError> {
+    match node.put(key.to_owned(), value.to_owned(), PutOptions::default()).await? {
+        Reply::Put { applied: true, copies, .. } => Ok(copies),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn get(node: &Node, key: &str) -> Option<String> {
+    let value = node.get(key.as_bytes()).await.unwrap()?;
+    Some(String::from_utf8(value.value.to_vec()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_reads_what_any_node_wrote() {
+    let nodes = cluster(3).await;
+    for index in 0..300 {
+        let (key, value) = (format!("key-{index}"), format!("value-{index}"));
+        assert_eq!(put(&nodes[index % 3], &key, &value).await.unwrap(), 2, "copies of {key}");
+        assert_eq!(get(&nodes[(index + 1) % 3], &key).await.as_deref(), Some(&*value));
+    }
+    assert_eq!(nodes[0].increment("counter", 5).await.unwrap(), 5);
+    assert_eq!(nodes[1].increment("counter", -2).await.unwrap(), 3);
+    assert!(nodes[2].delete("key-1", CallOptions::default()).await.unwrap());
+    assert_eq!(get(&nodes[0], "key-1").await, None);
+    nodes[1].clear().await.unwrap();
+    assert_eq!(get(&nodes[2], "key-2").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_loses_nothing_and_a_leaver_fails_nothing() {
+    let mut nodes = cluster(3).await;
+    for index in 0..500 {
+        put(&nodes[0], &format!("k{index}"), &index.to_string()).await.unwrap();
+    }
+    let gone = nodes.remove(1);
+    let stopped = Instant::now();
+    gone.stop().await;
+    drop(gone);
+    let owned_by_two = |status: &NodeStatus| {
+        status.cluster.members().len() == 2 && status.owned_slots() == SLOT_COUNT
+    };
+    for node in &nodes {
+        until(node, "taken over", owned_by_two).await;
+    }
+    println!("taken over and struck {:?} after the stop", stopped.elapsed());
+    for index in 0..500 {
+        assert_eq!(get(&nodes[index % 2], &format!("k{index}")).await, Some(index.to_string()));
+    }
+    let leaver = nodes.remove(0);
+    assert!(leaver.leave(Duration::from_secs(20)).await, "left in time");
+    until(&nodes[0], "alone", |status| status.cluster.members().len() == 1).await;
+    for index in 0..500 {
+        assert_eq!(get(&nodes[0], &format!("k{index}")).await, Some(index.to_string()));
+    }
+}
+
+#[tokio::test]
+async fn a_node_alone_waits_for_the_expected_others_and_refuses_writes() {
+    let addrs = free_addrs(3);
+    let node = Node::start(config(&addrs, 0, 3)).await.unwrap();
+    let call = CallOptions { timeout: Some(Duration::from_millis(300)), ..CallOptions::default() };
+    let refused = node.put("key", "value", PutOptions { call, ..PutOptions::default() }).await;
+    assert!(matches!(refused, Err(OpError::Unavailable { .. })), "{refused:?}");
+    assert_eq!(node.status().phase, Phase::Joining);
+    assert_eq!(node.owner(Slot::of_key(b"key")), None);
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_address_is_refused() {
+    let addrs = free_addrs(1);
+    let _first = Node::start(config(&addrs, 0, 1)).await.unwrap();
+    let second = Node::start(config(&addrs, 0, 1)).await;
+    assert!(second.is_err());
+}
+
+#[tokio::test]
+async fn a_local_node_needs_no_network() {
+    let node = Node::local(16 << 20);
+    assert_eq!(put(&node, "a", "1").await.unwrap(), 1);
+    assert_eq!(get(&node, "a").await.as_deref(), Some("1"));
+    assert!(node.expire("a", Some(Duration::ZERO)).await.unwrap());
+    assert_eq!(get(&node, "a").await, None);
+    assert!(node.is_ready());
+}

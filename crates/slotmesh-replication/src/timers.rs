@@ -1,0 +1,127 @@
+use std::collections::BTreeSet;
+
+use slotmesh_slots::{MonoTime, NodeId, Slot};
+
+use crate::event::PrimaryEvent;
+use crate::link::Link;
+use crate::primary::Primary;
+use crate::role::{After, Fault, Grow, Phase};
+
+/// Replicas that failed and are looked at again.
+#[derive(Debug, Default)]
+pub(crate) struct Suspects {
+    /// Without duplicates, so it is bounded by slots and replicas.
+    replicas: BTreeSet<(Slot, NodeId)>,
+    at: Option<MonoTime>,
+}
+
+impl Primary {
+    /// Does what is due at `now`: heartbeats, asking for the removal of silent or failed replicas, attaching anew what
+    /// missed something.
+    pub fn handle_timeout(&self, now: MonoTime) {
+        let mut after = After::default();
+        let links: Vec<_> = self.links.read().values().cloned().collect();
+        for link in links {
+            let silent = link.with(|state| {
+                if state.up && now >= state.next_heartbeat {
+                    state.heartbeat_due = true;
+                    state.next_heartbeat = now + self.config.heartbeat;
+                }
+                let silent = now >= state.silent_after;
+                if silent {
+                    state.silent_after = now + self.config.retry;
+                }
+                silent
+            });
+            if silent {
+                self.silent(&link, &mut after);
+            }
+            after.links.push(link);
+        }
+        for (slot, node) in self.due_suspects(now) {
+            if self.look_again(slot, node, &mut after) {
+                after.suspects.push((slot, node));
+            }
+        }
+        self.suspect(std::mem::take(&mut after.suspects), now);
+        self.finish(after);
+    }
+
+    /// When [`Primary::handle_timeout`] has something to do next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<MonoTime> {
+        let links = self.links.read();
+        let due = links.values().filter_map(|link| {
+            link.with(|link| {
+                let heartbeat = link.up.then_some(link.next_heartbeat);
+                let silence = (!link.members.is_empty()).then_some(link.silent_after);
+                heartbeat.into_iter().chain(silence).min()
+            })
+        });
+        due.chain(self.suspects.lock().at).min()
+    }
+
+    /// Puts replicas among those to look at again.
+    pub(crate) fn suspect(&self, replicas: Vec<(Slot, NodeId)>, now: MonoTime) {
+        if replicas.is_empty() {
+            return;
+        }
+        let mut suspects = self.suspects.lock();
+        suspects.at.get_or_insert(now + self.config.retry);
+        suspects.replicas.extend(replicas);
+    }
+
+    fn due_suspects(&self, now: MonoTime) -> BTreeSet<(Slot, NodeId)> {
+        let mut suspects = self.suspects.lock();
+        if suspects.at.is_none_or(|at| at > now) {
+            return BTreeSet::new();
+        }
+        suspects.at = None;
+        std::mem::take(&mut suspects.replicas)
+    }
+
+    /// Nothing was heard of the replica: it has to leave the sets of its slots.
+    fn silent(&self, link: &Link, after: &mut After) {
+        let node = link.node;
+        for slot in link.with(|link| link.members.clone()).iter() {
+            let mut place = self.slot(slot);
+            let Some(role) = place.as_mut() else { continue };
+            let epoch = role.epoch;
+            let Some(peer) = role.peer(node) else { continue };
+            if peer.in_sync {
+                after.events.push(PrimaryEvent::Shrink { slot, epoch, node });
+            } else if peer.grow == Grow::Barrier {
+                // It may not keep writers waiting; the barrier is raised again with the next retry.
+                peer.grow = Grow::Cooling;
+                after.suspects.push((slot, node));
+                role.advance(after);
+            }
+        }
+    }
+
+    /// Acts on a replica that failed; whether to look again.
+    fn look_again(&self, slot: Slot, node: NodeId, after: &mut After) -> bool {
+        let mut place = self.slot(slot);
+        let Some(role) = place.as_mut() else { return false };
+        let epoch = role.epoch;
+        let Some(peer) = role.peer(node) else { return false };
+        let proposed = peer.grow == Grow::Proposed;
+        if peer.grow == Grow::Cooling {
+            peer.grow = Grow::No;
+        }
+        match peer.phase {
+            Phase::Faulty(Fault::Gap) => self.attach(slot, epoch, peer),
+            Phase::Faulty(_) if peer.in_sync => {
+                after.events.push(PrimaryEvent::Shrink { slot, epoch, node });
+                return true;
+            }
+            // Counted until the outcome is known, and of no use until then.
+            Phase::Faulty(_) if proposed => return true,
+            Phase::Faulty(_) => self.attach(slot, epoch, peer),
+            _ => {}
+        }
+        role.advance(after);
+        after.links.extend(role.peer(node).map(|peer| peer.link.clone()));
+        false
+    }
+}

@@ -1,0 +1,479 @@
+//! One test per promise of the public API, on a primary and the end of a replica's link.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use slotmesh_replication::{
+    AppendError, ApplyError, Config, LinkError, Outcome, Primary, PrimaryEvent, PrimarySlot,
+    Replica, ReplicaAction, ReplicaSlot, Ring, SnapshotEntry,
+};
+use slotmesh_slots::{Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version};
+
+/// A primary with one replica, and what was applied there.
+struct Pair {
+    primary: Primary,
+    replica: Replica,
+    wakes: Arc<AtomicU64>,
+    now: MonoTime,
+    applied: Vec<Version>,
+    /// What the replica reports when asked.
+    has: (Version, u128),
+    installed: Vec<usize>,
+}
+
+type Told = Arc<Mutex<Vec<Outcome>>>;
+
+fn slot() -> Slot {
+    Slot::new(9).unwrap()
+}
+
+fn us() -> NodeId {
+    NodeId::new(1).unwrap()
+}
+
+fn them() -> NodeId {
+    NodeId::new(2).unwrap()
+}
+
+fn version(epoch: u32, seq: u64) -> Version {
+    Version::new(Epoch(epoch), Seq(seq))
+}
+
+fn in_sync(epoch: u32) -> PrimarySlot {
+    let in_sync = [them()].into_iter().collect();
+    PrimarySlot { epoch: Epoch(epoch), in_sync, ..PrimarySlot::default() }
+}
+
+fn copying(epoch: u32) -> PrimarySlot {
+    let copying = [them()].into_iter().collect();
+    PrimarySlot { epoch: Epoch(epoch), copying, ..PrimarySlot::default() }
+}
+
+impl Pair {
+    fn new(ring_bytes: usize, config: &Config) -> Self {
+        let wakes = Arc::new(AtomicU64::new(0));
+        let count = wakes.clone();
+        let primary = Primary::new(config.clone(), Arc::new(Ring::new(ring_bytes)), move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let replica = Replica::new(config.clone(), Arc::new(Ring::new(ring_bytes)));
+        let now = MonoTime::from_micros(1);
+        let has = (Version::default(), 0);
+        Self { primary, replica, wakes, now, applied: Vec::new(), has, installed: Vec::new() }
+    }
+
+    /// Assigned at epoch 1, connected and attached.
+    fn attached(config: &Config) -> Self {
+        let mut pair = Self::new(1 << 20, config);
+        pair.set(Some(in_sync(1)), version(0, 0));
+        pair.connect();
+        pair.exchange();
+        pair
+    }
+
+    fn set(&self, role: Option<PrimarySlot>, start: Version) {
+        self.primary.set_slot(slot(), role, start, self.now);
+    }
+
+    fn connect(&self) {
+        self.replica.open(us());
+        self.primary.link_up(them(), self.now);
+    }
+
+    fn disconnect(&self) {
+        self.replica.close(us());
+        self.primary.link_down(them(), self.now);
+    }
+
+    fn append(&self, epoch: u32, seq: u64) -> Told {
+        let effect = Effect::Put {
+            key: Bytes::from_static(b"key"),
+            value: Bytes::from_static(&[7; 800]),
+            deadline: None,
+        };
+        let record = Record { slot: slot(), epoch: Epoch(epoch), seq: Seq(seq), effect };
+        self.primary.append(&record).unwrap();
+        self.wait(version(epoch, seq))
+    }
+
+    fn wait(&self, version: Version) -> Told {
+        let told = Told::default();
+        let tell = told.clone();
+        let done = Box::new(move |outcome| tell.lock().unwrap().push(outcome));
+        self.primary.wait(slot(), version, done);
+        told
+    }
+
+    fn down(&mut self) -> usize {
+        let mut bytes = 0;
+        for frame in self.primary.poll_frames(them(), usize::MAX, self.now) {
+            bytes += frame.len();
+            for action in self.replica.handle_frame(us(), &frame, self.now).unwrap() {
+                self.work(action);
+            }
+        }
+        bytes
+    }
+
+    fn work(&mut self, action: ReplicaAction) {
+        match action {
+            ReplicaAction::Report { ticket } => {
+                self.replica.report(ticket, self.has.0, self.has.1);
+            }
+            ReplicaAction::Apply { ticket, record } => {
+                self.applied.push(record.version());
+                self.has.0 = record.version();
+                self.replica.applied(ticket, Ok(()));
+            }
+            ReplicaAction::Install { ticket, version, digest, entries } => {
+                self.installed.push(entries.len());
+                self.has = (version, digest);
+                self.replica.applied(ticket, Ok(()));
+            }
+        }
+    }
+
+    fn up(&self) -> usize {
+        let frames = self.replica.poll_frames(us());
+        frames.iter().for_each(|frame| {
+            self.primary.handle_frame(them(), frame, self.now).unwrap();
+        });
+        self.primary.check_invariants();
+        self.replica.check_invariants();
+        frames.len()
+    }
+
+    fn exchange(&mut self) {
+        while self.down() + self.up() > 0 {}
+    }
+
+    fn events(&self) -> Vec<PrimaryEvent> {
+        std::iter::from_fn(|| self.primary.poll_event()).collect()
+    }
+
+    fn after(&mut self, millis: u64) -> Vec<PrimaryEvent> {
+        self.now = self.now + Duration::from_millis(millis);
+        self.primary.handle_timeout(self.now);
+        self.events()
+    }
+}
+
+fn outcomes(told: &Told) -> Vec<Outcome> {
+    told.lock().unwrap().clone()
+}
+
+const SHRINK: PrimaryEvent = PrimaryEvent::Shrink {
+    slot: Slot::new(9).unwrap(),
+    epoch: Epoch(1),
+    node: NodeId::new(2).unwrap(),
+};
+
+#[test]
+fn a_write_is_committed_when_every_in_sync_replica_has_applied_it() {
+    let mut pair = Pair::attached(&Config::default());
+    let told = pair.append(1, 1);
+    pair.down();
+    assert_eq!(outcomes(&told), [], "sent, not acknowledged");
+    pair.up();
+    assert_eq!(outcomes(&told), [Outcome::Committed]);
+    assert_eq!(outcomes(&pair.wait(version(1, 1))), [Outcome::Committed], "told at once");
+    assert_eq!(pair.primary.committed(slot()), Some(Seq(1)));
+    assert_eq!(pair.applied, [version(1, 1)]);
+}
+
+#[test]
+fn a_position_is_acknowledged_only_when_all_before_it_is_applied() {
+    let pair = Pair::attached(&Config::default());
+    let told = [pair.append(1, 1), pair.append(1, 2)];
+    let mut actions = Vec::new();
+    for frame in pair.primary.poll_frames(them(), usize::MAX, pair.now) {
+        actions.extend(pair.replica.handle_frame(us(), &frame, pair.now).unwrap());
+    }
+    for action in actions.into_iter().rev() {
+        assert_eq!(told.each_ref().map(outcomes), [[], []]);
+        let ReplicaAction::Apply { ticket, .. } = action else { panic!("{action:?}") };
+        pair.replica.applied(ticket, Ok(()));
+        pair.up();
+    }
+    assert_eq!(told.each_ref().map(|told| outcomes(told).len()), [1, 1]);
+}
+
+#[test]
+fn waiters_learn_that_their_epoch_ended() {
+    let pair = Pair::attached(&Config::default());
+    let told = pair.append(1, 1);
+    pair.set(None, version(1, 1));
+    assert_eq!(outcomes(&told), [Outcome::Ambiguous]);
+    assert_eq!(outcomes(&pair.wait(version(1, 1))), [Outcome::NotOwner]);
+    pair.set(Some(in_sync(3)), version(1, 1));
+    assert_eq!(outcomes(&pair.wait(version(1, 1))), [Outcome::Ambiguous], "of another epoch");
+    assert_eq!(pair.primary.committed(slot()), Some(Seq(0)), "unknown after a promotion");
+}
+
+#[test]
+fn a_frozen_slot_tells_nothing_until_the_epoch_changes() {
+    let mut pair = Pair::attached(&Config::default());
+    let told = pair.append(1, 1);
+    pair.set(Some(PrimarySlot { moving: true, ..in_sync(1) }), version(1, 1));
+    pair.exchange();
+    assert_eq!(outcomes(&told), []);
+    pair.set(None, version(1, 1));
+    assert_eq!(outcomes(&told), [Outcome::Committed], "the target has it");
+}
+
+#[test]
+fn records_of_another_epoch_or_out_of_order_are_not_taken() {
+    let pair = Pair::attached(&Config::default());
+    let record = |epoch, seq| {
+        let effect = Effect::Delete { key: Bytes::new() };
+        Record { slot: slot(), epoch: Epoch(epoch), seq: Seq(seq), effect }
+    };
+    assert_eq!(pair.primary.append(&record(2, 1)), Err(AppendError::NotPrimary));
+    let gap = AppendError::Gap { last: version(0, 0) };
+    assert_eq!(pair.primary.append(&record(1, 2)), Err(gap));
+    assert_eq!(pair.primary.last(slot()), Some(version(0, 0)));
+}
+
+#[test]
+fn a_full_window_takes_the_credit_and_the_ring_brings_the_rest() {
+    let config = Config { window_bytes: 5_000, ..Config::default() };
+    let mut pair = Pair::attached(&config);
+    for seq in 1..=100 {
+        assert_eq!(pair.primary.credit(slot()), seq <= 6, "{seq}");
+        pair.append(1, seq);
+    }
+    let sent = pair.down();
+    assert!(sent < 7_000, "{sent} bytes sent into a window of 5000");
+    assert!(!pair.primary.has_output(them()));
+    pair.exchange();
+    assert_eq!(pair.primary.committed(slot()), Some(Seq(100)));
+    assert!(pair.primary.credit(slot()));
+    assert_eq!(pair.applied.len(), 100);
+}
+
+#[test]
+fn after_a_lost_link_the_tail_comes_from_the_ring() {
+    let mut pair = Pair::attached(&Config::default());
+    pair.append(1, 1);
+    pair.exchange();
+    pair.disconnect();
+    let told = pair.append(1, 2);
+    pair.connect();
+    pair.exchange();
+    assert_eq!(outcomes(&told), [Outcome::Committed]);
+    assert_eq!(pair.applied, [version(1, 1), version(1, 2)]);
+}
+
+#[test]
+fn a_new_primary_resends_the_tail_of_its_predecessor() {
+    let mut old = Pair::attached(&Config::default());
+    // The new primary's ring was fed while it was a replica.
+    let ring = Arc::new(Ring::new(1 << 20));
+    old.replica = Replica::new(Config::default(), ring.clone());
+    old.replica.open(us());
+    old.primary.link_up(them(), old.now);
+    (1..=3).for_each(|seq| drop(old.append(1, seq)));
+    old.exchange();
+    assert_eq!(old.primary.committed(slot()), Some(Seq(3)));
+    let mut new = Pair::new(1 << 20, &Config::default());
+    new.primary = Primary::new(Config::default(), ring, |_| {});
+    new.has = (version(1, 1), 0);
+    new.set(Some(in_sync(2)), version(1, 3));
+    assert_eq!(new.primary.committed(slot()), Some(Seq(0)));
+    new.connect();
+    new.exchange();
+    assert_eq!(new.primary.committed(slot()), Some(Seq(3)));
+    assert_eq!(new.applied, [version(1, 2), version(1, 3)]);
+}
+
+#[test]
+fn a_replica_that_lacks_data_leaves_first_and_is_filled_then() {
+    let mut pair = Pair::new(4_000, &Config::default());
+    pair.set(Some(in_sync(1)), version(0, 0));
+    (1..=9).for_each(|seq| drop(pair.append(1, seq)));
+    pair.connect();
+    pair.exchange();
+    assert_eq!(pair.events(), [SHRINK]);
+    assert_eq!(pair.primary.committed(slot()), Some(Seq(0)), "waits for the decision");
+    pair.set(Some(copying(1)), version(1, 9));
+    assert_eq!(pair.primary.committed(slot()), Some(Seq(9)));
+    pair.exchange();
+    let need = PrimaryEvent::NeedSnapshot { replica: them(), slot: slot() };
+    assert_eq!(pair.events(), [need]);
+    assert!(!pair.primary.snapshot(them(), slot(), version(1, 8), 5, Vec::new), "not the last");
+    assert_eq!(pair.events(), [need], "asked again");
+    let entry = SnapshotEntry {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::from_static(b"v"),
+        version: version(1, 9),
+        deadline: None,
+    };
+    assert!(pair.primary.snapshot(them(), slot(), version(1, 9), 5, || vec![entry; 3]));
+    let told = pair.append(1, 10);
+    assert_eq!(outcomes(&told), [Outcome::Committed], "a copy does not count");
+    pair.exchange();
+    assert_eq!(
+        (pair.installed.as_slice(), pair.applied.as_slice()),
+        (&[3][..], &[version(1, 10)][..])
+    );
+    let grow = PrimaryEvent::Grow { slot: slot(), epoch: Epoch(1), node: them() };
+    assert_eq!(pair.events(), [grow]);
+    let told = pair.append(1, 11);
+    assert_eq!(outcomes(&told), [], "proposed: it counts");
+    pair.primary.grow_failed(slot(), Epoch(1), them(), pair.now);
+    assert_eq!(outcomes(&told), [Outcome::Committed]);
+    pair.exchange();
+    assert_eq!(pair.after(200), [grow], "and again");
+}
+
+#[test]
+fn an_equal_copy_is_not_sent() {
+    let mut pair = Pair::new(1 << 20, &Config::default());
+    pair.has = (version(1, 4), 5);
+    pair.set(Some(copying(2)), version(1, 4));
+    pair.connect();
+    pair.exchange();
+    pair.events();
+    let taken = pair.primary.snapshot(them(), slot(), version(1, 4), 5, || panic!("listed"));
+    assert!(taken);
+    let grow = PrimaryEvent::Grow { slot: slot(), epoch: Epoch(2), node: them() };
+    assert_eq!(pair.events(), [grow]);
+}
+
+#[test]
+fn equal_versions_with_unequal_digests_are_corruption() {
+    let pair = Pair::attached(&Config::default());
+    let compare = PrimaryEvent::Compare { replica: them(), slot: slot() };
+    assert_eq!(pair.events(), [compare]);
+    pair.primary.compare(them(), slot(), version(0, 0), 0, pair.now);
+    assert_eq!(pair.events(), []);
+    pair.primary.compare(them(), slot(), version(0, 0), 1, pair.now);
+    assert_eq!(pair.events(), [SHRINK]);
+}
+
+#[test]
+fn a_silent_replica_is_reported_after_300_ms_and_every_200_ms() {
+    let mut pair = Pair::attached(&Config::default());
+    pair.events();
+    let told = pair.append(1, 1);
+    assert_eq!(pair.after(299), []);
+    assert_eq!(pair.after(1), [SHRINK]);
+    assert_eq!(pair.after(199), []);
+    assert_eq!(pair.after(1), [SHRINK]);
+    assert_eq!(outcomes(&told), [], "still waits");
+    pair.set(Some(PrimarySlot { epoch: Epoch(1), ..PrimarySlot::default() }), version(1, 1));
+    assert_eq!(outcomes(&told), [Outcome::Committed]);
+    assert_eq!(pair.after(1_000), []);
+}
+
+#[test]
+fn heartbeats_keep_a_replica_and_measure_its_lag() {
+    let mut pair = Pair::attached(&Config::default());
+    pair.events();
+    for _ in 0..20 {
+        assert_eq!(
+            pair.primary.poll_timeout().unwrap().max(pair.now),
+            pair.primary.poll_timeout().unwrap()
+        );
+        assert_eq!(pair.after(50), []);
+        pair.exchange();
+    }
+    assert_eq!(pair.primary.echoed(them()), Some(pair.now));
+    // A replica that does not get its work done sends no heartbeat back.
+    pair.append(1, 1);
+    pair.after(50);
+    for frame in pair.primary.poll_frames(them(), usize::MAX, pair.now) {
+        assert_eq!(pair.replica.handle_frame(us(), &frame, pair.now).unwrap().len(), 1);
+    }
+    pair.after(50);
+    pair.exchange();
+    assert_eq!(
+        pair.primary.echoed(them()).map(|at| pair.now - at),
+        Some(Duration::from_millis(100))
+    );
+}
+
+#[test]
+fn a_promise_shuts_out_what_is_under_way() {
+    let mut pair = Pair::attached(&Config::default());
+    pair.events();
+    let told = pair.append(1, 1);
+    let frames = pair.primary.poll_frames(them(), usize::MAX, pair.now);
+    let actions = pair.replica.handle_frame(us(), &frames[0], pair.now).unwrap();
+    let ReplicaAction::Apply { ticket, .. } = &actions[0] else { panic!("{actions:?}") };
+    assert!(pair.replica.admits(ticket));
+    pair.replica.promise(slot(), Epoch(2)).unwrap();
+    assert!(!pair.replica.admits(ticket));
+    assert_eq!(pair.replica.promise(slot(), Epoch(1)).unwrap_err().promised, Epoch(2));
+    pair.replica.applied(*ticket, Err(ApplyError::Overtaken));
+    pair.exchange();
+    assert_eq!(outcomes(&told), []);
+    let refused = PrimaryEvent::Refused { slot: slot(), node: them(), promised: Epoch(2) };
+    assert_eq!(pair.events(), [refused, SHRINK]);
+    pair.replica.set_slot(slot(), Some(ReplicaSlot { epoch: Epoch(1), primary: Some(us()) }));
+    assert_eq!(pair.replica.promised(slot()), Epoch(2), "never goes back");
+}
+
+#[test]
+fn the_driver_is_woken_once_per_burst() {
+    let mut pair = Pair::attached(&Config::default());
+    let before = pair.wakes.load(Ordering::Relaxed);
+    (1..=5).for_each(|seq| drop(pair.append(1, seq)));
+    assert_eq!(pair.wakes.load(Ordering::Relaxed), before + 1);
+    pair.exchange();
+    pair.append(1, 6);
+    assert_eq!(pair.wakes.load(Ordering::Relaxed), before + 2);
+}
+
+#[test]
+fn a_broken_or_foreign_peer_costs_the_link_only() {
+    let pair = Pair::attached(&Config::default());
+    let check = |frame: &'static [u8], expected: LinkError| {
+        pair.replica.open(us());
+        let frame = Bytes::from_static(frame);
+        assert_eq!(pair.replica.handle_frame(us(), &frame, pair.now), Err(expected));
+    };
+    check(&[1, 9, 0, 0, 0, 0, 0, 0, 0, 1], LinkError::Version(9));
+    check(&[2, 0, 0, 0, 0, 0, 0, 0, 1], LinkError::Protocol("message before the opening"));
+    let stranger = NodeId::new(77).unwrap();
+    let frame = Bytes::from_static(&[66, 0, 0, 0, 0, 0, 0, 0, 99]);
+    let not_open = Err(LinkError::NotOpen(stranger));
+    assert_eq!(pair.primary.handle_frame(stranger, &frame, pair.now), not_open);
+    let result = pair.primary.handle_frame(them(), &frame, pair.now);
+    assert!(matches!(result, Err(LinkError::Protocol(_))), "{result:?}");
+    pair.primary.check_invariants();
+}
+
+#[test]
+fn a_snapshot_beyond_the_bound_is_refused() {
+    let config = Config { snapshot_bytes_max: 1_000, ..Config::default() };
+    let mut pair = Pair::new(1 << 20, &config);
+    pair.set(Some(copying(1)), version(1, 1));
+    pair.connect();
+    pair.exchange();
+    let value = Bytes::from_static(&[0; 2_000]);
+    let entry = SnapshotEntry { key: value.clone(), value, version: version(1, 1), deadline: None };
+    pair.events();
+    assert!(pair.primary.snapshot(them(), slot(), version(1, 1), 5, || vec![entry]));
+    pair.exchange();
+    assert_eq!(pair.installed, [] as [usize; 0]);
+}
+
+#[test]
+fn a_replica_of_another_history_is_not_taken_for_a_prefix() {
+    let mut pair = Pair::new(1 << 20, &Config::default());
+    pair.set(Some(PrimarySlot { epoch: Epoch(1), ..PrimarySlot::default() }), version(0, 0));
+    (1..=2).for_each(|seq| drop(pair.append(1, seq)));
+    pair.set(Some(in_sync(2)), version(1, 2));
+    (3..=4).for_each(|seq| drop(pair.append(2, seq)));
+    // Its third record was written by the predecessor and never came here.
+    pair.has = (version(1, 3), 0);
+    pair.connect();
+    pair.exchange();
+    let shrink = PrimaryEvent::Shrink { slot: slot(), epoch: Epoch(2), node: them() };
+    assert_eq!((pair.events(), pair.applied.len()), (vec![shrink], 0));
+}

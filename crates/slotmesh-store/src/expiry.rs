@@ -1,0 +1,266 @@
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use hashbrown::HashTable;
+use slotmesh_slots::{MonoTime, SLOT_COUNT, Slot};
+
+use crate::entry::{NEVER, Stored};
+use crate::store::Store;
+
+/// Table places that one call of [`Store::expired`] looks at: about 50 us of work, in one slot at a time.
+const SCAN_PLACES_MAX: usize = 4096;
+
+/// A slot's search for expired entries: a cursor over its table that learns the earliest deadline as it goes, so that
+/// a slot without anything due is skipped without being locked.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    /// No entry expires before this.
+    earliest: MonoTime,
+    /// Earliest deadline seen since the cursor was at zero; becomes `earliest` when it has passed the whole table.
+    seen: MonoTime,
+    /// The next place to look at.
+    cursor: u32,
+    /// Size of the table that the cursor belongs to; entries move when it changes.
+    places: u32,
+}
+
+impl Sweep {
+    /// A bound from below for the slot's deadlines.
+    pub(crate) fn earliest(&self) -> MonoTime {
+        self.earliest
+    }
+
+    /// An entry with this deadline was added.
+    pub(crate) fn note(&mut self, deadline: MonoTime) {
+        self.earliest = self.earliest.min(deadline);
+        self.seen = self.seen.min(deadline);
+    }
+
+    /// Looks at up to `budget` places and appends up to `room` expired keys; returns how many places it looked at.
+    fn scan(
+        &mut self,
+        table: &HashTable<Stored>,
+        now: MonoTime,
+        (budget, room): (usize, usize),
+        mut found: impl FnMut(Bytes),
+    ) -> usize {
+        let places = table.num_buckets();
+        if self.places as usize != places {
+            (self.places, self.cursor, self.seen) = (places as u32, 0, NEVER);
+        }
+        let start = self.cursor as usize;
+        let mut left = room;
+        let mut place = start;
+        while place < places && place - start < budget && left > 0 {
+            if let Some(stored) = table.get_bucket(place) {
+                self.seen = self.seen.min(stored.expires_at());
+                if stored.is_expired(now) {
+                    found(stored.key_handle());
+                    left -= 1;
+                }
+            }
+            place += 1;
+        }
+        self.cursor = place as u32;
+        if place >= places {
+            (self.earliest, self.seen, self.cursor) = (self.seen, NEVER, 0);
+        }
+        place - start
+    }
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { earliest: NEVER, seen: NEVER, cursor: 0, places: 0 }
+    }
+}
+
+/// Each slot's earliest deadline, readable without its lock: a scan of all slots reads 128 KiB in order.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    micros: Box<[AtomicU64]>,
+    /// The slot where the next search starts.
+    cursor: AtomicU32,
+}
+
+impl Deadlines {
+    pub(crate) fn new() -> Self {
+        let never = || AtomicU64::new(NEVER.as_micros());
+        let micros = std::iter::repeat_with(never).take(SLOT_COUNT).collect();
+        Self { micros, cursor: AtomicU32::new(0) }
+    }
+
+    /// Called under the slot's lock, so writes of one slot are ordered. Readers only take hints from here.
+    pub(crate) fn publish(&self, slot: Slot, earliest: MonoTime) {
+        let place = &self.micros[slot.index()];
+        if place.load(Ordering::Relaxed) != earliest.as_micros() {
+            place.store(earliest.as_micros(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn of(&self, slot: Slot) -> MonoTime {
+        MonoTime::from_micros(self.micros[slot.index()].load(Ordering::Relaxed))
+    }
+}
+
+impl Store {
+    /// Keys whose entries have expired, at most `limit`, in any slot; the slot's primary turns them into records with
+    /// [`SlotGuard::evict_expired`](crate::SlotGuard::evict_expired). Work per call is bounded, and each call continues
+    /// where the last ended, so an empty answer means "nothing found this time". Slots that are locked at the moment are
+    /// skipped, so calling it while holding a guard is safe. Several threads may call it at once and may be told the
+    /// same keys.
+    #[must_use]
+    pub fn expired(&self, now: MonoTime, limit: usize) -> Vec<(Slot, Bytes)> {
+        self.due(&|_| true, now, (SLOT_COUNT, limit))
+    }
+
+    /// As [`Store::expired`], in the slots that `may_evict` accepts only: those this node is primary of.
+    #[must_use]
+    pub fn expired_where(
+        &self,
+        may_evict: &dyn Fn(Slot) -> bool,
+        now: MonoTime,
+        limit: usize,
+    ) -> Vec<(Slot, Bytes)> {
+        self.due(may_evict, now, (SLOT_COUNT, limit))
+    }
+
+    /// Expired keys in the next `slots` slots, at most `limit`.
+    pub(crate) fn due(
+        &self,
+        may_evict: &dyn Fn(Slot) -> bool,
+        now: MonoTime,
+        (slots, limit): (usize, usize),
+    ) -> Vec<(Slot, Bytes)> {
+        let mut keys = Vec::new();
+        let mut budget = SCAN_PLACES_MAX;
+        let start = self.deadlines.cursor.load(Ordering::Relaxed);
+        let mut end = start + slots as u32;
+        for slot in circle(start).take(slots) {
+            if self.deadlines.of(slot) > now || !may_evict(slot) {
+                continue;
+            }
+            if keys.len() >= limit || budget == 0 {
+                end = u32::from(slot.number());
+                break;
+            }
+            let Some(mut contents) = self.cell(slot).try_lock() else { continue };
+            let contents = &mut *contents;
+            let bounds = (budget, limit - keys.len());
+            let found = |key| keys.push((slot, key));
+            budget -= contents.sweep.scan(&contents.table, now, bounds, found).min(budget);
+            self.deadlines.publish(slot, contents.sweep.earliest());
+        }
+        self.deadlines.cursor.store(end % SLOT_COUNT as u32, Ordering::Relaxed);
+        keys
+    }
+}
+
+/// All slots once, from `start` around.
+fn circle(start: u32) -> impl Iterator<Item = Slot> {
+    let count = SLOT_COUNT as u32;
+    (0..count).filter_map(move |step| Slot::new(((start + step) % count) as u16))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use slotmesh_slots::Epoch;
+
+    use super::*;
+    use crate::{Condition, Put, StoreConfig};
+
+    const START: MonoTime = MonoTime::from_micros(1_000_000);
+
+    fn seconds(count: u64) -> MonoTime {
+        START + Duration::from_secs(count)
+    }
+
+    /// A store with entries `k0…` in the slot (or each in its own), entry `i` expiring at `deadline(i)`.
+    fn store(one_slot: bool, count: u64, deadline: impl Fn(u64) -> Option<MonoTime>) -> Store {
+        let store = Store::new(StoreConfig::default());
+        for i in 0..count {
+            let key = if one_slot { format!("{{t}}{i}") } else { format!("k{i}") };
+            let put = Put { deadline: deadline(i), ..Put::new(key.clone(), "v") };
+            let _ = store.lock(Slot::of_key(key.as_bytes())).put(Epoch(1), put, START).unwrap();
+        }
+        store
+    }
+
+    /// Removes what `expired` names until it names nothing `rounds` times in a row; returns how many keys it removed.
+    fn drain(store: &Store, now: MonoTime, rounds: usize) -> usize {
+        let (mut removed, mut idle) = (0, 0);
+        while idle < rounds {
+            let keys = store.expired(now, 100);
+            assert!(keys.len() <= 100);
+            idle = if keys.is_empty() { idle + 1 } else { 0 };
+            for (slot, key) in keys {
+                removed +=
+                    usize::from(store.lock(slot).evict_expired(Epoch(1), &key, now).is_some());
+            }
+        }
+        store.check_invariants().unwrap();
+        removed
+    }
+
+    #[test]
+    fn everything_due_is_found_and_nothing_else() {
+        for one_slot in [true, false] {
+            let deadline = |i| (i % 3 != 0).then(|| seconds(i % 3));
+            let store = store(one_slot, 9_000, deadline);
+            assert_eq!(drain(&store, START, 4), 0);
+            assert_eq!(drain(&store, seconds(1), 8), 3_000);
+            assert_eq!(drain(&store, seconds(2), 8), 3_000);
+            assert_eq!(drain(&store, seconds(900), 8), 0);
+            assert_eq!(store.len(), 3_000);
+        }
+    }
+
+    #[test]
+    fn a_slot_with_nothing_due_is_not_looked_at_again() {
+        let store = store(true, 100, |i| Some(seconds(1 + i)));
+        let slot = Slot::of_key(b"{t}");
+        assert_eq!(drain(&store, seconds(1), 2), 1);
+        assert_eq!(store.deadlines.of(slot), seconds(2));
+    }
+
+    #[test]
+    fn a_deadline_set_behind_the_cursor_is_met() {
+        let store = store(true, 9_000, |_| Some(seconds(900)));
+        let slot = Slot::of_key(b"{t}");
+        // An entry that was due makes the slot worth a look, but is gone before the cursor comes by.
+        let (epoch, gone) = (Epoch(1), Bytes::from_static(b"{t}gone"));
+        let put = Put { deadline: Some(seconds(1)), ..Put::new(gone.clone(), "v") };
+        let _ = store.lock(slot).put(epoch, put, START).unwrap();
+        let _ = store.lock(slot).delete(epoch, &gone, Condition::Always, START).unwrap();
+        assert!(store.expired(seconds(2), 100).is_empty());
+        let passed = {
+            let contents = store.cell(slot).lock();
+            let cursor = contents.sweep.cursor as usize;
+            assert!((1..contents.table.num_buckets()).contains(&cursor), "stopped midway");
+            (0..cursor).find_map(|place| contents.table.get_bucket(place)).unwrap().key_handle()
+        };
+        let _ = store.lock(slot).expire(Epoch(1), &passed, Some(seconds(50)), START).unwrap();
+        assert_eq!(drain(&store, seconds(2), 8), 0);
+        assert_eq!(drain(&store, seconds(50), 8), 1);
+    }
+
+    #[test]
+    fn keys_named_but_left_in_place_are_named_again() {
+        let store = store(true, 10, |_| Some(seconds(1)));
+        let named = || store.expired(seconds(2), 3).into_iter().map(|(_, key)| key);
+        let keys: BTreeSet<_> = std::iter::repeat_with(named).take(20).flatten().collect();
+        assert_eq!(keys.len(), 10);
+    }
+
+    #[test]
+    fn a_locked_slot_is_skipped() {
+        let store = store(true, 1, |_| Some(seconds(1)));
+        let guard = store.lock(Slot::of_key(b"{t}"));
+        assert!(store.expired(seconds(2), 10).is_empty());
+        drop(guard);
+        assert_eq!(store.expired(seconds(2), 10).len(), 1);
+    }
+}

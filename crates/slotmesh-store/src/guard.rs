@@ -1,0 +1,271 @@
+use bytes::Bytes;
+use parking_lot::MutexGuard;
+use slotmesh_slots::{Effect, Epoch, MonoTime, Record, Seq, Slot, Version};
+
+use crate::condition::{Condition, Facts};
+use crate::contents::SlotContents;
+use crate::entry::{Entry, NEVER, Stored};
+use crate::error::StoreError;
+use crate::garbage::Garbage;
+use crate::integer;
+use crate::outcome::{DeleteOutcome, ExpireOutcome, IncrementOutcome, Put, PutOutcome};
+use crate::store::Store;
+
+/// Exclusive access to one slot. Mutations return the record to replicate; append it to the log before dropping the
+/// guard, and the log is in the slot's order. What mutations removed is freed after unlocking. Stays on its thread: it
+/// cannot be held across an await of a future that moves.
+#[derive(Debug)]
+pub struct SlotGuard<'a> {
+    pub(crate) store: &'a Store,
+    slot: Slot,
+    // Declared before `garbage`: fields drop in order, so the slot is unlocked before anything is freed.
+    pub(crate) contents: MutexGuard<'a, SlotContents>,
+    pub(crate) garbage: Garbage,
+}
+
+impl<'a> SlotGuard<'a> {
+    pub(crate) fn new(
+        store: &'a Store,
+        slot: Slot,
+        contents: MutexGuard<'a, SlotContents>,
+    ) -> Self {
+        Self { store, slot, contents, garbage: Garbage::default() }
+    }
+
+    /// The slot that is locked.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Version of the last mutation applied; the default (epoch 0, seq 0) before the first.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.contents.version
+    }
+
+    /// Sum over the entries of a fixed hash of key, value and version; deadlines are left out. Equal contents have
+    /// equal digests on every node, whatever their history; zero when empty.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.contents.digest
+    }
+
+    /// Number of entries, expired ones not yet removed included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.contents.len()
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.contents.is_empty()
+    }
+
+    /// What the slot's entries count against the byte budget.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.contents.bytes()
+    }
+
+    /// Seq of the slot's last delete, eviction, expiry or clear (of the installed snapshot if there was none since; zero
+    /// when nothing was deleted in the slot's known history). The answer "absent" is committed once this seq is.
+    #[must_use]
+    pub fn last_delete(&self) -> Seq {
+        self.contents.last_delete.seq
+    }
+
+    /// The key's entry, unless it has expired at `now`.
+    #[must_use]
+    pub fn get(&self, key: &[u8], now: MonoTime) -> Option<Entry> {
+        let stored = self.contents.find_live(self.store.hash(key), key, now)?;
+        stored.touch();
+        Some(stored.entry())
+    }
+
+    /// All unexpired keys with their entries, in no particular order. Handles only: it copies no value.
+    pub fn entries(&self, now: MonoTime) -> impl Iterator<Item = (Bytes, Entry)> + '_ {
+        let live = self.contents.table.iter().filter(move |stored| !stored.is_expired(now));
+        live.map(|stored| (stored.key_handle(), stored.entry()))
+    }
+
+    /// Writes a value if the condition holds.
+    ///
+    /// # Errors
+    /// When the key or the value is too large, the entry can never fit, or the epoch is older than the slot's. Nothing
+    /// changed then. A condition that fails is an outcome, not an error.
+    pub fn put(&mut self, epoch: Epoch, put: Put, now: MonoTime) -> Result<PutOutcome, StoreError> {
+        let Put { key, value, deadline, condition, keep_deadline } = put;
+        self.check_epoch(epoch)?;
+        self.store.check_size(&key, &value)?;
+        let hash = self.store.hash(&key);
+        let current = self.contents.find_live(hash, &key, now);
+        let existed = current.is_some();
+        let deadline = match current {
+            Some(current) if keep_deadline => current.expires_at(),
+            _ => deadline.unwrap_or(NEVER),
+        };
+        let version = current.map(Stored::version);
+        if !condition.holds(&self.facts(version)) {
+            return Ok(PutOutcome { record: None, applied: false, version, existed });
+        }
+        let record = self.write(epoch, hash, (&key, &value), deadline);
+        let version = Some(record.version());
+        Ok(PutOutcome { record: Some(record), applied: true, version, existed })
+    }
+
+    /// Removes the key's entry if the condition holds. Takes a seq and yields a record even if there was none: it is an
+    /// invalidation, which caches elsewhere must learn of.
+    ///
+    /// # Errors
+    /// When the key is too large or the epoch is older than the slot's. Nothing changed then.
+    pub fn delete(
+        &mut self,
+        epoch: Epoch,
+        key: &Bytes,
+        condition: Condition,
+        now: MonoTime,
+    ) -> Result<DeleteOutcome, StoreError> {
+        self.check_epoch(epoch)?;
+        self.store.check_key(key)?;
+        let hash = self.store.hash(key);
+        let version = self.contents.find_live(hash, key, now).map(Stored::version);
+        let existed = version.is_some();
+        if !condition.holds(&self.facts(version)) {
+            return Ok(DeleteOutcome { record: None, applied: false, version, existed });
+        }
+        let record = Some(self.erase(epoch, hash, key));
+        Ok(DeleteOutcome { record, applied: true, version: None, existed })
+    }
+
+    /// Changes when the key's entry expires; `None` is never. A deadline at or before `now` deletes the entry. Its value and
+    /// version stay; without an entry nothing happens and there is no record.
+    ///
+    /// # Errors
+    /// When the epoch is older than the slot's. Nothing changed then.
+    pub fn expire(
+        &mut self,
+        epoch: Epoch,
+        key: &Bytes,
+        deadline: Option<MonoTime>,
+        now: MonoTime,
+    ) -> Result<ExpireOutcome, StoreError> {
+        self.check_epoch(epoch)?;
+        let hash = self.store.hash(key);
+        let Some(current) = self.contents.find_live(hash, key, now) else {
+            return Ok(ExpireOutcome {
+                record: None,
+                applied: false,
+                version: None,
+                previous: None,
+            });
+        };
+        let (version, previous) = (current.version(), current.deadline());
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            let record = Some(self.erase(epoch, hash, key));
+            return Ok(ExpireOutcome { record, applied: true, version: None, previous });
+        }
+        let key = current.key_handle();
+        self.expire_next(epoch, hash, &key, deadline);
+        let record = Some(self.record(Effect::Expire { key, deadline }));
+        Ok(ExpireOutcome { record, applied: true, version: Some(version), previous })
+    }
+
+    /// Adds `delta` to the key's value, a decimal text as in Redis; a missing one counts as zero. The deadline stays.
+    ///
+    /// # Errors
+    /// When the value is no integer, the sum overflows, the key is too large or the epoch is older than the slot's.
+    /// Nothing changed then.
+    pub fn increment(
+        &mut self,
+        epoch: Epoch,
+        key: &Bytes,
+        delta: i64,
+        now: MonoTime,
+    ) -> Result<IncrementOutcome, StoreError> {
+        self.check_epoch(epoch)?;
+        let hash = self.store.hash(key);
+        let current = self.contents.find_live(hash, key, now);
+        let existed = current.is_some();
+        let deadline = current.map_or(NEVER, Stored::expires_at);
+        let value = integer::sum(current.map(Stored::value).as_deref(), delta)?;
+        let text = Bytes::from(value.to_string());
+        self.store.check_size(key, &text)?;
+        let record = self.write(epoch, hash, (key, &text), deadline);
+        let version = record.version();
+        Ok(IncrementOutcome { record: Some(record), value, version, existed })
+    }
+
+    /// Removes all entries, in O(1) under the lock; they are freed after unlocking.
+    ///
+    /// # Errors
+    /// When the epoch is older than the slot's. Nothing changed then.
+    pub fn clear(&mut self, epoch: Epoch, _now: MonoTime) -> Result<Record, StoreError> {
+        self.check_epoch(epoch)?;
+        self.clear_next(epoch);
+        Ok(self.record(Effect::Clear))
+    }
+
+    /// Deletes the entry that [`Store::victim`] named; `None` when it is gone already or the epoch is older than the slot's.
+    pub fn evict(&mut self, epoch: Epoch, key: &Bytes, now: MonoTime) -> Option<Record> {
+        self.remove_if(epoch, key, now, |_| true)
+    }
+
+    /// Deletes the entry that [`Store::expired`] named, if it is still expired: it may have been written anew or persisted.
+    pub fn evict_expired(&mut self, epoch: Epoch, key: &Bytes, now: MonoTime) -> Option<Record> {
+        self.remove_if(epoch, key, now, |expired| expired)
+    }
+
+    fn remove_if(
+        &mut self,
+        epoch: Epoch,
+        key: &Bytes,
+        now: MonoTime,
+        wanted: impl FnOnce(bool) -> bool,
+    ) -> Option<Record> {
+        self.check_epoch(epoch).ok()?;
+        let hash = self.store.hash(key);
+        let expired = self.contents.find(hash, key)?.is_expired(now);
+        if !wanted(expired) {
+            return None;
+        }
+        self.store.count_removal(expired);
+        Some(self.erase(epoch, hash, key))
+    }
+
+    fn check_epoch(&self, epoch: Epoch) -> Result<(), StoreError> {
+        let have = self.contents.version;
+        if epoch < have.epoch { Err(StoreError::StaleEpoch { have }) } else { Ok(()) }
+    }
+
+    fn facts(&self, entry: Option<Version>) -> Facts {
+        let SlotContents { version, last_delete, .. } = *self.contents;
+        Facts { entry, slot: version, last_delete }
+    }
+
+    /// Stores the value as the next version. The record shares the stored buffer, so it does not keep the caller's alive.
+    fn write(
+        &mut self,
+        epoch: Epoch,
+        hash: u64,
+        (key, value): (&Bytes, &Bytes),
+        deadline: MonoTime,
+    ) -> Record {
+        let effect = self.put_next(epoch, hash, (key, value), deadline);
+        self.record(effect)
+    }
+
+    /// Deletes as the next version, whether there is an entry or not.
+    fn erase(&mut self, epoch: Epoch, hash: u64, key: &Bytes) -> Record {
+        self.delete_next(epoch, hash, key);
+        // A copy: the caller's key is mostly a slice of a frame, which the record would keep alive.
+        self.record(Effect::Delete { key: Bytes::copy_from_slice(key) })
+    }
+
+    /// The record of the mutation that was just applied.
+    fn record(&self, effect: Effect) -> Record {
+        let Version { epoch, seq } = self.contents.version;
+        Record { slot: self.slot, epoch, seq, effect }
+    }
+}

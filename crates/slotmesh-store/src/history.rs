@@ -1,0 +1,72 @@
+//! Steps in a slot's history: each takes the next seq, changes the contents and settles the store's accounts. The primary
+//! takes them once it has decided, replicas when they apply its records; so both end up equal.
+
+use ahash::RandomState;
+use bytes::Bytes;
+use slotmesh_slots::{Effect, Epoch, MonoTime};
+
+use crate::contents::SlotContents;
+use crate::entry::{NEVER, Stored};
+use crate::guard::SlotGuard;
+
+impl SlotGuard<'_> {
+    /// Stores the value; returns the effect with handles to the stored buffer.
+    pub(crate) fn put_next(
+        &mut self,
+        epoch: Epoch,
+        hash: u64,
+        (key, value): (&[u8], &Bytes),
+        deadline: MonoTime,
+    ) -> Effect {
+        let (old, effect) = self.change(|contents, hasher| {
+            let stored = Stored::new(key, value, contents.advance(epoch), deadline);
+            let (key, value, deadline) = (stored.key_handle(), stored.value(), stored.deadline());
+            (contents.insert(hash, stored, hasher), Effect::Put { key, value, deadline })
+        });
+        self.garbage.entry(old);
+        effect
+    }
+
+    /// Removes the entry if there is one.
+    pub(crate) fn delete_next(&mut self, epoch: Epoch, hash: u64, key: &[u8]) {
+        let old = self.change(|contents, hasher| {
+            contents.last_delete = contents.advance(epoch);
+            contents.remove(hash, key, hasher)
+        });
+        self.garbage.entry(old);
+    }
+
+    /// Changes the deadline of the entry if there is one.
+    pub(crate) fn expire_next(
+        &mut self,
+        epoch: Epoch,
+        hash: u64,
+        key: &[u8],
+        deadline: Option<MonoTime>,
+    ) {
+        self.change(|contents, _| {
+            contents.advance(epoch);
+            contents.set_deadline(hash, key, deadline.unwrap_or(NEVER));
+        });
+    }
+
+    /// Removes all entries.
+    pub(crate) fn clear_next(&mut self, epoch: Epoch) {
+        let old = self.change(|contents, _| {
+            contents.last_delete = contents.advance(epoch);
+            contents.clear()
+        });
+        self.garbage.contents(old);
+    }
+
+    /// Changes the contents and settles what the store keeps about them outside the lock.
+    pub(crate) fn change<R>(
+        &mut self,
+        change: impl FnOnce(&mut SlotContents, &RandomState) -> R,
+    ) -> R {
+        let before = (self.contents.bytes(), self.contents.len());
+        let result = change(&mut self.contents, &self.store.hasher);
+        self.store.settle(self.slot(), &self.contents, before);
+        result
+    }
+}

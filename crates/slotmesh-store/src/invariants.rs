@@ -1,0 +1,35 @@
+use slotmesh_slots::Slot;
+
+use crate::store::Store;
+
+impl Store {
+    /// Recounts everything that is kept incrementally: bytes, entries, digests, value hashes, earliest deadlines and
+    /// occupied slots. Reads all values; for tests, fuzzing and the simulator. Call it while nobody writes and without
+    /// holding a guard.
+    ///
+    /// # Errors
+    /// Names the first difference and its slot.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        let (mut bytes, mut entries) = (0, 0);
+        for slot in Slot::all() {
+            let contents = self.cell(slot).lock();
+            contents.check().map_err(|what| format!("slot {slot}: {what}"))?;
+            if self.occupancy.contains(slot) == contents.is_empty() {
+                return Err(format!("slot {slot}: occupied bit is wrong"));
+            }
+            if self.deadlines.of(slot) != contents.sweep.earliest() {
+                return Err(format!("slot {slot}: published deadline is wrong"));
+            }
+            bytes += contents.bytes();
+            entries += contents.len();
+        }
+        if (bytes, entries) != (self.used_bytes(), self.len()) {
+            return Err(format!(
+                "slots hold {entries} entries of {bytes} bytes, the totals say {} of {}",
+                self.len(),
+                self.used_bytes()
+            ));
+        }
+        Ok(())
+    }
+}

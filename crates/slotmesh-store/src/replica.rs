@@ -1,0 +1,61 @@
+use slotmesh_slots::{Effect, Record, Seq};
+
+use crate::contents::SlotContents;
+use crate::entry::NEVER;
+use crate::error::ApplyError;
+use crate::guard::SlotGuard;
+use crate::snapshot::SlotSnapshot;
+
+impl SlotGuard<'_> {
+    /// Carries out a record of the slot's primary. Sizes are not checked: the primary decided, and a replica that refused
+    /// would only fall behind.
+    ///
+    /// # Errors
+    /// When the record is not the one that follows this slot's version, or is of an older epoch. Nothing changed then.
+    pub fn apply(&mut self, record: &Record) -> Result<(), ApplyError> {
+        if record.slot != self.slot() {
+            return Err(ApplyError::WrongSlot { record: record.slot, guard: self.slot() });
+        }
+        let have = self.version();
+        if record.epoch < have.epoch {
+            return Err(ApplyError::StaleEpoch { have });
+        }
+        if have.seq.0.checked_add(1).map(Seq) != Some(record.seq) {
+            return Err(ApplyError::Gap { have });
+        }
+        let epoch = record.epoch;
+        match &record.effect {
+            Effect::Put { key, value, deadline } => {
+                let hash = self.store.hash(key);
+                self.put_next(epoch, hash, (key, value), deadline.unwrap_or(NEVER));
+            }
+            Effect::Delete { key } => self.delete_next(epoch, self.store.hash(key), key),
+            Effect::Expire { key, deadline } => {
+                self.expire_next(epoch, self.store.hash(key), key, *deadline);
+            }
+            Effect::Clear => self.clear_next(epoch),
+        }
+        Ok(())
+    }
+
+    /// All the slot holds: handles only, no value is copied. Expired entries are part of it, since replicas keep them
+    /// until the primary's delete.
+    #[must_use]
+    pub fn snapshot(&self) -> SlotSnapshot {
+        SlotSnapshot::of(&self.contents)
+    }
+
+    /// Replaces all the slot holds, its version included; returns what was there, which the caller drops after the guard.
+    /// The digest is counted anew from the entries: compare [`SlotGuard::digest`] with the snapshot's afterwards. Fills
+    /// stamped before the snapshot's version are refused from now on.
+    pub fn install(&mut self, snapshot: SlotSnapshot) -> SlotContents {
+        self.change(|contents, hasher| std::mem::replace(contents, snapshot.into_contents(hasher)))
+    }
+
+    /// Forgets all the slot holds, its version included, in O(1); returns what was there, which the caller drops after
+    /// the guard. For a slot that this node no longer holds a copy of.
+    #[must_use = "drop it after the guard, so that freeing does not hold the slot's lock"]
+    pub fn reset(&mut self) -> SlotContents {
+        self.change(|contents, _| std::mem::take(contents))
+    }
+}

@@ -1,0 +1,56 @@
+use ahash::RandomState;
+use bytes::Bytes;
+use slotmesh_slots::{MonoTime, Version};
+
+use crate::contents::SlotContents;
+use crate::entry::{NEVER, Stored};
+
+/// All that a slot held at one version, as handles to the stored bytes. Holding it keeps overwritten values in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct SlotSnapshot {
+    /// Version of the last mutation it contains.
+    pub version: Version,
+    /// The slot's digest at that version.
+    pub digest: u128,
+    /// The entries, in no particular order.
+    pub entries: Vec<SnapshotEntry>,
+}
+
+/// An entry in a [`SlotSnapshot`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotEntry {
+    /// The key.
+    pub key: Bytes,
+    /// The value.
+    pub value: Bytes,
+    /// Version of the mutation that wrote the value.
+    pub version: Version,
+    /// When it expires; `None` is never.
+    pub deadline: Option<MonoTime>,
+}
+
+impl SlotSnapshot {
+    pub(crate) fn of(contents: &SlotContents) -> Self {
+        let entry = |stored: &Stored| SnapshotEntry {
+            key: stored.key_handle(),
+            value: stored.value(),
+            version: stored.version(),
+            deadline: stored.deadline(),
+        };
+        Self {
+            version: contents.version,
+            digest: contents.digest,
+            entries: contents.table.iter().map(entry).collect(),
+        }
+    }
+
+    pub(crate) fn into_contents(self, hasher: &RandomState) -> SlotContents {
+        let mut contents = SlotContents::starting_at(self.version, self.version);
+        contents.table.reserve(self.entries.len(), |other| hasher.hash_one(other.key()));
+        for SnapshotEntry { key, value, version, deadline } in &self.entries {
+            let stored = Stored::new(key, value, *version, deadline.unwrap_or(NEVER));
+            contents.insert(hasher.hash_one(&key[..]), stored, hasher);
+        }
+        contents
+    }
+}

@@ -1,0 +1,206 @@
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use ahash::RandomState;
+use parking_lot::{Mutex, MutexGuard};
+use slotmesh_slots::{MonoTime, SLOT_COUNT, Slot};
+
+use crate::config::{KEY_BYTES_LIMIT, StoreConfig};
+use crate::contents::SlotContents;
+use crate::entry::{ENTRY_OVERHEAD_BYTES, Entry};
+use crate::error::StoreError;
+use crate::eviction::Hand;
+use crate::expiry::Deadlines;
+use crate::guard::SlotGuard;
+use crate::occupancy::Occupancy;
+
+/// Memory that a store takes while it is empty, in bytes: the slots' headers and side tables. Not part of
+/// [`Store::used_bytes`], which counts entries only.
+pub const FIXED_BYTES: usize = SLOT_COUNT * (size_of::<Cell>() + size_of::<u64>()) + SLOT_COUNT / 8;
+
+/// The 16384 slots of a node. Every method may be called from any thread; see the crate's page for how mutation works.
+#[derive(Debug)]
+pub struct Store {
+    cells: Box<[Cell]>,
+    /// Keyed per store, so that nobody outside can aim keys at one bucket.
+    pub(crate) hasher: RandomState,
+    pub(crate) config: StoreConfig,
+    totals: Totals,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) occupancy: Occupancy,
+    pub(crate) hand: Hand,
+}
+
+/// A slot on cache lines of its own, so that writers of neighbours do not disturb each other.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Cell(Mutex<SlotContents>);
+
+const _: () = assert!(size_of::<Cell>() <= 192);
+
+/// Counters that every mutation writes, away from what every read reads.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Totals {
+    bytes: AtomicUsize,
+    entries: AtomicUsize,
+    evicted: AtomicU64,
+    expired: AtomicU64,
+}
+
+/// Counters of a [`Store`] at one moment; while others write, not all of the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct StoreStats {
+    /// Entries, expired ones not yet removed included.
+    pub entries: usize,
+    /// See [`Store::used_bytes`].
+    pub used_bytes: usize,
+    /// See [`Store::budget_bytes`].
+    pub budget_bytes: usize,
+    /// Live entries removed by [`SlotGuard::evict`] on this node as primary.
+    pub evicted: u64,
+    /// Expired entries removed by [`SlotGuard::evict`] and [`SlotGuard::evict_expired`] on this node as primary.
+    pub expired: u64,
+}
+
+impl Store {
+    /// An empty store. Takes [`FIXED_BYTES`] of memory at once and nothing per slot until its first entry.
+    #[must_use]
+    pub fn new(mut config: StoreConfig) -> Self {
+        config.key_bytes_max = config.key_bytes_max.min(KEY_BYTES_LIMIT);
+        Self {
+            cells: std::iter::repeat_with(Cell::default).take(SLOT_COUNT).collect(),
+            hasher: RandomState::new(),
+            config,
+            totals: Totals::default(),
+            deadlines: Deadlines::new(),
+            occupancy: Occupancy::new(),
+            hand: Hand::new(),
+        }
+    }
+
+    /// The key's entry, unless it has expired at `now`. Waits for the slot's lock, which no one holds for long; never call
+    /// it while holding a guard of the same slot ([`SlotGuard::get`] is for that).
+    #[must_use]
+    pub fn get(&self, slot: Slot, key: &[u8], now: MonoTime) -> Option<Entry> {
+        let hash = self.hash(key);
+        let contents = self.cell(slot).lock();
+        let stored = contents.find_live(hash, key, now)?;
+        stored.touch();
+        Some(stored.entry())
+    }
+
+    /// Locks a slot, for every mutation and for reads that must be consistent with each other. Waits for other holders;
+    /// a thread must not hold two guards at once.
+    pub fn lock(&self, slot: Slot) -> SlotGuard<'_> {
+        SlotGuard::new(self, slot, self.cell(slot).lock())
+    }
+
+    /// What all entries count: keys, values and [`ENTRY_OVERHEAD_BYTES`] each. Counts a removed entry no more even
+    /// while somebody still holds its value.
+    #[must_use]
+    pub fn used_bytes(&self) -> usize {
+        self.totals.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The configured budget in bytes.
+    #[must_use]
+    pub fn budget_bytes(&self) -> usize {
+        self.config.budget_bytes
+    }
+
+    /// Whether entries count more than the budget, so that the caller should evict.
+    #[must_use]
+    pub fn over_budget(&self) -> bool {
+        self.used_bytes() > self.budget_bytes()
+    }
+
+    /// Number of entries, expired ones not yet removed included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.totals.entries.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Counters for metrics.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        StoreStats {
+            entries: self.len(),
+            used_bytes: self.used_bytes(),
+            budget_bytes: self.budget_bytes(),
+            evicted: self.totals.evicted.load(Ordering::Relaxed),
+            expired: self.totals.expired.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn cell(&self, slot: Slot) -> &Mutex<SlotContents> {
+        &self.cells[slot.index()].0
+    }
+
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// Whether an entry of this size may be written at all.
+    pub(crate) fn check_size(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.check_key(key)?;
+        let max = self.config.value_bytes_max;
+        if value.len() > max {
+            return Err(StoreError::ValueTooLarge { bytes: value.len(), max });
+        }
+        let bytes = key.len() + value.len() + ENTRY_OVERHEAD_BYTES;
+        let budget = self.config.budget_bytes;
+        if bytes > budget { Err(StoreError::Full { bytes, budget }) } else { Ok(()) }
+    }
+
+    pub(crate) fn check_key(&self, key: &[u8]) -> Result<(), StoreError> {
+        let max = self.config.key_bytes_max;
+        if key.len() > max {
+            return Err(StoreError::KeyTooLarge { bytes: key.len(), max });
+        }
+        Ok(())
+    }
+
+    /// Brings the totals and hints up to date after a mutation; called under the slot's lock.
+    pub(crate) fn settle(
+        &self,
+        slot: Slot,
+        contents: &MutexGuard<'_, SlotContents>,
+        (bytes, entries): (usize, usize),
+    ) {
+        // Differences may be negative: adding with wrap-around subtracts.
+        let (bytes_now, entries_now) = (contents.bytes(), contents.len());
+        if bytes_now != bytes {
+            self.totals.bytes.fetch_add(bytes_now.wrapping_sub(bytes), Ordering::Relaxed);
+        }
+        if entries_now != entries {
+            self.totals.entries.fetch_add(entries_now.wrapping_sub(entries), Ordering::Relaxed);
+        }
+        if (entries_now == 0) != (entries == 0) {
+            self.occupancy.set(slot, entries_now != 0);
+        }
+        self.deadlines.publish(slot, contents.sweep.earliest());
+    }
+
+    pub(crate) fn count_removal(&self, expired: bool) {
+        let counter = if expired { &self.totals.expired } else { &self.totals.evicted };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_store_is_small() {
+        let store = Store::new(StoreConfig::default());
+        assert_eq!((store.used_bytes(), store.len(), store.is_empty()), (0, 0, true));
+        const { assert!(FIXED_BYTES < 3 << 20) };
+    }
+}

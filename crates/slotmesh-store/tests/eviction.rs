@@ -1,0 +1,98 @@
+//! Eviction keeps what is in use, and the budget.
+
+// The lint knows `#[test]` functions only, not what they call.
+#![allow(clippy::unwrap_used)]
+
+use std::cell::Cell;
+
+use bytes::Bytes;
+use slotmesh_slots::{Epoch, MonoTime, Slot};
+use slotmesh_store::{ENTRY_OVERHEAD_BYTES, Put, Store, StoreConfig};
+
+const NOW: MonoTime = MonoTime::from_micros(1);
+const VALUE: &[u8] = &[7; 100];
+const CAPACITY: usize = 2_000;
+/// Keys are eight bytes.
+const ENTRY_BYTES: usize = 8 + VALUE.len() + ENTRY_OVERHEAD_BYTES;
+
+/// A cache in front of a source, as the layers above use the store.
+struct Cache {
+    store: Store,
+    spread: fn(u32) -> Slot,
+    misses: Cell<usize>,
+}
+
+impl Cache {
+    fn new(spread: fn(u32) -> Slot) -> Self {
+        let config = StoreConfig { budget_bytes: CAPACITY * ENTRY_BYTES, ..StoreConfig::default() };
+        Self { store: Store::new(config), spread, misses: Cell::new(0) }
+    }
+
+    /// Whether the key was there; it is afterwards.
+    fn read(&self, number: u32) -> bool {
+        let (key, slot) = (format!("{number:08}"), (self.spread)(number));
+        if self.store.get(slot, key.as_bytes(), NOW).is_some() {
+            return true;
+        }
+        self.misses.set(self.misses.get() + 1);
+        let _ = self
+            .store
+            .lock(slot)
+            .put(Epoch(1), Put::new(key, Bytes::from_static(VALUE)), NOW)
+            .unwrap();
+        while self.store.over_budget() {
+            let (slot, key) = self.store.victim(&|_| true, NOW).unwrap();
+            self.store.lock(slot).evict(Epoch(1), &key, NOW).unwrap();
+        }
+        assert!(self.store.used_bytes() <= self.store.budget_bytes());
+        false
+    }
+}
+
+/// Between any two uses of a hot key, a scan brings as many new keys as fill a third of the store.
+fn check_scan(spread: fn(u32) -> Slot) {
+    const HOT: u32 = CAPACITY as u32 / 2;
+    let cache = Cache::new(spread);
+    let (mut hits, mut reads, mut scanned) = (0, 0, 1_000_000);
+    for round in 0..60 {
+        for key in 0..HOT {
+            let hit = cache.read(key);
+            if round >= 10 {
+                (hits, reads) = (hits + u32::from(hit), reads + 1);
+            }
+            if key % 3 != 0 {
+                cache.read(scanned);
+                scanned += 1;
+            }
+        }
+    }
+    let ratio = f64::from(hits) / f64::from(reads);
+    assert!(ratio > 0.98, "the hot half of the store was hit only {ratio:.3} of the time");
+    cache.store.check_invariants().unwrap();
+    // Every miss stored one entry, and each of them is there or was counted out.
+    assert_eq!(cache.store.stats().evicted as usize + cache.store.len(), cache.misses.get());
+}
+
+#[test]
+fn a_hot_set_survives_a_scan_over_many_slots() {
+    check_scan(|number| Slot::new((number.wrapping_mul(2_654_435_761) >> 18) as u16).unwrap());
+}
+
+#[test]
+fn a_hot_set_survives_a_scan_in_one_slot() {
+    check_scan(|_| Slot::new(77).unwrap());
+}
+
+#[test]
+fn a_store_full_of_hot_keys_still_yields_victims() {
+    let cache = Cache::new(|number| Slot::new((number % 16_384) as u16).unwrap());
+    for key in 0..CAPACITY as u32 {
+        for _ in 0..5 {
+            cache.read(key);
+        }
+    }
+    for key in 0..500 {
+        cache.read(1_000_000 + key);
+    }
+    assert_eq!(cache.store.len(), CAPACITY);
+}
