@@ -120,7 +120,8 @@ fn say_cluster(node: &Node) -> Result<(), Failure> {
         return Ok(());
     }
     let (owned, safe) = (status.owned_slots(), status.safe_slots());
-    say(&Event::Cluster { members: status.cluster.members().len(), owned, safe })
+    let unsafe_slot = status.first_unsafe_slot().map(|(slot, held)| format!("{slot:?}: {held:?}"));
+    say(&Event::Cluster { members: status.cluster.members().len(), owned, safe, unsafe_slot })
 }
 
 /// The orders, read on a thread of their own because standard input blocks.

@@ -39,6 +39,8 @@ struct Stage {
     sender: Sender<(usize, Event)>,
     run: Run,
     safe: Vec<usize>,
+    /// A slot that was not safe when last told.
+    unsafe_slot: String,
 }
 
 pub(crate) fn main(seconds: u64) -> Result<(), Failure> {
@@ -73,6 +75,7 @@ impl Stage {
             sender,
             run: Run::default(),
             safe: vec![0; NODES],
+            unsafe_slot: String::new(),
         };
         for index in 0..NODES {
             stage.start(index)?;
@@ -184,11 +187,8 @@ impl Stage {
         let deadline = Instant::now() + PATIENCE;
         while !met(self) {
             if Instant::now() >= deadline {
-                return Err(format!(
-                    "waited {PATIENCE:?} for {what} (safe slots by node: {:?})",
-                    self.safe
-                )
-                .into());
+                let state = format!("safe slots by node {:?}, {}", self.safe, self.unsafe_slot);
+                return Err(format!("waited {PATIENCE:?} for {what}: {state}").into());
             }
             self.take_event(Duration::from_millis(100))?;
         }
@@ -225,7 +225,8 @@ impl Stage {
                     (process.id, process.resp) = (node, resp);
                 }
             }
-            Event::Cluster { safe, members, .. } => {
+            Event::Cluster { safe, members, unsafe_slot, .. } => {
+                self.unsafe_slot = unsafe_slot.unwrap_or_default();
                 self.safe[index] = if members == NODES { safe } else { 0 };
                 self.note_recovery();
             }

@@ -25,7 +25,7 @@ pub(crate) enum Event {
     /// Started, with this identity and these addresses.
     Started { node: String, addr: String, resp: String },
     /// How far the cluster is as this node sees it.
-    Cluster { members: usize, owned: usize, safe: usize },
+    Cluster { members: usize, owned: usize, safe: usize, unsafe_slot: Option<String> },
     /// What happened in the last tenth of a second.
     Tick(Tick),
     /// All watched slots have taken a write from another owner; the last of them at this time.

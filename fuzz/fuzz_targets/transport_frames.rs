@@ -11,6 +11,7 @@ use slotmesh_transport::{Frame, FrameDecoder, FrameError, FrameHeader, FrameType
 const BODY_BYTES_MAX: usize = 600;
 
 fuzz_target!(|input: &[u8]| {
+    let input = if cfg!(fuzzing) { input.to_vec() } else { stretch(input) };
     let Some((&[first, second], rest)) = input.split_first_chunk::<2>() else { return };
     for bytes in [Bytes::copy_from_slice(rest), nearly_right(rest)] {
         let whole = decode(&bytes, [usize::MAX, usize::MAX]);
@@ -68,4 +69,21 @@ fn nearly_right(input: &[u8]) -> Bytes {
         out[at] ^= flip >> 4;
     }
     out.freeze()
+}
+
+/// Bytes made of one input where no coverage guides the fuzzer to longer ones.
+const STRETCHED_BYTES: usize = 120;
+
+/// A plain build has no coverage feedback, so libFuzzer stays with inputs of a few bytes: take them as a seed.
+fn stretch(input: &[u8]) -> Vec<u8> {
+    let fold = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    let mut state = input.iter().fold(0xcbf2_9ce4_8422_2325, fold) | 1;
+    let mut stretched = input.to_vec();
+    stretched.resize_with(input.len() + STRETCHED_BYTES, || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    });
+    stretched
 }

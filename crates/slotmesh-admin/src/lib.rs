@@ -1,1 +1,27 @@
 //! Admin listener of a node: liveness, readiness and safety endpoints.
+//!
+//! [`Admin::serve`] listens on HTTP/1.1 (loopback unless told otherwise; elsewhere only with a token, which every request must
+//! then carry as `Authorization: Bearer …`):
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/healthz` | 200 while the process lives |
+//! | `/readyz` | 200 when traffic may be sent to the node ([`Node::is_ready`]), else 503 with the reason |
+//! | `/safez` | 200 when every slot has its copies in sync and nothing moves: another node may be taken away; else 503 with the count |
+//! | `/metrics` | a few numbers of the node in Prometheus' text format |
+//! | `/api/status` | what the node knows of itself and the cluster, as JSON |
+//!
+//! Not there yet: metrics of the transport, of latencies and of single slots; anything that changes something; the page for
+//! people at `/`. A request's head may take as long as it likes to arrive, so up to [`CONNECTIONS_MAX`] connections can be
+//! held by one who has the token or is on the host.
+//!
+//! [`Node::is_ready`]: slotmesh_node::Node::is_ready
+
+mod config;
+mod listener;
+mod metrics;
+mod routes;
+mod status;
+
+pub use config::{AdminConfig, AdminError};
+pub use listener::{Admin, BoundAdmin, CONNECTIONS_MAX};

@@ -1,1 +1,47 @@
 //! Typed cache over a node: a local tier of decoded values, detached single-flight loads and codecs.
+//!
+//! [`Caches`] adds `cache::<K, V>("name")` to a [`Node`](slotmesh_node::Node); the builder it returns makes a [`Cache`].
+//! A read looks into the local tier (L1: decoded values of this process, bounded, short-lived), then asks the cluster;
+//! [`Cache::get_or_load`] goes on to the caller's loader.
+//!
+//! Three rules hold everywhere:
+//! * a load belongs to the cache, not to its caller: dropping a waiter never cancels it, and all waiters share its outcome;
+//! * a slow load never overwrites what was written or invalidated since it began, neither in the cluster (a conditional
+//!   fill) nor in L1 (tickets, see `near`);
+//! * a fault of the cluster never fails a read that L1 or the loader can serve.
+//!
+//! Not here yet: coherence of L1 across nodes (until then another node's write shows after at most `l1_ttl`), single
+//! flight across nodes, negative entries, stale serving, refresh ahead, tags and batch loads.
+//!
+//! ```
+//! use slotmesh_cache::{CacheError, Caches};
+//! use slotmesh_node::Node;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), CacheError> {
+//! let node = Node::local(16 << 20);
+//! let squares = node.cache::<u64, u64>("squares").build()?;
+//! let loaded = squares.get_or_load(&7, |n| async move { Ok::<_, CacheError>(Some(n * n)) }).await?;
+//! assert_eq!(loaded.as_deref(), Some(&49));
+//! # Ok(())
+//! # }
+//! ```
+
+mod builder;
+mod cache;
+mod chain;
+mod codec;
+mod envelope;
+mod error;
+mod flight;
+mod key;
+mod load;
+mod near;
+mod stats;
+
+pub use builder::{CacheBuilder, Caches};
+pub use cache::{Cache, Written};
+pub use codec::{Bincode, Codec, CodecError, DECODE_BYTES_MAX};
+pub use error::CacheError;
+pub use key::CacheKey;
+pub use stats::CacheStats;

@@ -72,17 +72,18 @@ pub enum Command {
         /// The replica.
         node: NodeId,
     },
-    /// The primary begins to fill a new replica.
+    /// The primary begins to fill a new replica. Skips slots where another one is being filled.
     AddCopy {
         /// The slots with their epoch.
         claims: Vec<Claim>,
         /// The new replica.
         node: NodeId,
     },
-    /// The replica holds everything and counts from now on.
+    /// The replica holds everything and counts from now on. A late repetition must not count a copy that was struck and
+    /// begun again meanwhile, so the round of the filling has to fit too.
     Grow {
-        /// The slots with their epoch.
-        claims: Vec<Claim>,
+        /// The slots with their epoch and round.
+        claims: Vec<(Slot, Epoch, u32)>,
         /// The replica, one of the copying set.
         node: NodeId,
     },

@@ -9,7 +9,7 @@ use crate::state::ClusterState;
 /// How long the leader waits for in-sync survivors to promise; those that answer later are filled again.
 pub const PROMISE_WAIT: Duration = Duration::from_millis(200);
 
-/// The taking over of one failed primary's slots (DESIGN §8): its in-sync survivors promise the next epoch and tell how
+/// The taking over of one failed primary's slots (ARCHITECTURE.md): its in-sync survivors promise the next epoch and tell how
 /// far they are; the furthest becomes primary, and the new in-sync set are those that promised.
 ///
 /// A write acknowledged under `Ack::All` is on every in-sync survivor, so any promiser has it. What only some of them

@@ -19,7 +19,7 @@ pub const NO_WITNESS_WAIT: Duration = Duration::from_secs(2);
 /// The leader's memory of what it granted.
 ///
 /// A new leader does not know what its predecessor granted, so it counts every node as granted at its own election
-/// (DESIGN §7). The ledger is kept only while leading.
+/// (ARCHITECTURE.md). The ledger is kept only while leading.
 #[derive(Debug, Default)]
 pub struct LeaseLedger {
     elected: MonoTime,

@@ -1,6 +1,6 @@
 //! Where copies and primaries should be: a pure function from the decided state to the next commands.
 //!
-//! One mechanism serves filling a newcomer, repair and draining (DESIGN §8): give a slot one more copy, wait until it is
+//! One mechanism serves filling a newcomer, repair and draining (ARCHITECTURE.md): give a slot one more copy, wait until it is
 //! in sync, hand it the primary role if that balances the primaries, then drop the copy that is too many. Each call
 //! returns only the next step for a bounded number of slots; the caller proposes it, and calls again when the state
 //! has changed. Slots whose primary is not live are left to the failover.
@@ -303,7 +303,7 @@ mod tests {
             state.table().iter().map(|(slot, held)| (slot, *held)).collect();
         for (slot, held) in held {
             for node in held.copying.iter() {
-                state.apply(&Command::Grow { claims: vec![(slot, held.epoch)], node });
+                state.apply(&Command::Grow { claims: vec![(slot, held.epoch, held.round)], node });
             }
             if held.moving_to.is_some() {
                 state.apply(&Command::CommitMove { moves: vec![(slot, held.epoch, Seq(0))] });

@@ -199,8 +199,7 @@ impl Change<'_> {
             }
             Command::Shrink { claims, node } => self.each(claims, |state| shrink(state, *node)),
             Command::AddCopy { claims, node } => self.add_copy(claims, *node),
-            Command::Grow { claims, node } => self
-                .each(claims, |state| state.copying.remove(*node) && state.in_sync.insert(*node)),
+            Command::Grow { claims, node } => self.grow(claims, *node),
             Command::BeginMove { claims, to } => self.each(claims, |state| {
                 let fits = state.in_sync.contains(*to) && state.moving_to.is_none();
                 state.moving_to = Some(*to);
@@ -331,9 +330,18 @@ impl Change<'_> {
             return;
         }
         self.each(claims, |state| {
-            let room = state.in_sync.len() + state.copying.len() < REPLICAS_MAX;
+            let room = state.copying.is_empty() && state.in_sync.len() < REPLICAS_MAX;
+            state.round = state.round.wrapping_add(1);
             state.primary.is_some() && !state.involves(node) && room && state.copying.insert(node)
         });
+    }
+
+    fn grow(&mut self, claims: &[(Slot, Epoch, u32)], node: NodeId) {
+        for (slot, epoch, round) in claims {
+            self.each(&[(*slot, *epoch)], |state| {
+                state.round == *round && state.copying.remove(node) && state.in_sync.insert(node)
+            });
+        }
     }
 
     fn commit_moves(&mut self, moves: &[(Slot, Epoch, Seq)]) {
@@ -475,6 +483,23 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_late_grow_does_not_count_a_copy_that_was_begun_again() {
+        let mut state = assigned(3, 1);
+        let slot = Slot::of_key(b"foo");
+        let held = *state.table().slot(slot);
+        let third = (1..=3).map(node).find(|&n| !held.involves(n)).unwrap();
+        let claims = vec![(slot, held.epoch)];
+        state.apply(&Command::AddCopy { claims: claims.clone(), node: third });
+        let round = state.table().slot(slot).round;
+        let grow = |round| Command::Grow { claims: vec![(slot, held.epoch, round)], node: third };
+        state.apply(&Command::Shrink { claims: claims.clone(), node: third });
+        state.apply(&Command::AddCopy { claims, node: third });
+        assert_eq!(state.apply(&grow(round)).0.changed, 0, "of the first filling");
+        assert_eq!(state.apply(&grow(round + 1)).0.changed, 1);
+        assert!(state.table().slot(slot).in_sync.contains(third));
+    }
+
+    #[test]
     fn a_member_with_primary_slots_stays() {
         let mut state = assigned(3, 1);
         assert_eq!(state.apply(&Command::RemoveMember { node: node(1) }).0.changed, 0);
@@ -503,7 +528,13 @@ pub(crate) mod tests {
             }),
             (claims(), any_node()).prop_map(|(claims, node)| Command::Shrink { claims, node }),
             (claims(), any_node()).prop_map(|(claims, node)| Command::AddCopy { claims, node }),
-            (claims(), any_node()).prop_map(|(claims, node)| Command::Grow { claims, node }),
+            (claims(), any_node(), 0u32..3).prop_map(
+                |(claims, node, round): (Vec<Claim>, _, _)| {
+                    let claims =
+                        claims.into_iter().map(|(slot, epoch)| (slot, epoch, round)).collect();
+                    Command::Grow { claims, node }
+                }
+            ),
             (claims(), any_node()).prop_map(|(claims, to)| Command::BeginMove { claims, to }),
             claims().prop_map(|claims: Vec<Claim>| Command::CommitMove {
                 moves: claims.into_iter().map(|(slot, epoch)| (slot, epoch, Seq(1))).collect()

@@ -1,6 +1,6 @@
 //! The deterministic node brain: composes store, gossip, replication and control; decides, never does IO.
 //!
-//! Two halves (DESIGN §2). The [`Brain`] decides: membership, table, leases, failovers, placement; one thread drives it.
+//! Two halves (ARCHITECTURE.md). The [`Brain`] decides: membership, table, leases, failovers, placement; one thread drives it.
 //! The [`DataPlane`] serves: reads, writes, replication links; any thread calls it. The brain pushes the decided table and
 //! the lease into the data plane and takes its wishes (a replica fell behind, a copy is complete) as events.
 //! Requests and replies between nodes have a fixed layout ([`Request`], [`Reply`]); everything rarer goes through

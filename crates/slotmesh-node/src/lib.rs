@@ -4,7 +4,7 @@
 //! The handle reads and writes keys wherever their slots live ([`Node::get`], [`Node::put`], [`Node::execute`]): slots
 //! that this node owns are served on the caller's thread, others by one hop to their primary.
 //!
-//! Threads (DESIGN §3): one for the control plane (gossip, leases, consensus, decisions), so that neither bulk traffic nor
+//! Threads (ARCHITECTURE.md): one for the control plane (gossip, leases, consensus, decisions), so that neither bulk traffic nor
 //! a blocked host application can delay a lease, and one per lane for data. The application's runtime is not used.
 
 mod client;

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use slotmesh_control::ClusterState;
-use slotmesh_slots::{Generation, NodeId};
+use slotmesh_slots::{Generation, NodeId, Slot, SlotState};
 
 /// Where a node stands in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,15 +46,25 @@ impl NodeStatus {
         self.cluster.table().iter().filter(|(_, held)| held.primary.is_some()).count()
     }
 
-    /// How many slots have a primary and all wanted copies in sync, as far as there are members to hold them.
+    /// How many slots have a primary and all wanted copies in sync, as far as there are members to hold them, and are not
+    /// being handed over.
     #[must_use]
     pub fn safe_slots(&self) -> usize {
+        let table = self.cluster.table();
+        table.iter().filter(|(_, held)| self.is_slot_safe(held)).count()
+    }
+
+    /// The first slot that is not safe, to see what is missing.
+    #[must_use]
+    pub fn first_unsafe_slot(&self) -> Option<(Slot, SlotState)> {
+        let mut slots = self.cluster.table().iter();
+        slots.find(|(_, held)| !self.is_slot_safe(held)).map(|(slot, held)| (slot, *held))
+    }
+
+    fn is_slot_safe(&self, held: &SlotState) -> bool {
         let others = self.cluster.members().len().saturating_sub(1);
         let wanted = usize::from(self.cluster.replicas()).min(others);
-        let safe = self.cluster.table().iter().filter(|(_, held)| {
-            held.primary.is_some() && held.in_sync.len() >= wanted && held.moving_to.is_none()
-        });
-        safe.count()
+        held.primary.is_some() && held.in_sync.len() >= wanted && held.moving_to.is_none()
     }
 
     /// Whether every slot has its copies in sync and nothing moves.

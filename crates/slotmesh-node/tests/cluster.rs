@@ -3,7 +3,9 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use slotmesh_node::{CallOptions, ClusterSecret, Node, NodeConfig, NodeStatus, OpError, Phase, PutOptions, Reply};
+use slotmesh_node::{
+    CallOptions, ClusterSecret, Node, NodeConfig, NodeStatus, OpError, Phase, PutOptions, Reply,
+};
 use slotmesh_slots::{SLOT_COUNT, Slot};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +32,12 @@ fn config(addrs: &[SocketAddr], index: usize, expect: u16) -> NodeConfig {
 
 async fn until(node: &Node, what: &str, condition: impl FnMut(&NodeStatus) -> bool) {
     let met = tokio::time::timeout(PATIENCE, node.wait_until(condition)).await;
-    assert!(met.is_ok_and(|met| met), "{what}: {:?} {:?}", node.status().phase, node.status().cluster.members());
+    assert!(
+        met.is_ok_and(|met| met),
+        "{what}: {:?} {:?}",
+        node.status().phase,
+        node.status().cluster.members()
+    );
 }
 
 async fn cluster(count: usize) -> Vec<Node> {
@@ -41,7 +48,9 @@ async fn cluster(count: usize) -> Vec<Node> {
     }
     for node in &nodes {
         until(node, "all slots safe", |status| {
-            status.phase == Phase::Serving && status.cluster.members().len() == count && status.is_safe()
+            status.phase == Phase::Serving
+                && status.cluster.members().len() == count
+                && status.is_safe()
         })
         .await;
     }

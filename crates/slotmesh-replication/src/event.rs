@@ -30,6 +30,8 @@ pub enum PrimaryEvent {
         slot: Slot,
         /// The epoch the proposal is conditional on.
         epoch: Epoch,
+        /// The round it is conditional on.
+        round: u32,
         /// The replica.
         node: NodeId,
     },

@@ -29,6 +29,11 @@ impl Primary {
         after: &mut After,
     ) {
         role.moving = new.moving;
+        if std::mem::replace(&mut role.round, new.round) != new.round {
+            // Another filling has begun since: what is being copied was struck in between, and starts again.
+            let copies: Vec<Peer> = role.peers.extract_if(.., |peer| !peer.in_sync).collect();
+            copies.into_iter().for_each(|peer| leave(role.slot, peer, after));
+        }
         let named = |peer: &mut Peer| {
             new.in_sync.contains(peer.link.node) || new.copying.contains(peer.link.node)
         };

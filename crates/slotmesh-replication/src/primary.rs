@@ -43,6 +43,8 @@ pub struct PrimarySlot {
     pub copying: NodeList,
     /// Frozen for a planned move: waiters are told nothing until the epoch changes.
     pub moving: bool,
+    /// The round of the filling of `copying`.
+    pub round: u32,
 }
 
 impl Primary {

@@ -15,6 +15,8 @@ pub(crate) struct Role {
     pub(crate) committed: Seq,
     /// Frozen for a planned move: nothing is acknowledged until a committed decision ends it.
     pub(crate) moving: bool,
+    /// Raised by the table whenever a replica begins to be filled.
+    pub(crate) round: u32,
     pub(crate) peers: Vec<Peer>,
     waiters: BTreeMap<Seq, Vec<Done>>,
     waiting: usize,
@@ -104,7 +106,7 @@ impl Peer {
 impl Role {
     pub(crate) fn new(slot: Slot, epoch: Epoch, last: Version, committed: Seq) -> Self {
         let (peers, waiters) = (Vec::new(), BTreeMap::new());
-        Self { slot, epoch, last, committed, moving: false, peers, waiters, waiting: 0 }
+        Self { slot, epoch, last, committed, moving: false, round: 0, peers, waiters, waiting: 0 }
     }
 
     pub(crate) fn peer(&mut self, node: NodeId) -> Option<&mut Peer> {
@@ -160,6 +162,7 @@ impl Role {
     /// only when they have all that is committed they are proposed.
     fn consider_growth(&mut self, after: &mut After) {
         let (slot, epoch, last, committed) = (self.slot, self.epoch, self.last, self.committed);
+        let round = self.round;
         for peer in &mut self.peers {
             if peer.in_sync || peer.phase != Phase::Attached {
                 continue;
@@ -170,7 +173,7 @@ impl Role {
             }
             if peer.grow == Grow::Barrier && peer.acked >= committed {
                 peer.grow = Grow::Proposed;
-                after.events.push(PrimaryEvent::Grow { slot, epoch, node: peer.link.node });
+                after.events.push(PrimaryEvent::Grow { slot, epoch, round, node: peer.link.node });
             }
         }
     }

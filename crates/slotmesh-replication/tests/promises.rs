@@ -320,7 +320,7 @@ fn a_replica_that_lacks_data_leaves_first_and_is_filled_then() {
         (pair.installed.as_slice(), pair.applied.as_slice()),
         (&[3][..], &[version(1, 10)][..])
     );
-    let grow = PrimaryEvent::Grow { slot: slot(), epoch: Epoch(1), node: them() };
+    let grow = PrimaryEvent::Grow { slot: slot(), epoch: Epoch(1), round: 0, node: them() };
     assert_eq!(pair.events(), [grow]);
     let told = pair.append(1, 11);
     assert_eq!(outcomes(&told), [], "proposed: it counts");
@@ -340,7 +340,7 @@ fn an_equal_copy_is_not_sent() {
     pair.events();
     let taken = pair.primary.snapshot(them(), slot(), version(1, 4), 5, || panic!("listed"));
     assert!(taken);
-    let grow = PrimaryEvent::Grow { slot: slot(), epoch: Epoch(2), node: them() };
+    let grow = PrimaryEvent::Grow { slot: slot(), epoch: Epoch(2), round: 0, node: them() };
     assert_eq!(pair.events(), [grow]);
 }
 

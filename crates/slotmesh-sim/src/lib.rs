@@ -1,1 +1,39 @@
 //! Seeded simulation of whole nodes in virtual time, with faults, invariants and a history checker.
+//!
+//! A world holds real brains and data planes. Their time, network, control log and clients are models driven by
+//! one seed: processes crash, stop, restart, fall into parts; messages are late, lost or out of order. After every
+//! event the invariants of ARCHITECTURE.md are checked, at the end that all heals and that the clients' histories are
+//! linearizable. The same seed gives the same run, bit by bit.
+
+mod clock;
+mod history;
+mod log;
+mod network;
+mod process;
+mod scenario;
+mod trace;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use scenario::{Bug, Scenario};
+pub use world::Summary;
+
+/// Runs a scenario to its end; `print` writes the trace to standard error as it grows.
+///
+/// # Errors
+/// Says which check failed, when, and what happened before.
+pub fn run(scenario: Scenario, print: bool) -> Result<Summary, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| world::World::new(scenario, print).run()));
+    outcome.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("panic: {}", text.unwrap_or_default()))
+    })
+}
+
+/// The command that repeats the run of one seed.
+#[must_use]
+pub fn replay_command(seed: u64) -> String {
+    format!("cargo run --release -p slotmesh-sim -- --seeds {seed} --trace")
+}

@@ -102,6 +102,8 @@ pub struct SlotState {
     /// The epoch at which the slot's history began, empty: at its first assignment, and again after the loss of every
     /// copy. What a node still holds from older epochs is dropped.
     pub origin: Epoch,
+    /// Raised whenever a replica begins to be filled: tells the completion of this filling from that of an earlier one.
+    pub round: u32,
 }
 
 impl SlotState {
@@ -120,6 +122,7 @@ impl SlotState {
         out.u32(self.epoch.0);
         out.u64(self.base.0);
         out.u32(self.origin.0);
+        out.u32(self.round);
         out.node_option(self.primary);
         out.node_option(self.moving_to);
         out.u8((self.in_sync.len() << 4 | self.copying.len()) as u8);
@@ -130,11 +133,12 @@ impl SlotState {
         let epoch = Epoch(input.u32()?);
         let base = Seq(input.u64()?);
         let origin = Epoch(input.u32()?);
+        let round = input.u32()?;
         let (primary, moving_to) = (input.node_option()?, input.node_option()?);
         let counts = input.u8()?;
         let in_sync = decode_nodes(input, counts >> 4)?;
         let copying = decode_nodes(input, counts & 0xf)?;
-        Ok(Self { epoch, primary, in_sync, copying, moving_to, base, origin })
+        Ok(Self { epoch, primary, in_sync, copying, moving_to, base, origin, round })
     }
 }
 

@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use slotmesh_control::{
-    Claim, ClusterState, Command, Failover, LeaseLedger, NO_WITNESS_WAIT, VOTER_REPLACE_AFTER, plan, voters,
+    Claim, ClusterState, Command, Failover, LeaseLedger, NO_WITNESS_WAIT, VOTER_REPLACE_AFTER,
+    plan, voters,
 };
 use slotmesh_slots::{MonoTime, NodeId, NodeList, Slot, Version};
 

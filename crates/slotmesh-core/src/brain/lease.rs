@@ -150,7 +150,7 @@ impl Brain {
     }
 
     /// Whether no other leader can have been elected yet: a quorum acknowledged a heartbeat that was sent less than the
-    /// shortest election time ago (DESIGN §7).
+    /// shortest election time ago (ARCHITECTURE.md).
     fn may_grant(&self, now: MonoTime) -> bool {
         let acked = self.log.quorum_acked;
         acked.is_some_and(|acked| now.saturating_since(acked) < ELECTION_MIN)

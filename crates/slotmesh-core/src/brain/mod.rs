@@ -455,10 +455,14 @@ impl Brain {
         for request in requests.iter_mut() {
             match (request, &event) {
                 (Command::Shrink { claims, node }, DataEvent::Shrink { claim, node: other })
-                | (Command::Grow { claims, node }, DataEvent::Grow { claim, node: other })
                     if node == other =>
                 {
                     return claims.push(*claim);
+                }
+                (Command::Grow { claims, node }, DataEvent::Grow { claim, round, node: other })
+                    if node == other =>
+                {
+                    return claims.push((claim.0, claim.1, *round));
                 }
                 (Command::CommitMove { moves }, DataEvent::MoveReady { claim, seq }) => {
                     return moves.push((claim.0, claim.1, *seq));
@@ -468,7 +472,9 @@ impl Brain {
         }
         requests.push(match event {
             DataEvent::Shrink { claim, node } => Command::Shrink { claims: vec![claim], node },
-            DataEvent::Grow { claim, node } => Command::Grow { claims: vec![claim], node },
+            DataEvent::Grow { claim: (slot, epoch), round, node } => {
+                Command::Grow { claims: vec![(slot, epoch, round)], node }
+            }
             DataEvent::MoveReady { claim: (slot, epoch), seq } => {
                 Command::CommitMove { moves: vec![(slot, epoch, seq)] }
             }

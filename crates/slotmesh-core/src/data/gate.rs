@@ -10,7 +10,7 @@ use crate::request::DataError;
 ///
 /// A role is written only under the store's slot lock, so it is stable for whoever holds that lock. Whoever does not
 /// reads it before and checks it after looking at the store. The lease is checked last, against the kernel's clock
-/// at that moment: a process that was stopped in between must not answer (DESIGN §7).
+/// at that moment: a process that was stopped in between must not answer (ARCHITECTURE.md).
 pub(super) struct Gate {
     clock: Arc<dyn Clock>,
     lease_until: AtomicU64,

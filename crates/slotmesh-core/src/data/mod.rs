@@ -81,6 +81,8 @@ pub enum DataEvent {
     Grow {
         /// The slot and its epoch.
         claim: Claim,
+        /// The round of the filling.
+        round: u32,
         /// The replica.
         node: NodeId,
     },
@@ -144,8 +146,8 @@ pub struct DataPlane {
 struct Wishes {
     /// Frozen slots with their epoch, and when their readiness was last told.
     moves: BTreeMap<Slot, (Epoch, Option<MonoTime>)>,
-    /// Complete copies with the slot's epoch, and when that was last told.
-    grows: BTreeMap<(Slot, NodeId), (Epoch, MonoTime)>,
+    /// Complete copies with the slot's epoch and round, and when that was last told.
+    grows: BTreeMap<(Slot, NodeId), (Epoch, u32, MonoTime)>,
 }
 
 impl DataPlane {

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use slotmesh_control::{Claim, ClusterDelta, ClusterState};
 use slotmesh_replication::{PrimarySlot, ReplicaSlot};
-use slotmesh_slots::{MonoTime, NodeId, Slot, SlotState, Version};
+use slotmesh_slots::{Epoch, MonoTime, NodeId, Slot, SlotState, Version};
 
 use super::DataPlane;
 use super::gate::RoleWord;
@@ -21,8 +21,7 @@ impl DataPlane {
         }
         self.gate.set_version(view.version());
         let owned = view.table().iter().filter(|(_, held)| held.primary == Some(self.me));
-        let replicas: BTreeSet<NodeId> =
-            owned.flat_map(|(_, held)| held.replicas().collect::<Vec<_>>()).collect();
+        let replicas: BTreeSet<NodeId> = owned.flat_map(|(_, held)| held.replicas()).collect();
         *self.replicas.lock() = replicas;
         self.pump(now);
     }
@@ -43,7 +42,8 @@ impl DataPlane {
     pub fn promise(&self, claims: &[Claim]) -> Vec<(Slot, Version)> {
         let promise = |&(slot, epoch): &Claim| {
             let guard = self.store.lock(slot);
-            self.replica.promise(slot, epoch.next()).ok()?;
+            let next = Epoch(epoch.0.checked_add(1)?);
+            self.replica.promise(slot, next).ok()?;
             Some((slot, guard.version()))
         };
         claims.iter().filter_map(promise).collect()
@@ -107,7 +107,13 @@ impl DataPlane {
         self.replica.set_slot(slot, Some(replica));
         let moving = held.moving_to.is_some();
         let (in_sync, copying) = (held.in_sync, held.copying);
-        let primary = serves.then_some(PrimarySlot { epoch: held.epoch, in_sync, copying, moving });
+        let primary = serves.then_some(PrimarySlot {
+            epoch: held.epoch,
+            in_sync,
+            copying,
+            moving,
+            round: held.round,
+        });
         self.primary.set_slot(slot, primary, version, now);
         if serves {
             self.gate.set_role(slot, RoleWord::primary(held.epoch, in_sync.len() + 1, moving));
@@ -122,12 +128,14 @@ impl DataPlane {
         } else {
             wishes.moves.remove(&slot);
         }
-        let still = |node, epoch| mine && held.epoch == epoch && held.copying.contains(node);
+        let still = |node, epoch, round| {
+            mine && (held.epoch, held.round) == (epoch, round) && held.copying.contains(node)
+        };
         let Some(first) = NodeId::new(1) else { return };
         let last = NodeId::from_random(u64::MAX);
         let of_slot = wishes.grows.range((slot, first)..=(slot, last));
         let over: Vec<_> = of_slot
-            .filter(|((_, node), (epoch, _))| !still(*node, *epoch))
+            .filter(|((_, node), (epoch, round, _))| !still(*node, *epoch, *round))
             .map(|(key, _)| *key)
             .collect();
         over.iter().for_each(|key| {

@@ -116,12 +116,11 @@ impl DataPlane {
                     self.primary.compare(replica, slot, guard.version(), guard.digest(), now);
                 }
                 PrimaryEvent::Shrink { slot, epoch, node } => {
-                    self.wishes.lock().grows.remove(&(slot, node));
                     self.emit(DataEvent::Shrink { claim: (slot, epoch), node });
                 }
-                PrimaryEvent::Grow { slot, epoch, node } => {
-                    self.wishes.lock().grows.insert((slot, node), (epoch, now));
-                    self.emit(DataEvent::Grow { claim: (slot, epoch), node });
+                PrimaryEvent::Grow { slot, epoch, round, node } => {
+                    self.wishes.lock().grows.insert((slot, node), (epoch, round, now));
+                    self.emit(DataEvent::Grow { claim: (slot, epoch), round, node });
                 }
                 PrimaryEvent::Refused { slot, node, promised } => {
                     self.refused(slot, node, promised)
@@ -175,10 +174,10 @@ impl DataPlane {
 
     fn repeat_wishes(&self, now: MonoTime) {
         let mut due = Vec::new();
-        for ((slot, node), (epoch, told)) in &mut self.wishes.lock().grows {
+        for ((slot, node), (epoch, round, told)) in &mut self.wishes.lock().grows {
             if now.saturating_since(*told) >= WISH_INTERVAL {
                 *told = now;
-                due.push(DataEvent::Grow { claim: (*slot, *epoch), node: *node });
+                due.push(DataEvent::Grow { claim: (*slot, *epoch), round: *round, node: *node });
             }
         }
         due.into_iter().for_each(|event| self.emit(event));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// The exclusive TCP listener on the number of the control port (DESIGN §3): while it is held, no other process can be
+/// The exclusive TCP listener on the number of the control port (ARCHITECTURE.md): while it is held, no other process can be
 /// taken for this one, and once the process is gone, its host refuses connections.
 pub(crate) struct Guard {
     listener: TcpListener,

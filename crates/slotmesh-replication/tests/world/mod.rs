@@ -81,7 +81,7 @@ pub struct Wire {
 #[derive(Clone, Debug)]
 pub enum Proposal {
     Shrink { slot: Slot, epoch: Epoch, node: NodeId },
-    Grow { slot: Slot, epoch: Epoch, node: NodeId, by: usize },
+    Grow { slot: Slot, epoch: Epoch, round: u32, node: NodeId, by: usize },
     Failover { slot: Slot, epoch: Epoch, promisers: Vec<NodeId> },
 }
 
@@ -343,8 +343,8 @@ impl World {
             PrimaryEvent::Shrink { slot, epoch, node } => {
                 self.proposals.push(Proposal::Shrink { slot, epoch, node });
             }
-            PrimaryEvent::Grow { slot, epoch, node } => {
-                self.proposals.push(Proposal::Grow { slot, epoch, node, by: at });
+            PrimaryEvent::Grow { slot, epoch, round, node } => {
+                self.proposals.push(Proposal::Grow { slot, epoch, round, node, by: at });
             }
             PrimaryEvent::Refused { .. } => self.count("refused"),
             other => unreachable!("{other:?}"),
@@ -371,13 +371,15 @@ impl World {
                 let mut state = self.table[&slot];
                 if state.epoch == epoch && state.in_sync.remove(node) {
                     state.copying.insert(node);
+                    state.round += 1;
                     self.count("shrinks");
                     self.decide(slot, state);
                 }
             }
-            Proposal::Grow { slot, epoch, node, by } => {
+            Proposal::Grow { slot, epoch, round, node, by } => {
                 let mut state = self.table[&slot];
-                if state.epoch == epoch && state.copying.remove(node) {
+                let fits = (state.epoch, state.round) == (epoch, round);
+                if fits && state.copying.remove(node) {
                     state.in_sync.insert(node);
                     self.count("grows");
                     self.decide(slot, state);
@@ -446,6 +448,7 @@ impl World {
             in_sync: state.in_sync,
             copying: state.copying,
             moving: state.moving_to.is_some(),
+            round: state.round,
         });
         let store = node.stores.entry(slot).or_default();
         node.primary.set_slot(slot, owned, store.version, self.now);

@@ -260,7 +260,8 @@ impl RawPeer {
 
 /// What the other side closed the connection with: code and text.
 pub async fn closed_with(connection: &quinn::Connection) -> (u64, String) {
-    match connection.closed().await {
+    let closed = tokio::time::timeout(BUDGET, connection.closed()).await;
+    match closed.expect("the other side closes the connection") {
         quinn::ConnectionError::ApplicationClosed(close) => {
             (close.error_code.into_inner(), String::from_utf8_lossy(&close.reason).into_owned())
         }

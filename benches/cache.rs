@@ -1,0 +1,124 @@
+//! What a read through the typed cache costs, by where the value is. Own figures only.
+//!
+//! `cargo bench -p slotmesh-benches --bench cache [-- --quick]`
+//!
+//! One node without a network owns all slots, so a hit of the cluster is one of this process: lock, decode and allocate,
+//! without a network. Values are a struct of about 100 encoded bytes, keys are drawn at random from 10,000.
+
+use std::convert::Infallible;
+use std::hint::black_box;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use slotmesh_cache::{Cache, Caches};
+use slotmesh_node::Node;
+use tokio::runtime;
+
+const KEYS: u64 = 10_000;
+/// Operations between two looks at the clock.
+const BATCH: u64 = 1_024;
+
+#[derive(Clone, Serialize, Deserialize)]
+struct User {
+    id: u64,
+    name: String,
+    mail: String,
+    scores: Vec<u32>,
+}
+
+impl User {
+    fn new(id: u64) -> Self {
+        let (name, mail) = (format!("user number {id}"), format!("user.{id}@example.org"));
+        Self { id, name, mail, scores: (0..40).collect() }
+    }
+}
+
+/// What is done with each key.
+#[derive(Clone, Copy)]
+enum Work {
+    Get,
+    GetOrLoad,
+    Put,
+}
+
+async fn one(cache: &Cache<u64, User>, work: Work, key: u64) {
+    let found = match work {
+        Work::Get => cache.get(&key).await,
+        Work::GetOrLoad => cache.get_or_load(&key, |_| async { Ok::<_, Infallible>(None) }).await,
+        Work::Put => {
+            let put = cache.put(&key, User::new(key)).await;
+            return drop(black_box(put.expect("a local node takes it")));
+        }
+    };
+    assert!(black_box(found).expect("a local node answers").is_some_and(|user| user.id == key));
+}
+
+/// Nanoseconds per operation on each of the threads.
+fn measure(cache: &Cache<u64, User>, work: Work, threads: u64, window: Duration) -> f64 {
+    thread::scope(|scope| {
+        let run = |thread| scope.spawn(move || one_thread(cache, work, thread, window));
+        let threads: Vec<_> = (0..threads).map(run).collect();
+        let count = threads.len() as f64;
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).sum::<f64>() / count
+    })
+}
+
+fn one_thread(cache: &Cache<u64, User>, work: Work, thread: u64, window: Duration) -> f64 {
+    let runtime = runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let (mut state, mut done) = (0x9e37_79b9_7f4a_7c15 ^ thread << 7, 0);
+        let start = Instant::now();
+        while start.elapsed() < window {
+            for _ in 0..BATCH {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                one(cache, work, (state >> 24) % KEYS).await;
+            }
+            done += BATCH;
+        }
+        start.elapsed().as_nanos() as f64 / done as f64
+    })
+}
+
+fn main() {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let (rounds, window) = if quick { (3, 30) } else { (7, 200) };
+    let window = Duration::from_millis(window);
+    let node = Node::local(256 << 20);
+    let long = Duration::from_secs(3_600);
+    let near = node.cache::<u64, User>("near").l1_entries(1 << 16).l1_ttl(long).build();
+    let far = node.cache::<u64, User>("far").no_l1().build();
+    let (near, far) = (near.expect("valid settings"), far.expect("valid settings"));
+    let loader = runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    loader.block_on(async {
+        for key in 0..KEYS {
+            one(&near, Work::Put, key).await;
+            one(&far, Work::Put, key).await;
+        }
+    });
+    println!("nanoseconds per call on each thread, median of {rounds} rounds");
+    println!("{:<28} {:>9} {:>9}", "", "1 thread", "2 threads");
+    let lines = [
+        ("get, L1 hit", &near, Work::Get),
+        ("get_or_load, L1 hit", &near, Work::GetOrLoad),
+        ("get, local cluster hit", &far, Work::Get),
+        ("get_or_load, local cluster hit", &far, Work::GetOrLoad),
+        ("put", &near, Work::Put),
+    ];
+    for (name, cache, work) in lines {
+        let [one, two] = [1, 2].map(|threads| {
+            let measured = (0..rounds).map(|_| measure(cache, work, threads, window));
+            median(measured.collect())
+        });
+        println!("{name:<30} {one:>7.0} {two:>9.0}");
+    }
+    let stats = near.stats();
+    assert_eq!((stats.cluster_hits, stats.l1_entries), (0, KEYS as usize), "L1 held all keys");
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

@@ -1,0 +1,164 @@
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use slotmesh_node::Node;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::config::{AdminConfig, AdminError};
+use crate::routes;
+
+/// Connections at once; more wait. Probes, a scraper and some people need a handful.
+pub const CONNECTIONS_MAX: usize = 64;
+
+/// Pause after a failed accept: the usual reason, too many open files, does not pass at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener that answers until it is stopped or dropped.
+#[derive(Debug)]
+pub struct Admin {
+    addr: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+/// A listener whose address is known and that accepts nobody yet.
+#[derive(Debug)]
+pub struct BoundAdmin {
+    listener: TcpListener,
+    addr: SocketAddr,
+    token: Option<String>,
+}
+
+impl Admin {
+    /// Listens and answers on the runtime this is called on.
+    ///
+    /// # Errors
+    /// When the settings cannot work or the address is taken.
+    pub async fn serve(node: Node, config: AdminConfig) -> Result<Self, AdminError> {
+        Ok(Self::bind(config).await?.serve(node))
+    }
+
+    /// Opens the socket only. Clients that connect before [`BoundAdmin::serve`] wait.
+    ///
+    /// # Errors
+    /// When the settings cannot work or the address is taken.
+    pub async fn bind(config: AdminConfig) -> Result<BoundAdmin, AdminError> {
+        config.check()?;
+        let addr = config.bind;
+        let bind_error = |source: io::Error| AdminError::Bind { addr, source };
+        let listener = TcpListener::bind(addr).await.map_err(bind_error)?;
+        let addr = listener.local_addr().map_err(bind_error)?;
+        Ok(BoundAdmin { listener, addr, token: config.token })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Closes the listener. Answers under way may still be finished.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // Aborted, so the outcome says nothing.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl BoundAdmin {
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Answers on the runtime this is called on.
+    #[must_use]
+    pub fn serve(self, node: Node) -> Admin {
+        let routes = routes::routes(node, self.token);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let listener = Bounded { listener: self.listener, places };
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, routes).await {
+                tracing::error!(%error, "the admin listener ended");
+            }
+        });
+        Admin { addr: self.addr, task }
+    }
+}
+
+/// Accepts while there are places.
+struct Bounded {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+}
+
+/// A connection with its place.
+struct Placed {
+    stream: TcpStream,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Listener for Bounded {
+    type Io = Placed;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Placed, SocketAddr) {
+        // The semaphore is never closed, so there always comes a place.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, addr)) => return (Placed { stream, _place: place }, addr),
+                Err(error) => {
+                    tracing::warn!(%error, "the admin listener cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl AsyncRead for Placed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Placed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

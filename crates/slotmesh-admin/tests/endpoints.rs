@@ -1,0 +1,107 @@
+//! Every endpoint over a real socket.
+
+use std::net::SocketAddr;
+
+use slotmesh_admin::{Admin, AdminConfig, AdminError};
+use slotmesh_node::{ClusterSecret, Node, NodeConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn loopback() -> AdminConfig {
+    AdminConfig { bind: SocketAddr::from(([127, 0, 0, 1], 0)), token: None }
+}
+
+/// Status and body of a request.
+async fn get(addr: SocketAddr, path: &str, header: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn a_local_node_is_alive_ready_and_safe() {
+    let node = Node::local(1 << 20);
+    let admin = Admin::serve(node, loopback()).await.unwrap();
+    for path in ["/healthz", "/readyz", "/safez"] {
+        assert_eq!(get(admin.addr(), path, "").await.0, 200, "{path}");
+    }
+    assert_eq!(get(admin.addr(), "/banana", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn numbers_and_status_tell_of_the_node() {
+    let node = Node::local(1 << 20);
+    node.put("key", "value", slotmesh_node::PutOptions::default()).await.unwrap();
+    let admin = Admin::serve(node.clone(), loopback()).await.unwrap();
+    let (code, metrics) = get(admin.addr(), "/metrics", "").await;
+    assert_eq!(code, 200);
+    for line in [
+        "# TYPE slotmesh_ready gauge",
+        "slotmesh_ready 1",
+        "slotmesh_primary_slots 16384",
+        "slotmesh_primary_entries 1",
+        "slotmesh_memory_budget_bytes 1048576",
+        "slotmesh_failovers_total 0",
+    ] {
+        assert!(metrics.lines().any(|have| have == line), "{line} in {metrics}");
+    }
+    let (code, json) = get(admin.addr(), "/api/status", "").await;
+    let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(code, 200);
+    assert_eq!(status["node"], node.id().to_string());
+    assert_eq!(status["phase"], "serving");
+    assert_eq!(status["owned_slots"], 16_384);
+    assert_eq!(status["members"][0]["primary_slots"], 16_384);
+}
+
+#[tokio::test]
+async fn a_node_that_waits_for_others_says_so() {
+    let mut config = NodeConfig::new(ClusterSecret::new("a secret of enough bytes").unwrap());
+    config.expect = 2;
+    config.seeds = vec!["127.0.0.1:9".parse().unwrap()];
+    let node = Node::start(config).await.unwrap();
+    let admin = Admin::serve(node.clone(), loopback()).await.unwrap();
+    assert_eq!(get(admin.addr(), "/healthz", "").await.0, 200);
+    let (code, text) = get(admin.addr(), "/readyz", "").await;
+    assert_eq!(code, 503);
+    assert_eq!(text, "not ready: it looks for its cluster, or waits for others to found one\n");
+    let (code, text) = get(admin.addr(), "/safez", "").await;
+    assert_eq!(code, 503);
+    assert!(text.starts_with("not safe: 0 of 16384"), "{text}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn with_a_token_nothing_is_said_without_it() {
+    let config = AdminConfig { token: Some("correct horse".to_owned()), ..loopback() };
+    let admin = Admin::serve(Node::local(1 << 20), config).await.unwrap();
+    for path in ["/healthz", "/readyz", "/safez", "/metrics", "/api/status"] {
+        for header in ["", "authorization: Bearer correct\r\n", "authorization: correct horse\r\n"]
+        {
+            assert_eq!(get(admin.addr(), path, header).await.0, 401, "{path} {header}");
+        }
+        let right = "authorization: Bearer correct horse\r\n";
+        assert_eq!(get(admin.addr(), path, right).await.0, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_taken_address_is_told() {
+    let admin = Admin::serve(Node::local(1 << 20), loopback()).await.unwrap();
+    let config = AdminConfig { bind: admin.addr(), ..loopback() };
+    let refused = Admin::serve(Node::local(1 << 20), config).await;
+    assert!(matches!(refused, Err(AdminError::Bind { addr, .. }) if addr == admin.addr()));
+}
+
+#[tokio::test]
+async fn stopping_closes_the_listener() {
+    let admin = Admin::serve(Node::local(1 << 20), loopback()).await.unwrap();
+    let addr = admin.addr();
+    admin.stop().await;
+    assert!(TcpStream::connect(addr).await.is_err());
+}

@@ -1,0 +1,205 @@
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slotmesh_node::{Ack, Node};
+
+use crate::cache::Cache;
+use crate::codec::{Bincode, Codec};
+use crate::error::CacheError;
+use crate::key::CacheKey;
+use crate::near::Limits;
+
+/// Adds caches to a node.
+pub trait Caches {
+    /// Begins a cache of this name; all nodes that use the name, and the schema version, share its entries. Build it once
+    /// and clone it: each build has an L1 of its own, and does not see the writes of another before `l1_ttl` is over.
+    fn cache<K: CacheKey, V>(&self, name: &str) -> CacheBuilder<K, V>;
+}
+
+impl Caches for Node {
+    fn cache<K: CacheKey, V>(&self, name: &str) -> CacheBuilder<K, V> {
+        CacheBuilder {
+            node: self.clone(),
+            settings: Settings::new(name),
+            codec: Bincode,
+            types: PhantomData,
+        }
+    }
+}
+
+/// Settings of a cache to be.
+#[must_use]
+pub struct CacheBuilder<K, V, C = Bincode> {
+    node: Node,
+    settings: Settings,
+    codec: C,
+    types: PhantomData<fn(K) -> V>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) schema: u32,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) ack: Ack,
+    pub(crate) l1: Option<Limits>,
+    pub(crate) l1_ttl: Duration,
+    pub(crate) load_timeout: Duration,
+    pub(crate) concurrent_loads_max: usize,
+    pub(crate) cluster_timeout: Duration,
+}
+
+impl Settings {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            schema: 1,
+            ttl: None,
+            ack: Ack::All,
+            l1: Some(Limits { entries: L1_ENTRIES_DEFAULT, bytes: L1_BYTES_DEFAULT }),
+            l1_ttl: Duration::from_millis(500),
+            load_timeout: Duration::from_secs(5),
+            concurrent_loads_max: 128,
+            cluster_timeout: Duration::from_millis(250),
+        }
+    }
+
+    fn check(self) -> Result<Self, CacheError> {
+        let mut problems = Vec::new();
+        let mut check = |fine: bool, problem: &str| {
+            if !fine {
+                problems.push(problem.to_owned());
+            }
+        };
+        // `:` ends the name in the cluster's keys, and braces would put the whole cache into one slot.
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+        let named = (1..=NAME_BYTES_MAX).contains(&self.name.len());
+        check(named, "a name has 1 to 64 bytes");
+        check(self.name.chars().all(plain), "a name has letters, digits, '-', '_', '.' and '/'");
+        check(self.ttl.is_none_or(|ttl| !ttl.is_zero()), "ttl must not be zero");
+        check(self.l1.is_none() || !self.l1_ttl.is_zero(), "l1_ttl must not be zero; see no_l1");
+        check(!self.load_timeout.is_zero(), "load_timeout must not be zero");
+        check(!self.cluster_timeout.is_zero(), "cluster_timeout must not be zero");
+        check(self.concurrent_loads_max > 0, "max_concurrent_loads must be at least 1");
+        let few = self.l1.is_none_or(|l1| l1.entries <= L1_ENTRIES_MAX);
+        check(few, "l1_entries must be at most 2^30");
+        if problems.is_empty() { Ok(self) } else { Err(CacheError::Settings { problems }) }
+    }
+}
+
+/// A name is part of every key.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Positions in L1 have 32 bits.
+const L1_ENTRIES_MAX: usize = 1 << 30;
+
+impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
+    /// Version of the values' schema, 1 by default. Raise it when the type changes: versions do not see each other's
+    /// entries, so both run side by side during a deployment.
+    pub fn version(mut self, schema: u32) -> Self {
+        self.settings.schema = schema;
+        self
+    }
+
+    /// How long an entry lives in the cluster; for ever (until evicted) by default.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.settings.ttl = Some(ttl);
+        self
+    }
+
+    /// When a write counts as done: by default when all in-sync replicas have it.
+    pub fn ack(mut self, ack: Ack) -> Self {
+        self.settings.ack = ack;
+        self
+    }
+
+    /// Bound of L1 in entries, 10,000 by default. Uneven hashing may keep it a little below.
+    pub fn l1_entries(mut self, entries: usize) -> Self {
+        self.settings.l1.get_or_insert(Limits { entries, bytes: L1_BYTES_DEFAULT }).entries =
+            entries;
+        self
+    }
+
+    /// Bound of L1 in bytes, 32 MiB by default, estimated from the encoded sizes. An entry above a sixteenth of it may not
+    /// find room.
+    pub fn l1_bytes(mut self, bytes: usize) -> Self {
+        self.settings.l1.get_or_insert(Limits { entries: L1_ENTRIES_DEFAULT, bytes }).bytes = bytes;
+        self
+    }
+
+    /// How long L1 serves a value, 500 ms by default: the longest time for which a write of another node may stay unseen
+    /// here. Longer spares the network, shorter shows writes sooner.
+    pub fn l1_ttl(mut self, ttl: Duration) -> Self {
+        self.settings.l1_ttl = ttl;
+        self
+    }
+
+    /// Keeps no values in this process beside the cluster's own: every read is linearizable.
+    pub fn no_l1(mut self) -> Self {
+        self.settings.l1 = None;
+        self
+    }
+
+    /// How long a loader may take, its wait for a turn included, before it is dropped and its waiters get an error;
+    /// 30 s by default.
+    pub fn load_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.load_timeout = timeout;
+        self
+    }
+
+    /// How many loaders of this cache may run at once in this process, 128 by default: protects the source. Loads asked for
+    /// by a loader run on its turn.
+    pub fn max_concurrent_loads(mut self, max: usize) -> Self {
+        self.settings.concurrent_loads_max = max;
+        self
+    }
+
+    /// How long [`Cache::get_or_load`] waits for the cluster before it turns to the loader, 250 ms by default. Shorter
+    /// bounds the delay while an owner is down; too short loads what the cluster has.
+    pub fn cluster_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.cluster_timeout = timeout;
+        self
+    }
+
+    /// How values become bytes; [`Bincode`] by default.
+    pub fn codec<D>(self, codec: D) -> CacheBuilder<K, V, D> {
+        CacheBuilder { node: self.node, settings: self.settings, codec, types: PhantomData }
+    }
+
+    /// The cache.
+    ///
+    /// # Errors
+    /// [`CacheError::Settings`] with all problems.
+    pub fn build(self) -> Result<Cache<K, V>, CacheError>
+    where
+        V: Send + Sync + 'static,
+        C: Codec<V>,
+    {
+        Ok(Cache::new(self.node, self.settings.check()?, Arc::new(self.codec)))
+    }
+}
+
+const L1_ENTRIES_DEFAULT: usize = 10_000;
+const L1_BYTES_DEFAULT: usize = 32 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let node = Node::local(1 << 20);
+        let build = |name: &str| node.cache::<u8, u8>(name).ttl(Duration::ZERO).build();
+        for (name, count) in
+            [("users", 1), ("", 2), ("a:b", 2), ("{all}", 2), (&*"x".repeat(65), 2)]
+        {
+            match build(name) {
+                Err(CacheError::Settings { problems }) => {
+                    assert_eq!(problems.len(), count, "{name}")
+                }
+                _ => panic!("{name} must not be taken"),
+            }
+        }
+    }
+}

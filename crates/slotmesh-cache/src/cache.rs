@@ -1,0 +1,371 @@
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use slotmesh_node::{CallOptions, Condition, Node, Op, OpError, PutOptions, Reply, Value};
+use slotmesh_slots::{MonoTime, Slot, Version};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::builder::Settings;
+use crate::codec::Codec;
+use crate::envelope;
+use crate::error::CacheError;
+use crate::flight::Flights;
+use crate::key::CacheKey;
+use crate::near::{Fresh, Near, Ticket};
+use crate::stats::{CacheStats, Count, Counters};
+
+/// Loads that may wait for their turn for each one that may run: further callers get an error instead of piling up.
+const WAITING_PER_LOAD: usize = 64;
+
+/// A typed cache. Cheap to clone; clones share L1 and the loads under way. Holds its node: the node runs as long as one
+/// of its caches exists.
+///
+/// All methods need a tokio runtime with timers around them.
+pub struct Cache<K: CacheKey, V> {
+    pub(crate) inner: Arc<Inner<K, V>>,
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Written {
+    /// How many nodes hold it. With two or more it survives the crash of any one of them.
+    pub copies: u8,
+}
+
+pub(crate) struct Inner<K: CacheKey, V> {
+    pub(crate) node: Node,
+    pub(crate) settings: Settings,
+    pub(crate) codec: Arc<dyn Codec<V>>,
+    /// `name:version:`, with which all keys begin.
+    prefix: Box<[u8]>,
+    near: Option<Near<K, V>>,
+    pub(crate) flights: Arc<Flights<K, V>>,
+    pub(crate) turns: Semaphore,
+    pub(crate) counters: Counters,
+    /// Origin of L1's time.
+    started: Instant,
+}
+
+/// What the cluster holds under a key.
+pub(crate) enum Found<V> {
+    /// A value that can be read.
+    Value(Arc<V>),
+    /// Nothing that can be read; a value loaded from now on may be put there on this condition.
+    Nothing(Condition),
+}
+
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
+    pub(crate) fn new(node: Node, settings: Settings, codec: Arc<dyn Codec<V>>) -> Self {
+        let loads = settings.concurrent_loads_max.min(Semaphore::MAX_PERMITS);
+        let inner = Inner {
+            node,
+            codec,
+            prefix: format!("{}:{}:", settings.name, 1).into_bytes().into(),
+            near: settings.l1.map(Near::new),
+            flights: Arc::new(Flights::new(loads.saturating_mul(1 + WAITING_PER_LOAD))),
+            turns: Semaphore::new(loads),
+            counters: Counters::default(),
+            started: Instant::now(),
+            settings,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Reads a value: from L1, else from the cluster. A value of another schema version or codec counts as none.
+    ///
+    /// Cancellation safe.
+    ///
+    /// # Errors
+    /// [`CacheError::Cluster`] when L1 has it not and no primary answers within the node's call timeout.
+    pub async fn get(&self, key: &K) -> Result<Option<Arc<V>>, CacheError> {
+        let inner = &*self.inner;
+        if let Some(value) = inner.near_value(key) {
+            return Ok(Some(value));
+        }
+        let cluster_key = inner.cluster_key(key);
+        if let Some(value) = inner.read_here(key, &cluster_key).await {
+            return Ok(Some(value));
+        }
+        match inner.read(key, &cluster_key, None).await? {
+            Found::Value(value) => Ok(Some(value)),
+            Found::Nothing(_) => {
+                inner.counters.add(Count::Miss);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes a value that lives as long as the cache's `ttl` says. This process sees it from the return on, other nodes'
+    /// L1 after at most their `l1_ttl`. Loads under way neither overwrite it nor are joined any more.
+    ///
+    /// Dropping the future leaves open whether the write happens.
+    ///
+    /// # Errors
+    /// [`CacheError::Cluster`], and [`CacheError::Encode`]. A write whose outcome is unknown is tried again until the
+    /// node's call timeout, so it may end as the last of several writers though it began first.
+    pub async fn put(&self, key: &K, value: impl Into<Arc<V>>) -> Result<Written, CacheError> {
+        self.inner.put(key, value.into(), self.inner.settings.ttl).await
+    }
+
+    /// Writes a value that lives this long.
+    ///
+    /// # Errors
+    /// As for [`Cache::put`].
+    pub async fn put_with(
+        &self,
+        key: &K,
+        value: impl Into<Arc<V>>,
+        ttl: Duration,
+    ) -> Result<Written, CacheError> {
+        self.inner.put(key, value.into(), Some(ttl)).await
+    }
+
+    /// Removes a value, here and in the cluster. Call it after the source was changed: loads under way that may have
+    /// read the source before are not cached and not joined any more.
+    ///
+    /// Dropping the future leaves open whether it happens.
+    ///
+    /// # Errors
+    /// [`CacheError::Cluster`]; the value may still be there then.
+    pub async fn invalidate(&self, key: &K) -> Result<Written, CacheError> {
+        let inner = &*self.inner;
+        let writing = Writing::begin(inner, key);
+        let op = Op::Delete { key: inner.cluster_key(key), condition: Condition::Always };
+        let reply = inner.execute(op, inner.write_options()).await?;
+        writing.end(None);
+        match reply {
+            Reply::Delete { copies, .. } => Ok(Written { copies }),
+            _ => Err(odd_reply()),
+        }
+    }
+
+    /// Counts of what this cache did in this process.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        let (l1_entries, l1_bytes) = self.inner.near.as_ref().map(Near::size).unwrap_or_default();
+        CacheStats { l1_entries, l1_bytes, ..self.inner.counters.snapshot() }
+    }
+}
+
+impl<K: CacheKey, V> Clone for Cache<K, V> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<K: CacheKey, V> std::fmt::Debug for Cache<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("settings", &self.inner.settings).finish_non_exhaustive()
+    }
+}
+
+impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
+    /// The key as the cluster has it.
+    pub(crate) fn cluster_key(&self, key: &K) -> Bytes {
+        let mut out = Vec::with_capacity(self.prefix.len() + 24);
+        out.extend_from_slice(&self.prefix);
+        key.write(&mut out);
+        out.into()
+    }
+
+    pub(crate) fn near_value(&self, key: &K) -> Option<Arc<V>> {
+        let value = self.near.as_ref()?.get(key, self.now())?;
+        self.counters.add(Count::L1Hit);
+        Some(value)
+    }
+
+    /// The value, if this node is the key's primary and can tell without waiting.
+    pub(crate) async fn read_here(&self, key: &K, cluster_key: &Bytes) -> Option<Arc<V>> {
+        if self.node.owner(Slot::of_key(cluster_key)) != Some(self.node.id()) {
+            return None;
+        }
+        let ticket = self.ticket(key);
+        let mut read = pin!(self.node.get(cluster_key));
+        // One look, no timer: a read that has to wait is left to those who bound its time.
+        let polled = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
+        match polled {
+            Poll::Ready(Ok(Some(found))) => self.decode(key, ticket, &found),
+            _ => None,
+        }
+    }
+
+    /// Asks the cluster.
+    pub(crate) async fn read(
+        &self,
+        key: &K,
+        cluster_key: &Bytes,
+        timeout: Option<Duration>,
+    ) -> Result<Found<V>, CacheError> {
+        let ticket = self.ticket(key);
+        let options = CallOptions { timeout, ..CallOptions::default() };
+        match self.execute(Op::Get { key: cluster_key.clone() }, options).await? {
+            Reply::Value(found) => Ok(match self.decode(key, ticket, &found) {
+                Some(value) => Found::Value(value),
+                None => {
+                    self.counters.add(Count::Undecodable);
+                    Found::Nothing(Condition::Version(found.version))
+                }
+            }),
+            Reply::Missing { slot } => Ok(Found::Nothing(Condition::FillSince(slot))),
+            _ => Err(odd_reply()),
+        }
+    }
+
+    /// Puts a loaded value where nothing was, if nothing came in between. Whoever loaded it has it already: a failure
+    /// is only counted.
+    pub(crate) async fn fill(
+        &self,
+        key: &K,
+        cluster_key: Bytes,
+        value: Arc<V>,
+        ticket: Option<Ticket>,
+        condition: Option<Condition>,
+    ) {
+        let Ok(sealed) = envelope::seal(&*self.codec, self.settings.schema, &value) else {
+            self.counters.add(Count::Undecodable);
+            return;
+        };
+        let bytes = sealed.len() + cluster_key.len();
+        let ttl = self.settings.ttl;
+        let version = match condition {
+            // The cluster could not be asked, so it cannot be filled safely either: L1 alone takes the load off the source.
+            None => Version::default(),
+            Some(condition) => {
+                let call = CallOptions {
+                    ack: self.settings.ack,
+                    timeout: Some(self.settings.cluster_timeout),
+                    // A retry could undo an invalidation that came after the first attempt.
+                    retry_ambiguous: false,
+                };
+                let put = PutOptions { ttl, keep_ttl: false, condition: if condition == Condition::Always { condition } else { Condition::Always }, call };
+                match self.node.put(cluster_key, sealed, put).await {
+                    Ok(Reply::Put { applied: true, version, .. }) => version.unwrap_or_default(),
+                    Ok(_) => return self.counters.add(Count::FillRefused),
+                    Err(_) => {
+                        self.counters.add(Count::ClusterError);
+                        Version::default()
+                    }
+                }
+            }
+        };
+        self.near_fill(key, ticket, self.fresh(value, version, ttl, bytes));
+    }
+
+    async fn put(
+        &self,
+        key: &K,
+        value: Arc<V>,
+        ttl: Option<Duration>,
+    ) -> Result<Written, CacheError> {
+        let sealed = envelope::seal(&*self.codec, self.settings.schema, &value)
+            .map_err(CacheError::Encode)?;
+        let cluster_key = self.cluster_key(key);
+        let bytes = sealed.len() + cluster_key.len();
+        let writing = Writing::begin(self, key);
+        let op = Op::Put {
+            key: cluster_key,
+            value: sealed.into(),
+            ttl,
+            keep_ttl: false,
+            condition: Condition::Always,
+        };
+        match self.execute(op, self.write_options()).await? {
+            Reply::Put { copies, version, .. } => {
+                writing.end(version.map(|version| self.fresh(value, version, ttl, bytes)));
+                Ok(Written { copies })
+            }
+            _ => Err(odd_reply()),
+        }
+    }
+
+    pub(crate) fn ticket(&self, key: &K) -> Option<Ticket> {
+        self.near.as_ref().map(|near| near.ticket(key))
+    }
+
+    fn decode(&self, key: &K, ticket: Option<Ticket>, found: &Value) -> Option<Arc<V>> {
+        let value = envelope::open(&*self.codec, self.settings.schema, &found.value)?;
+        let value = Arc::new(value);
+        self.counters.add(Count::ClusterHit);
+        let bytes = found.value.len() + self.prefix.len();
+        self.near_fill(
+            key,
+            ticket,
+            self.fresh(Arc::clone(&value), found.version, found.ttl, bytes),
+        );
+        Some(value)
+    }
+
+    fn near_fill(&self, key: &K, ticket: Option<Ticket>, fresh: Fresh<V>) {
+        if let (Some(near), Some(ticket)) = (&self.near, ticket) {
+            near.fill(key, ticket, fresh, self.now());
+        }
+    }
+
+    /// A value for L1, which serves it no longer than the cluster would.
+    fn fresh(
+        &self,
+        value: Arc<V>,
+        version: Version,
+        ttl: Option<Duration>,
+        bytes: usize,
+    ) -> Fresh<V> {
+        let l1_ttl = self.settings.l1_ttl;
+        Fresh { value, version, ttl: ttl.map_or(l1_ttl, |ttl| ttl.min(l1_ttl)), bytes }
+    }
+
+    async fn execute(&self, op: Op, options: CallOptions) -> Result<Reply, CacheError> {
+        let outcome = self.node.execute(op, options).await;
+        if outcome.is_err() {
+            self.counters.add(Count::ClusterError);
+        }
+        Ok(outcome?)
+    }
+
+    fn write_options(&self) -> CallOptions {
+        CallOptions { ack: self.settings.ack, timeout: None, retry_ambiguous: true }
+    }
+
+    fn now(&self) -> MonoTime {
+        MonoTime::ZERO + self.started.elapsed()
+    }
+}
+
+/// A write under way. However it ends, also by being dropped, L1 keeps nothing that may be older than it, and loads that
+/// may have begun before are not joined any more.
+struct Writing<'a, K: CacheKey, V: Send + Sync + 'static> {
+    inner: &'a Inner<K, V>,
+    key: &'a K,
+    ticket: Option<Ticket>,
+    written: Option<Fresh<V>>,
+}
+
+impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
+    fn begin(inner: &'a Inner<K, V>, key: &'a K) -> Self {
+        let ticket = inner.near.as_ref().map(|near| near.begin_write(key));
+        inner.flights.forget(key);
+        Self { inner, key, ticket, written: None }
+    }
+
+    fn end(mut self, written: Option<Fresh<V>>) {
+        self.written = written;
+    }
+}
+
+impl<K: CacheKey, V: Send + Sync + 'static> Drop for Writing<'_, K, V> {
+    fn drop(&mut self) {
+        if let (Some(near), Some(ticket)) = (&self.inner.near, self.ticket) {
+            near.end_write(self.key, ticket, self.written.take(), self.inner.now());
+        }
+        self.inner.flights.forget(self.key);
+    }
+}
+
+fn odd_reply() -> CacheError {
+    OpError::Ambiguous { why: "the owner answered something else".to_owned() }.into()
+}

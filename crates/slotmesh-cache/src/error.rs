@@ -1,0 +1,47 @@
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slotmesh_node::OpError;
+
+use crate::codec::CodecError;
+
+/// Why a cache did not do what it was asked for. Cloneable, because all waiters of a load get the same.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// The cluster refused or did not answer; see [`OpError`] on whether a write happened and whether a retry helps.
+    /// Never the outcome of [`get_or_load`](crate::Cache::get_or_load).
+    #[error("the cluster: {0}")]
+    Cluster(#[from] OpError),
+    /// The loader returned this; nothing was cached. The next call loads again.
+    #[error("the loader failed: {0}")]
+    Load(#[source] Arc<dyn Error + Send + Sync>),
+    /// The loader panicked with this message; nothing was cached. The next call loads again.
+    #[error("the loader panicked: {0}")]
+    LoadPanicked(Arc<str>),
+    /// The loader (and the wait for its turn) took longer than the cache's `load_timeout` and was dropped.
+    #[error("the loader took longer than {0:?}")]
+    LoadTimeout(Duration),
+    /// The runtime that carried the load was shut down, or there is none around this call. Nothing was cached.
+    #[error("no runtime carries the load to its end")]
+    LoadAborted,
+    /// The loader of a key asked for the same key. It would wait for itself.
+    #[error("a loader loads its own key")]
+    Recursive,
+    /// So many loads are under way or wait for their turn; nothing was started. A retry after a pause helps.
+    #[error("{max} loads are under way")]
+    TooManyLoads {
+        /// The bound.
+        max: usize,
+    },
+    /// The value cannot be encoded; nothing was written, and a retry cannot help.
+    #[error(transparent)]
+    Encode(CodecError),
+    /// The settings given to the builder cannot work.
+    #[error("invalid settings of the cache: {}", .problems.join("; "))]
+    Settings {
+        /// Every problem found.
+        problems: Vec<String>,
+    },
+}

@@ -1,0 +1,75 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts since the cache was built, and the size of its L1 now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// Reads that L1 served.
+    pub l1_hits: u64,
+    /// Reads that the cluster served.
+    pub cluster_hits: u64,
+    /// Reads that neither served: a `get` without a value, or a `get_or_load` that went on to its loader.
+    pub misses: u64,
+    /// Calls of `get_or_load` that joined one under way instead of asking and loading themselves.
+    pub coalesced: u64,
+    /// Loaders called.
+    pub loads_started: u64,
+    /// Loaders that returned a value, or that there is none.
+    pub loads_ok: u64,
+    /// Loaders that returned an error, panicked, or took too long.
+    pub loads_failed: u64,
+    /// Loaded values that the cluster did not take, because something newer was written or invalidated meanwhile.
+    pub fills_refused: u64,
+    /// Operations that the cluster failed.
+    pub cluster_errors: u64,
+    /// Values found with another codec or schema version, or that did not decode.
+    pub undecodable: u64,
+    /// Entries in L1.
+    pub l1_entries: usize,
+    /// Estimated bytes in L1.
+    pub l1_bytes: usize,
+}
+
+/// One of the counts.
+#[derive(Clone, Copy)]
+pub(crate) enum Count {
+    L1Hit,
+    ClusterHit,
+    Miss,
+    Coalesced,
+    LoadStarted,
+    LoadOk,
+    LoadFailed,
+    FillRefused,
+    ClusterError,
+    Undecodable,
+}
+
+/// The counts of a cache; they order nothing.
+#[derive(Default)]
+pub(crate) struct Counters([AtomicU64; 10]);
+
+impl Counters {
+    pub(crate) fn add(&self, count: Count) {
+        self.0[count as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The counts, with an empty L1.
+    pub(crate) fn snapshot(&self) -> CacheStats {
+        let of = |count: Count| self.0[count as usize].load(Ordering::Relaxed);
+        CacheStats {
+            l1_hits: of(Count::L1Hit),
+            cluster_hits: of(Count::ClusterHit),
+            misses: of(Count::Miss),
+            coalesced: of(Count::Coalesced),
+            loads_started: of(Count::LoadStarted),
+            loads_ok: of(Count::LoadOk),
+            loads_failed: of(Count::LoadFailed),
+            fills_refused: of(Count::FillRefused),
+            cluster_errors: of(Count::ClusterError),
+            undecodable: of(Count::Undecodable),
+            l1_entries: 0,
+            l1_bytes: 0,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Bytes of any kind as values of the cluster, and keys of any kind. Shared by the smoke test and the fuzz target.
+
+// The lint knows `#[test]` functions only, not their helpers.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use slotmesh_cache::{Bincode, Cache, CacheKey, Caches, Codec};
+use slotmesh_node::{Node, PutOptions};
+use tokio::runtime::{self, Runtime};
+
+type Value = (u32, String, Option<Vec<u16>>, BTreeMap<String, i64>);
+
+const SCHEMA: u32 = 2;
+
+/// Format 1, bincode, schema version 2.
+const HEADER: [u8; 6] = [0xc5, 1, SCHEMA as u8, 0, 0, 0];
+
+struct World {
+    runtime: Runtime,
+    node: Node,
+    cache: Cache<u8, Value>,
+}
+
+static WORLD: LazyLock<World> = LazyLock::new(|| {
+    let node = Node::local(8 << 20);
+    let cache = node.cache("fuzz").version(SCHEMA).no_l1().build().unwrap();
+    World {
+        runtime: runtime::Builder::new_current_thread().enable_time().build().unwrap(),
+        node,
+        cache,
+    }
+});
+
+/// Reads the bytes as a value through the cache, as they are and behind the right header: it is a value exactly if header
+/// and payload say so, and else a miss.
+pub(crate) fn survives(input: &[u8]) {
+    reads_as_it_should(input);
+    reads_as_it_should(&[&HEADER, input].concat());
+    keys_stay_apart(input);
+}
+
+fn reads_as_it_should(bytes: &[u8]) {
+    let world = &*WORLD;
+    let expected = bytes
+        .strip_prefix(&HEADER)
+        .and_then(|payload| Codec::<Value>::decode(&Bincode, payload).ok());
+    let read = world.runtime.block_on(async {
+        let (key, bytes) = (b"fuzz:2:1".to_vec(), bytes.to_vec());
+        world.node.put(key, bytes, PutOptions::default()).await.unwrap();
+        world.cache.get(&1).await.unwrap()
+    });
+    assert_eq!(read.as_deref(), expected.as_ref());
+    if let Some(value) = expected {
+        let mut again = Vec::new();
+        Bincode.encode(&value, &mut again).unwrap();
+        assert_eq!(Codec::<Value>::decode(&Bincode, &again).unwrap(), value);
+    }
+}
+
+/// Two different pairs cut from the input write different text.
+fn keys_stay_apart(input: &[u8]) {
+    let (a, b) = input.split_at(input.len() / 2);
+    let pair = |bytes: &[u8], at: u8| {
+        let (left, right) = bytes.split_at(usize::from(at) % (bytes.len() + 1));
+        (left.to_vec(), right.to_vec())
+    };
+    let text = |key: &(Vec<u8>, Vec<u8>)| {
+        let mut out = Vec::new();
+        key.write(&mut out);
+        out
+    };
+    let first = pair(a, input.first().copied().unwrap_or_default());
+    for second in [
+        pair(b, input.last().copied().unwrap_or_default()),
+        pair(a, input.last().copied().unwrap_or_default()),
+        (a.to_vec(), b.to_vec()),
+    ] {
+        assert_eq!(first == second, text(&first) == text(&second), "{first:?} {second:?}");
+    }
+}

@@ -1,0 +1,130 @@
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use slotmesh_admin::{AdminConfig, AdminError};
+use slotmesh_node::{ClusterSecret, NodeConfig};
+use slotmesh_resp::{RespConfig, RespError};
+
+use crate::arguments::ServeArguments;
+use crate::{secrets, size};
+
+/// What `serve` runs.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) node: NodeConfig,
+    pub(crate) resp: Option<RespConfig>,
+    pub(crate) admin: Option<AdminConfig>,
+}
+
+/// Stands in for a secret that is missing while the other settings are checked; never used.
+const PLACEHOLDER: &str = "no secret was given";
+
+impl Settings {
+    /// What the arguments and the environment say.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub(crate) fn read(arguments: &ServeArguments) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        let node = node(arguments, &mut problems);
+        let resp = resp(arguments, &mut problems);
+        let admin = admin(arguments, &mut problems);
+        if arguments.resp_redirect && arguments.resp.is_none() {
+            problems.push("--resp-redirect needs --resp".to_owned());
+        }
+        match node {
+            Some(node) if problems.is_empty() => Ok(Self { node, resp, admin }),
+            _ => Err(problems),
+        }
+    }
+}
+
+fn node(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<NodeConfig> {
+    let secret = secrets::cluster_secret(arguments.secret_file.as_deref());
+    let secret = secret.map_err(|problem| problems.push(problem)).ok();
+    let secret = secret.or_else(|| ClusterSecret::new(PLACEHOLDER).ok())?;
+    let mut config = NodeConfig::new(secret);
+    config.cluster.clone_from(&arguments.cluster);
+    config.name.clone_from(&arguments.name);
+    config.zone.clone_from(&arguments.zone);
+    let before = problems.len();
+    config.bind = value("--bind", &arguments.bind, problems).unwrap_or(config.bind);
+    let seeds = arguments.seed.iter().filter(|seed| !seed.is_empty());
+    config.seeds = seeds.filter_map(|seed| value("--seed", seed, problems)).collect();
+    let seeds_fine = problems.len() == before;
+    config.expect = value("--expect", &arguments.expect, problems).unwrap_or(config.expect);
+    config.replicas = value("--replicas", &arguments.replicas, problems).unwrap_or(config.replicas);
+    config.io_threads =
+        value("--io-threads", &arguments.io_threads, problems).unwrap_or(config.io_threads);
+    match size::parse(&arguments.max_memory) {
+        Some(bytes) => config.max_memory_bytes = bytes,
+        None => problems.push(format!("--max-memory {}: not a size", arguments.max_memory)),
+    }
+    if let Err(error) = config.check() {
+        // A seed that was not understood is not also told to be missing.
+        let real = |problem: &String| seeds_fine || !problem.contains("needs at least one seed");
+        problems.extend(error.problems.into_iter().filter(real));
+    }
+    Some(config)
+}
+
+fn resp(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<RespConfig> {
+    let bind = value("--resp", arguments.resp.as_ref()?, problems)?;
+    let password = secrets::variable("SLOTMESH_RESP_PASSWORD");
+    let config =
+        RespConfig { bind, password, redirect: arguments.resp_redirect, ..RespConfig::default() };
+    match config.check() {
+        Err(RespError::Config { problems: found }) => problems.extend(found),
+        Err(error) => problems.push(error.to_string()),
+        Ok(()) => {}
+    }
+    Some(config)
+}
+
+fn admin(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<AdminConfig> {
+    let bind = value("--admin", arguments.admin.as_ref()?, problems)?;
+    let config = AdminConfig { bind, token: secrets::variable("SLOTMESH_ADMIN_TOKEN") };
+    match config.check() {
+        Err(AdminError::Config { problems: found }) => problems.extend(found),
+        Err(error) => problems.push(error.to_string()),
+        Ok(()) => {}
+    }
+    Some(config)
+}
+
+/// Reads the value of an option, or notes the problem.
+fn value<T: FromStr>(option: &str, text: &str, problems: &mut Vec<String>) -> Option<T>
+where
+    T::Err: std::fmt::Display,
+{
+    match text.trim().parse() {
+        Ok(value) => Some(value),
+        Err(error) => {
+            problems.push(format!("{option} {text}: {error}"));
+            None
+        }
+    }
+}
+
+/// Where Redis clients reach a listener: a wildcard is no address, so the node's own stands for it.
+pub(crate) fn announced(listening: SocketAddr, bind: SocketAddr) -> SocketAddr {
+    let ip = if listening.ip().is_unspecified() { bind.ip() } else { listening.ip() };
+    SocketAddr::new(ip, listening.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_not_announced() {
+        let check = |listening: &str, expected: &str| {
+            let bind = "10.0.0.7:7600".parse().unwrap();
+            let announced = announced(listening.parse().unwrap(), bind);
+            assert_eq!(announced, expected.parse().unwrap(), "{listening}");
+        };
+        check("0.0.0.0:6401", "10.0.0.7:6401");
+        check("[::]:6401", "10.0.0.7:6401");
+        check("127.0.0.1:6401", "127.0.0.1:6401");
+    }
+}

@@ -1,0 +1,49 @@
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::arguments::StatusArguments;
+use crate::secrets;
+
+/// How long the node may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// More is no answer of ours: a hundred members take 30 KiB.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// Prints the node's status.
+pub(crate) async fn run(arguments: &StatusArguments) -> ExitCode {
+    let addr = arguments.admin;
+    let asked = timeout(ANSWER_TIMEOUT, ask(addr)).await;
+    let problem = match asked {
+        Ok(Ok(answer)) => match answer.split_once("\r\n\r\n") {
+            Some((head, body)) if head.split(' ').nth(1) == Some("200") => {
+                print!("{body}");
+                return ExitCode::SUCCESS;
+            }
+            Some((head, body)) => format!("{} {body}", head.lines().next().unwrap_or_default()),
+            None => "no HTTP".to_owned(),
+        },
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    eprintln!("slotmesh: the admin listener {addr}: {}", problem.trim_end());
+    ExitCode::FAILURE
+}
+
+/// Asks with HTTP/1.0, whose answer ends with the connection and is never cut into chunks.
+async fn ask(addr: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(addr).await?;
+    let token = secrets::variable("SLOTMESH_ADMIN_TOKEN");
+    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let request = format!("GET /api/status HTTP/1.0\r\nhost: {addr}\r\n{token}\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

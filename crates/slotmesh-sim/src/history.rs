@@ -1,0 +1,271 @@
+//! What the clients saw, and whether one copy of each key could have answered like that.
+//!
+//! Linearizability is local, so each key is checked alone (Herlihy and Wing 1990), by the search of Wing and Gong with
+//! Lowe's memory of visited configurations.
+
+use std::collections::HashSet;
+
+/// What a client asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    Get,
+    Put(i64),
+    PutAbsent(i64),
+    /// Puts the second value if the key holds the first one.
+    Cas(i64, i64),
+    Delete,
+    Increment(i64),
+}
+
+/// What it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Answer {
+    Value(Option<i64>),
+    /// An unconditional write happened, and whether the key held something before.
+    Done {
+        existed: bool,
+    },
+    /// Whether the condition held.
+    Applied(bool),
+    Sum(i64),
+}
+
+/// One operation on a key. Without an answer its outcome is unknown: it may have happened at any time since, or never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Operation {
+    pub(crate) invoked: u64,
+    pub(crate) returned: Option<(u64, Answer)>,
+    pub(crate) action: Action,
+}
+
+impl Operation {
+    /// What the key holds afterwards, if the answer fits what it held before.
+    fn step(&self, held: Option<i64>) -> Option<Option<i64>> {
+        let (answer, after) = match self.action {
+            Action::Get => (Answer::Value(held), held),
+            Action::Put(value) => (Answer::Done { existed: held.is_some() }, Some(value)),
+            Action::Delete => (Answer::Done { existed: held.is_some() }, None),
+            Action::PutAbsent(value) => {
+                (Answer::Applied(held.is_none()), Some(held.unwrap_or(value)))
+            }
+            Action::Cas(expected, value) => {
+                let fits = held == Some(expected);
+                (Answer::Applied(fits), if fits { Some(value) } else { held })
+            }
+            Action::Increment(by) => {
+                let sum = held.unwrap_or(0) + by;
+                (Answer::Sum(sum), Some(sum))
+            }
+        };
+        let told = self.returned.map(|(_, answer)| answer);
+        told.is_none_or(|told| told == answer).then_some(after)
+    }
+}
+
+/// Configurations looked at before the search gives up: far more than any correct history of the simulator needs.
+const CONFIGURATIONS_MAX: usize = 400_000;
+
+/// Whether one copy of the key, empty at first, can have given these answers.
+///
+/// # Errors
+/// When no order of the operations explains the answers; the text says where the longest explanation ends.
+pub(crate) fn check(operations: &[Operation]) -> Result<(), String> {
+    let mut operations: Vec<Operation> = operations
+        .iter()
+        .copied()
+        .filter(|operation| operation.returned.is_some() || operation.action != Action::Get)
+        .collect();
+    operations.sort_by_key(|operation| operation.invoked);
+    let mut search = Search { operations, seen: HashSet::new(), best: Vec::new() };
+    search.run()
+}
+
+/// Which operations are explained, and what the key holds then.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Configuration {
+    explained: Vec<u64>,
+    held: Option<i64>,
+}
+
+impl Configuration {
+    fn has(&self, at: usize) -> bool {
+        self.explained[at / 64] >> (at % 64) & 1 == 1
+    }
+
+    fn with(&self, at: usize, held: Option<i64>) -> Self {
+        let mut explained = self.explained.clone();
+        explained[at / 64] |= 1 << (at % 64);
+        Self { explained, held }
+    }
+}
+
+struct Search {
+    operations: Vec<Operation>,
+    seen: HashSet<Configuration>,
+    best: Vec<usize>,
+}
+
+impl Search {
+    fn run(&mut self) -> Result<(), String> {
+        let explained = vec![0; self.operations.len().div_ceil(64).max(1)];
+        let first = Configuration { explained, held: None };
+        // Each with the position of the first operation that is not explained.
+        let mut open: Vec<(Configuration, usize, Vec<usize>)> = vec![(first, 0, Vec::new())];
+        while let Some((configuration, start, path)) = open.pop() {
+            let start = (start..self.operations.len())
+                .find(|&at| !configuration.has(at))
+                .unwrap_or(self.operations.len());
+            let candidates = self.candidates(&configuration, start);
+            let Some(candidates) = candidates else { return Ok(()) };
+            if self.answered(&path) > self.answered(&self.best) {
+                self.best.clone_from(&path);
+            }
+            // The last one is tried first: what returns earliest.
+            for at in candidates {
+                let Some(held) = self.operations[at].step(configuration.held) else { continue };
+                let next = configuration.with(at, held);
+                if self.seen.len() >= CONFIGURATIONS_MAX {
+                    return Err(format!(
+                        "no explanation among {CONFIGURATIONS_MAX} orders: {}",
+                        self.report()
+                    ));
+                }
+                if self.seen.insert(next.clone()) {
+                    let path = path.iter().copied().chain([at]).collect();
+                    open.push((next, start, path));
+                }
+            }
+        }
+        Err(self.report())
+    }
+
+    fn answered(&self, path: &[usize]) -> usize {
+        path.iter().filter(|&&at| self.operations[at].returned.is_some()).count()
+    }
+
+    /// What may come next, in the order worst first; `None` when all that was answered is explained.
+    fn candidates(&self, configuration: &Configuration, start: usize) -> Option<Vec<usize>> {
+        let open = || (start..self.operations.len()).filter(|&at| !configuration.has(at));
+        let returns = |at: usize| self.operations[at].returned.map(|(at, _)| at);
+        let horizon = open().filter_map(returns).min()?;
+        let mut candidates: Vec<usize> = Vec::new();
+        for at in open().take_while(|&at| self.operations[at].invoked < horizon) {
+            // Of equal operations whose outcome is unknown the earliest does as well as any.
+            let unknown = returns(at).is_none();
+            let twin = |&other: &usize| {
+                returns(other).is_none()
+                    && self.operations[other].action == self.operations[at].action
+            };
+            if !(unknown && candidates.iter().any(twin)) {
+                candidates.push(at);
+            }
+        }
+        candidates.sort_by_key(|&at| std::cmp::Reverse(returns(at).unwrap_or(u64::MAX)));
+        Some(candidates)
+    }
+
+    fn report(&self) -> String {
+        let last =
+            self.best.iter().rev().take(8).rev().map(|&at| format!("{:?}", self.operations[at]));
+        let rest = (0..self.operations.len()).filter(|at| !self.best.contains(at)).take(10);
+        let rest = rest.map(|at| format!("{:?}", self.operations[at]));
+        format!(
+            "{} of {} operations explained, the last:\n  {}\nnot explained:\n  {}",
+            self.best.len(),
+            self.operations.len(),
+            last.collect::<Vec<_>>().join("\n  "),
+            rest.collect::<Vec<_>>().join("\n  ")
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(invoked: u64, returned: u64, action: Action, answer: Answer) -> Operation {
+        Operation { invoked, returned: Some((returned, answer)), action }
+    }
+
+    fn lost(invoked: u64, action: Action) -> Operation {
+        Operation { invoked, returned: None, action }
+    }
+
+    fn read(invoked: u64, returned: u64, value: i64) -> Operation {
+        op(invoked, returned, Action::Get, Answer::Value((value != 0).then_some(value)))
+    }
+
+    const NEW: Answer = Answer::Done { existed: false };
+    const OLD: Answer = Answer::Done { existed: true };
+
+    #[track_caller]
+    fn good(operations: &[Operation]) {
+        check(operations).unwrap();
+    }
+
+    #[track_caller]
+    fn bad(operations: &[Operation]) {
+        assert!(check(operations).is_err());
+    }
+
+    #[test]
+    fn sequential_histories() {
+        good(&[
+            op(1, 2, Action::Put(7), NEW),
+            read(3, 4, 7),
+            op(5, 6, Action::Delete, OLD),
+            read(7, 8, 0),
+        ]);
+        bad(&[op(1, 2, Action::Put(7), NEW), read(3, 4, 0)]);
+        bad(&[op(1, 2, Action::Put(7), NEW), op(3, 4, Action::Put(8), OLD), read(5, 6, 7)]);
+        bad(&[op(1, 2, Action::Put(7), OLD)]);
+        good(&[op(1, 2, Action::PutAbsent(7), Answer::Applied(true)), read(3, 4, 7)]);
+        bad(&[read(1, 2, 3)]);
+    }
+
+    #[test]
+    fn overlapping_writes_take_any_order_but_only_one() {
+        let writes = [op(1, 10, Action::Put(7), NEW), op(2, 9, Action::Put(8), OLD)];
+        good(&[writes[0], writes[1], read(11, 12, 8)]);
+        bad(&[writes[0], writes[1], read(11, 12, 7)]);
+        bad(&[writes[0], writes[1], read(3, 4, 8), read(5, 6, 7)]);
+        good(&[writes[0], writes[1], read(3, 4, 7), read(5, 6, 8)]);
+    }
+
+    #[test]
+    fn a_read_never_goes_back() {
+        let write = op(1, 20, Action::Put(7), NEW);
+        good(&[write, read(2, 4, 0), read(5, 6, 7)]);
+        bad(&[write, read(2, 4, 7), read(5, 6, 0)]);
+    }
+
+    #[test]
+    fn unknown_outcomes_happen_late_or_never() {
+        let put = lost(1, Action::Put(7));
+        good(&[put, read(2, 3, 0), read(4, 5, 7)]);
+        good(&[put, read(2, 3, 0)]);
+        bad(&[put, read(2, 3, 7), read(4, 5, 0)]);
+        bad(&[read(2, 3, 7), lost(4, Action::Put(7))]);
+    }
+
+    #[test]
+    fn an_increment_happens_once() {
+        let sum = |at, sum| op(at, at + 1, Action::Increment(1), Answer::Sum(sum));
+        good(&[sum(1, 1), sum(3, 2), lost(4, Action::Increment(1)), sum(6, 4)]);
+        bad(&[sum(1, 1), sum(3, 3)]);
+        bad(&[sum(1, 1), lost(2, Action::Increment(1)), sum(4, 4)]);
+        let lost: Vec<_> = (0..40).map(|at| lost(at, Action::Increment(1))).collect();
+        good(&[&lost[..], &[sum(50, 41)]].concat());
+        bad(&[&lost[..], &[sum(50, 42)]].concat());
+    }
+
+    #[test]
+    fn a_compare_and_set_needs_what_it_expects() {
+        let put = op(1, 2, Action::Put(7), NEW);
+        let cas =
+            |at, from, to, applied| op(at, at + 1, Action::Cas(from, to), Answer::Applied(applied));
+        good(&[put, cas(3, 7, 8, true), cas(5, 7, 9, false), read(7, 8, 8)]);
+        bad(&[put, cas(3, 7, 8, true), cas(5, 7, 9, true)]);
+        bad(&[put, cas(3, 7, 8, false)]);
+    }
+}

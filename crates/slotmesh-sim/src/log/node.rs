@@ -1,0 +1,309 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::Rng;
+use rand::rngs::StdRng;
+use slotmesh_control::ClusterDelta;
+use slotmesh_control::log::{LogMachine, LogStatus};
+use slotmesh_core::{ControlMachine, ELECTION_MIN};
+use slotmesh_slots::{Generation, MonoTime, NodeId};
+
+use super::message::{Entry, LogMessage, NodeSet, Place, What};
+use super::reign::Reign;
+
+/// Twice the shortest: what the production log is configured with.
+const ELECTION_MAX: Duration = Duration::from_millis(300);
+
+/// How long a candidate waits for votes before it lets others try.
+const CAMPAIGN: Duration = Duration::from_millis(200);
+
+/// What the log tells its driver.
+#[derive(Debug)]
+pub(crate) enum LogEvent {
+    Send(NodeId, LogMessage),
+    Applied(ClusterDelta),
+    /// A command was applied here: its index, its bytes, and the state's version afterwards.
+    Command(u64, Bytes),
+    ProposalEnded,
+    VotersSet,
+}
+
+/// One node's part in the control log of one generation.
+pub(crate) struct LogNode {
+    pub(super) me: NodeId,
+    pub(crate) generation: Generation,
+    pub(super) term: u64,
+    voted_for: Option<NodeId>,
+    leader: Option<NodeId>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) commit: u64,
+    applied: u64,
+    heard: Option<MonoTime>,
+    election_due: MonoTime,
+    votes: Option<NodeSet>,
+    elections: bool,
+    pub(super) reign: Option<Reign>,
+    machine: ControlMachine,
+    pub(super) events: VecDeque<LogEvent>,
+    /// A seeded bug: entries commit on the leader's word alone.
+    pub(crate) commits_alone: bool,
+    rng: StdRng,
+}
+
+impl LogNode {
+    pub(crate) fn new(me: NodeId, generation: Generation, rng: StdRng, now: MonoTime) -> Self {
+        let mut log = Self {
+            me,
+            generation,
+            term: 0,
+            voted_for: None,
+            leader: None,
+            entries: Vec::new(),
+            commit: 0,
+            applied: 0,
+            heard: None,
+            election_due: now,
+            votes: None,
+            elections: true,
+            reign: None,
+            machine: ControlMachine::new(),
+            events: VecDeque::new(),
+            commits_alone: false,
+            rng,
+        };
+        log.put_off(now);
+        log
+    }
+
+    /// Begins the log with these voters; its founder campaigns as soon as it can.
+    pub(crate) fn found(&mut self, voters: NodeSet, now: MonoTime) {
+        if self.entries.is_empty() {
+            self.entries
+                .push(Entry { term: 0, what: What::Voters { current: voters, next: None } });
+            self.election_due = now;
+        }
+    }
+
+    pub(crate) fn poll_event(&mut self) -> Option<LogEvent> {
+        self.events.pop_front()
+    }
+
+    /// When [`LogNode::handle_timeout`] is due.
+    pub(crate) fn poll_timeout(&self) -> MonoTime {
+        self.reign.as_ref().map_or(self.election_due, |reign| reign.next_round)
+    }
+
+    pub(crate) fn set_elections(&mut self, enabled: bool) {
+        self.elections = enabled;
+    }
+
+    pub(crate) fn propose(&mut self, command: Bytes, now: MonoTime) {
+        if self.reign.is_none() {
+            self.events.push_back(LogEvent::ProposalEnded);
+            return;
+        }
+        let index = self.append(What::Command(command));
+        if let Some(reign) = &mut self.reign {
+            reign.await_outcome(index, now);
+        }
+        self.replicate(now);
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: MonoTime) {
+        if self.reign.is_some() {
+            self.lead(now);
+        } else if now >= self.election_due {
+            self.put_off(now);
+            if self.elections && self.voters().contains(&self.me) {
+                self.campaign(now);
+            }
+        }
+    }
+
+    pub(crate) fn handle(&mut self, from: NodeId, message: LogMessage, now: MonoTime) {
+        if matches!(message, LogMessage::Vote { .. }) && self.hears_leader(now) {
+            // Whoever hears a leader neither votes nor takes over the term (Raft §6, disruptive servers).
+            return;
+        }
+        if message.term() > self.term {
+            self.follow(message.term(), None);
+        }
+        match message {
+            LogMessage::Vote { term, last } => {
+                let fits = term == self.term
+                    && self.voted_for.is_none_or(|other| other == from)
+                    && last >= self.last();
+                if fits {
+                    self.voted_for = Some(from);
+                    self.put_off(now);
+                }
+                self.send(from, LogMessage::VoteReply { term: self.term, granted: fits });
+            }
+            LogMessage::VoteReply { term, granted } if granted && term == self.term => {
+                if let Some(votes) = &mut self.votes {
+                    votes.insert(from);
+                }
+                self.count_votes(now);
+            }
+            LogMessage::VoteReply { .. } => {}
+            LogMessage::Append { term, before, entries, commit, sent } => {
+                let matched = match term == self.term {
+                    true => {
+                        self.follow(term, Some(from));
+                        self.heard = Some(now);
+                        self.put_off(now);
+                        self.take(before, entries, commit)
+                    }
+                    false => Err(0),
+                };
+                self.send(from, LogMessage::AppendReply { term: self.term, matched, sent });
+            }
+            LogMessage::AppendReply { term, matched, sent } if term == self.term => {
+                self.acknowledged(from, matched, sent, now);
+            }
+            LogMessage::AppendReply { .. } => {}
+        }
+    }
+
+    /// What the port tells the brain.
+    pub(crate) fn status(&self, now: MonoTime) -> LogStatus {
+        let reign = self.reign.as_ref();
+        LogStatus {
+            leader: self.leader,
+            is_leader: reign.is_some(),
+            term: self.term,
+            leader_since: reign.map(|reign| reign.since),
+            caught_up: reign.is_some_and(|reign| self.applied >= reign.first),
+            quorum_acked: self.quorum_acked(now),
+            voters: self.voters().into_iter().collect(),
+            voters_changing: matches!(self.latest_voters(), Some((_, Some(_)))),
+            last_applied: self.applied,
+        }
+    }
+
+    /// Everybody whose vote counts.
+    pub(crate) fn voters(&self) -> NodeSet {
+        let Some((current, next)) = self.latest_voters() else { return NodeSet::new() };
+        current.iter().chain(next.into_iter().flatten()).copied().collect()
+    }
+
+    pub(super) fn others(&self) -> NodeSet {
+        let mut others = self.voters();
+        others.remove(&self.me);
+        others
+    }
+
+    /// Whether these are enough to elect or commit.
+    pub(crate) fn is_quorum(&self, nodes: &NodeSet) -> bool {
+        let Some((current, next)) = self.latest_voters() else { return false };
+        let majority = |set: &NodeSet| set.intersection(nodes).count() * 2 > set.len();
+        majority(current) && next.is_none_or(majority)
+    }
+
+    pub(super) fn latest_voters(&self) -> Option<(&NodeSet, Option<&NodeSet>)> {
+        self.entries.iter().rev().find_map(|entry| match &entry.what {
+            What::Voters { current, next } => Some((current, next.as_ref())),
+            _ => None,
+        })
+    }
+
+    pub(super) fn last(&self) -> Place {
+        (self.entries.last().map_or(0, |entry| entry.term), self.entries.len() as u64)
+    }
+
+    pub(super) fn append(&mut self, what: What) -> u64 {
+        self.entries.push(Entry { term: self.term, what });
+        self.entries.len() as u64
+    }
+
+    pub(super) fn send(&mut self, to: NodeId, message: LogMessage) {
+        self.events.push_back(LogEvent::Send(to, message));
+    }
+
+    /// Applies everything committed.
+    pub(super) fn apply(&mut self) {
+        while self.applied < self.commit {
+            let Some(entry) = self.entries.get(self.applied as usize) else { return };
+            self.applied += 1;
+            if let What::Command(command) = entry.what.clone() {
+                self.machine.apply(self.applied, &command);
+                self.events.extend(self.machine.take_deltas().map(LogEvent::Applied));
+                self.events.push_back(LogEvent::Command(self.applied, command));
+            }
+        }
+    }
+
+    fn hears_leader(&self, now: MonoTime) -> bool {
+        // A leader counts as heard by itself as long as its quorum answers.
+        let heard = if self.reign.is_some() { self.quorum_acked(now) } else { self.heard };
+        heard.is_some_and(|heard| now.saturating_since(heard) < ELECTION_MIN)
+    }
+
+    fn put_off(&mut self, now: MonoTime) {
+        let (min, max) = (ELECTION_MIN.as_micros() as u64, ELECTION_MAX.as_micros() as u64);
+        self.election_due = now + Duration::from_micros(self.rng.random_range(min..max));
+        self.votes = None;
+    }
+
+    fn follow(&mut self, term: u64, leader: Option<NodeId>) {
+        if term > self.term {
+            (self.term, self.voted_for, self.votes) = (term, None, None);
+            self.leader = None;
+        }
+        self.leader = leader.or(self.leader);
+        if let Some(reign) = self.reign.take() {
+            reign.end(&mut self.events);
+        }
+    }
+
+    fn campaign(&mut self, now: MonoTime) {
+        self.term += 1;
+        self.leader = None;
+        self.voted_for = Some(self.me);
+        self.votes = Some(NodeSet::from([self.me]));
+        self.election_due = now + CAMPAIGN;
+        let (term, last) = (self.term, self.last());
+        for node in self.others() {
+            self.send(node, LogMessage::Vote { term, last });
+        }
+        self.count_votes(now);
+    }
+
+    fn count_votes(&mut self, now: MonoTime) {
+        if self.votes.as_ref().is_some_and(|votes| self.is_quorum(votes)) {
+            self.votes = None;
+            self.leader = Some(self.me);
+            let first = self.append(What::Begin);
+            self.reign = Some(Reign::new(now, first));
+            self.replicate(now);
+        }
+    }
+
+    /// Takes entries of the leader over; the index up to which both agree, or the one to try next.
+    fn take(&mut self, before: Place, entries: Vec<Entry>, commit: u64) -> Result<u64, u64> {
+        let (term, index) = before;
+        let known = |index: u64| self.entries.get((index as usize).wrapping_sub(1));
+        if index > 0 && known(index).is_none_or(|entry| entry.term != term) {
+            return Err((index - 1).min(self.entries.len() as u64));
+        }
+        let matched = index + entries.len() as u64;
+        for (at, entry) in (index as usize..).zip(entries) {
+            match self.entries.get(at) {
+                Some(known) if known.term == entry.term => {}
+                Some(_) => {
+                    assert!(
+                        at as u64 >= self.commit || self.commits_alone,
+                        "a committed entry changes"
+                    );
+                    self.entries.truncate(at);
+                    self.entries.push(entry);
+                }
+                None => self.entries.push(entry),
+            }
+        }
+        self.commit = self.commit.max(commit.min(matched));
+        self.apply();
+        Ok(matched)
+    }
+}

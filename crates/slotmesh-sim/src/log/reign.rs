@@ -1,0 +1,202 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use slotmesh_slots::{MonoTime, NodeId};
+
+use super::message::{LogMessage, NodeSet, What};
+use super::node::{LogEvent, LogNode};
+
+/// Between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_millis(50);
+
+/// How long a proposal waits for its outcome.
+const PROPOSAL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Most entries in one message.
+const ENTRIES_MAX: usize = 64;
+
+/// What a leader knows.
+pub(super) struct Reign {
+    pub(super) since: MonoTime,
+    /// Index of the first entry of this reign.
+    pub(super) first: u64,
+    pub(super) next_round: MonoTime,
+    matched: BTreeMap<NodeId, u64>,
+    next: BTreeMap<NodeId, u64>,
+    acked: BTreeMap<NodeId, MonoTime>,
+    waiting: Vec<(u64, MonoTime)>,
+    changing_voters: Option<MonoTime>,
+}
+
+impl Reign {
+    pub(super) fn new(since: MonoTime, first: u64) -> Self {
+        Self {
+            since,
+            first,
+            next_round: since + HEARTBEAT,
+            matched: BTreeMap::new(),
+            next: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            waiting: Vec::new(),
+            changing_voters: None,
+        }
+    }
+
+    pub(super) fn await_outcome(&mut self, index: u64, now: MonoTime) {
+        self.waiting.push((index, now + PROPOSAL_DEADLINE));
+    }
+
+    /// Nobody knows any more what becomes of what waits.
+    pub(super) fn end(self, events: &mut VecDeque<LogEvent>) {
+        events.extend(self.waiting.iter().map(|_| LogEvent::ProposalEnded));
+        events.extend(self.changing_voters.map(|_| LogEvent::VotersSet));
+    }
+
+    fn settle(&mut self, applied: u64, now: MonoTime, events: &mut VecDeque<LogEvent>) {
+        let before = self.waiting.len();
+        self.waiting.retain(|(index, deadline)| *index > applied && *deadline > now);
+        events.extend((self.waiting.len()..before).map(|_| LogEvent::ProposalEnded));
+    }
+}
+
+impl LogNode {
+    /// Changes the voters by joint consensus. One change at a time.
+    pub(crate) fn set_voters(&mut self, wanted: NodeSet, now: MonoTime) {
+        let current = match self.latest_voters() {
+            Some((current, None)) if self.reign.is_some() && !wanted.is_empty() => current.clone(),
+            _ => {
+                self.events.push_back(LogEvent::VotersSet);
+                return;
+            }
+        };
+        self.append(What::Voters { current, next: Some(wanted) });
+        if let Some(reign) = &mut self.reign {
+            reign.changing_voters = Some(now + PROPOSAL_DEADLINE);
+        }
+        self.replicate(now);
+    }
+
+    /// When the last heartbeat that a quorum acknowledged was sent.
+    pub(super) fn quorum_acked(&self, now: MonoTime) -> Option<MonoTime> {
+        let reign = self.reign.as_ref()?;
+        let mut times: Vec<MonoTime> = reign.acked.values().copied().collect();
+        times.push(now);
+        times.sort_unstable();
+        let since = |time: MonoTime| {
+            let mut nodes: NodeSet =
+                reign.acked.iter().filter(|(_, at)| **at >= time).map(|(node, _)| *node).collect();
+            nodes.insert(self.me);
+            nodes
+        };
+        times.into_iter().rev().find(|&time| self.is_quorum(&since(time)))
+    }
+
+    pub(super) fn lead(&mut self, now: MonoTime) {
+        let applied = self.commit;
+        if let Some(reign) = &mut self.reign {
+            reign.next_round = now + HEARTBEAT;
+            reign.settle(applied, now, &mut self.events);
+            if reign.changing_voters.take_if(|deadline| *deadline <= now).is_some() {
+                self.events.push_back(LogEvent::VotersSet);
+            }
+        }
+        self.replicate(now);
+    }
+
+    /// Sends everybody who votes what they lack; an empty message is a heartbeat.
+    pub(super) fn replicate(&mut self, now: MonoTime) {
+        for node in self.others() {
+            self.replicate_to(node, now);
+        }
+        self.advance(now);
+    }
+
+    pub(super) fn acknowledged(
+        &mut self,
+        from: NodeId,
+        matched: Result<u64, u64>,
+        sent: MonoTime,
+        now: MonoTime,
+    ) {
+        let last = self.entries.len() as u64;
+        let Some(reign) = &mut self.reign else { return };
+        let acked = reign.acked.entry(from).or_insert(sent);
+        *acked = sent.max(*acked);
+        let behind = match matched {
+            Ok(index) => {
+                let known = reign.matched.entry(from).or_default();
+                *known = index.max(*known);
+                reign.next.insert(from, *known + 1);
+                *known < last
+            }
+            Err(next) => {
+                reign.next.insert(from, next.max(1));
+                true
+            }
+        };
+        let committed = self.commit;
+        self.advance(now);
+        if behind && self.commit == committed && self.reign.is_some() {
+            self.replicate_to(from, now);
+        }
+    }
+
+    fn replicate_to(&mut self, node: NodeId, now: MonoTime) {
+        let Some(reign) = &self.reign else { return };
+        let last = self.entries.len() as u64;
+        let from = reign.next.get(&node).copied().unwrap_or(last).max(1) as usize - 1;
+        let before = match from.checked_sub(1).and_then(|at| self.entries.get(at)) {
+            Some(entry) => (entry.term, from as u64),
+            None => (0, 0),
+        };
+        let entries: Vec<_> = self.entries.iter().skip(from).take(ENTRIES_MAX).cloned().collect();
+        let (term, commit) = (self.term, self.commit);
+        self.send(node, LogMessage::Append { term, before, entries, commit, sent: now });
+    }
+
+    /// Commits what a quorum has, and only once an entry of the own term is among it (Raft §5.4.2).
+    fn advance(&mut self, now: MonoTime) {
+        let last = self.entries.len() as u64;
+        let Some(reign) = &self.reign else { return };
+        let has = |index: u64| {
+            let others = reign.matched.iter().filter(|(_, matched)| **matched >= index);
+            others.map(|(node, _)| *node).chain([self.me]).collect::<NodeSet>()
+        };
+        let fits = |index: &u64| {
+            let own = self.entries.get(*index as usize - 1).is_some_and(|e| e.term == self.term);
+            own && (self.commits_alone || self.is_quorum(&has(*index)))
+        };
+        let Some(commit) = (self.commit + 1..=last).rev().find(fits) else { return };
+        self.commit = commit;
+        self.apply();
+        if let Some(reign) = &mut self.reign {
+            reign.settle(commit, now, &mut self.events);
+        }
+        self.finish_voters(now);
+        self.replicate(now);
+    }
+
+    /// Ends a joint phase that is committed, and a reign whose end it is.
+    fn finish_voters(&mut self, now: MonoTime) {
+        let at = self.entries.iter().rposition(|entry| matches!(entry.what, What::Voters { .. }));
+        let Some(at) = at.filter(|at| (*at as u64) < self.commit) else { return };
+        let What::Voters { current, next } = self.entries[at].what.clone() else { return };
+        if let Some(next) = next {
+            self.append(What::Voters { current: next, next: None });
+            return;
+        }
+        let Some(reign) = &mut self.reign else { return };
+        if reign.changing_voters.take().is_some() {
+            self.events.push_back(LogEvent::VotersSet);
+        }
+        if !current.contains(&self.me) {
+            // The others learn of the commit by the last round, then elect among themselves.
+            for node in self.voters() {
+                self.replicate_to(node, now);
+            }
+            if let Some(reign) = self.reign.take() {
+                reign.end(&mut self.events);
+            }
+        }
+    }
+}

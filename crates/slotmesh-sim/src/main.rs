@@ -1,0 +1,57 @@
+//! Runs seeds: `slotmesh-sim --seeds A..B [--three] [--trace] [--keep-going] [--bug NAME]`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use slotmesh_sim::{Bug, Scenario, replay_command, run};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let value = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).cloned()
+    };
+    let Some(seeds) = value("--seeds").and_then(|text| parse(&text)) else {
+        eprintln!("usage: slotmesh-sim --seeds A..B [--three] [--trace] [--keep-going]");
+        return ExitCode::FAILURE;
+    };
+    let bug =
+        value("--bug").and_then(|name| Bug::ALL.into_iter().find(|b| format!("{b:?}") == name));
+    let (mut clean, mut failed, mut virtual_seconds) = (0u64, Vec::new(), 0.0);
+    let began = Instant::now();
+    for seed in seeds {
+        let scenario =
+            if has("--three") { Scenario::three_nodes(seed) } else { Scenario::mix(seed) };
+        let scenario = match bug {
+            Some(bug) => scenario.with_bug(bug),
+            None => scenario,
+        };
+        match run(scenario, has("--trace")) {
+            Ok(summary) => {
+                clean += 1;
+                virtual_seconds += summary.ran.as_secs_f64();
+                println!("{seed}: {summary:?}");
+            }
+            Err(problem) => {
+                println!("{seed}: FAILED: {problem}\nreplay: {}", replay_command(seed));
+                failed.push(seed);
+                if !has("--keep-going") {
+                    break;
+                }
+            }
+        }
+    }
+    let took = began.elapsed().as_secs_f64();
+    println!(
+        "{clean} clean, failed {failed:?}; {virtual_seconds:.0} s of virtual time in {took:.1} s"
+    );
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn parse(text: &str) -> Option<std::ops::Range<u64>> {
+    match text.split_once("..") {
+        Some((first, end)) => Some(first.parse().ok()?..end.parse().ok()?),
+        None => text.parse().ok().map(|seed: u64| seed..seed + 1),
+    }
+}

@@ -1,0 +1,181 @@
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+/// A mistake that is put into the simulated surroundings on purpose, to see that the checks find such a thing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Bug {
+    /// The log goes on telling its leader that a quorum answers when none does: leases are granted on both sides.
+    StaleQuorum,
+    /// Leases are counted from the arrival of the grant instead of the sending of the ping.
+    LeaseFromReceipt,
+    /// The data plane's clock is one that stands still while the process is stopped.
+    CachedClock,
+    /// Every lost connection is reported as an orderly departure, which proves a death.
+    LossIsDeparture,
+    /// The log commits on the leader's word alone.
+    CommitAlone,
+    /// Clients are told of writes before the replicas have them.
+    AckBeforeReplicas,
+    /// A restarted process uses its former identity.
+    IdentityReused,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::StaleQuorum,
+        Self::LeaseFromReceipt,
+        Self::CachedClock,
+        Self::LossIsDeparture,
+        Self::CommitAlone,
+        Self::AckBeforeReplicas,
+        Self::IdentityReused,
+    ];
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    /// The process ends; another one starts at the same address later.
+    Crash,
+    /// It is cut off from all others.
+    Isolate,
+    /// The nodes fall into two groups.
+    Split,
+    /// What it sends to some others is lost, but not what they send.
+    Mute,
+    /// The process is stopped and continued.
+    Pause,
+    /// Everything it does takes longer.
+    Slow,
+    /// Its connections break.
+    Reset,
+    /// Messages get lost everywhere.
+    Loss,
+}
+
+/// Which node it happens to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Target {
+    Leader,
+    Any,
+}
+
+/// A fault that has to happen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Planned {
+    pub(crate) at: Duration,
+    pub(crate) fault: Fault,
+    pub(crate) target: Target,
+    pub(crate) lasts: Duration,
+}
+
+/// All that distinguishes one run from another.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub(crate) seed: u64,
+    pub(crate) nodes: usize,
+    pub(crate) replicas: u8,
+    pub(crate) expect: u16,
+    pub(crate) clients_per_node: usize,
+    pub(crate) keys: usize,
+    pub(crate) loss: f64,
+    /// Clocks run up to this much fast or slow.
+    pub(crate) drift_ppm: u64,
+    /// How long faults happen and clients work, from the moment every slot is served.
+    pub(crate) safety: Duration,
+    pub(crate) faults: Vec<Planned>,
+    pub(crate) bug: Option<Bug>,
+}
+
+impl Scenario {
+    /// Three nodes; one crashes and is replaced, then the leader is cut off.
+    #[must_use]
+    pub fn three_nodes(seed: u64) -> Self {
+        let planned = |at, fault, target, lasts| Planned {
+            at: Duration::from_millis(at),
+            fault,
+            target,
+            lasts: Duration::from_millis(lasts),
+        };
+        Self {
+            nodes: 3,
+            replicas: 1,
+            expect: 3,
+            safety: Duration::from_secs(20),
+            faults: vec![
+                planned(2_000, Fault::Crash, Target::Any, 1_500),
+                planned(12_000, Fault::Isolate, Target::Leader, 4_000),
+                planned(17_500, Fault::Pause, Target::Any, 2_500),
+            ],
+            ..Self::mix(seed)
+        }
+    }
+
+    /// Everything drawn from the seed.
+    #[must_use]
+    pub fn mix(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x5ca1_ab1e);
+        let nodes = *[3, 3, 4, 5].choose(&mut rng).unwrap_or(&3);
+        let replicas = if nodes > 3 { rng.random_range(1..=2) } else { 1 };
+        let safety = Duration::from_secs(24);
+        Self {
+            seed,
+            nodes,
+            replicas,
+            expect: rng.random_range(nodes / 2 + 1..=nodes) as u16,
+            clients_per_node: 2,
+            keys: 24,
+            loss: *[0.0, 0.005, 0.03].choose(&mut rng).unwrap_or(&0.0),
+            drift_ppm: 25_000,
+            safety,
+            faults: draw(&mut rng, safety),
+            bug: None,
+        }
+    }
+
+    /// The same with a mistake in it.
+    #[must_use]
+    pub fn with_bug(self, bug: Bug) -> Self {
+        Self { bug: Some(bug), ..self }
+    }
+}
+
+const KINDS: [Fault; 8] = [
+    Fault::Crash,
+    Fault::Isolate,
+    Fault::Split,
+    Fault::Mute,
+    Fault::Pause,
+    Fault::Slow,
+    Fault::Reset,
+    Fault::Loss,
+];
+
+fn draw(rng: &mut StdRng, safety: Duration) -> Vec<Planned> {
+    let count = rng.random_range(3..=7);
+    let mut faults: Vec<Planned> = (0..count)
+        .map(|_| {
+            let fault = *KINDS.choose(rng).unwrap_or(&Fault::Pause);
+            let target = if rng.random_bool(0.4) { Target::Leader } else { Target::Any };
+            let millis = rng.random_range(300..safety.as_millis() as u64 * 2 / 3);
+            let lasts = match fault {
+                Fault::Pause => rng.random_range(500..8_000),
+                Fault::Crash => rng.random_range(100..4_000),
+                _ => rng.random_range(200..6_000),
+            };
+            Planned {
+                at: Duration::from_millis(millis),
+                fault,
+                target,
+                lasts: Duration::from_millis(lasts),
+            }
+        })
+        .collect();
+    faults.sort_by_key(|planned| planned.at);
+    faults
+}

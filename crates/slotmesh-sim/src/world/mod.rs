@@ -1,0 +1,305 @@
+//! All processes, the network between them and the order of events.
+
+mod deliver;
+mod fault;
+mod link;
+mod settle;
+mod watch;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use slotmesh_control::NodeInfo;
+use slotmesh_core::{BrainConfig, ControlMachine};
+use slotmesh_slots::{MonoTime, NodeId};
+
+use self::link::Link;
+use self::watch::Watch;
+use self::work::Workload;
+use crate::clock::NodeClock;
+use crate::network::Network;
+use crate::process::{Input, Process};
+use crate::scenario::{Bug, Planned, Scenario};
+use crate::trace::Trace;
+
+/// What is due at some time.
+#[derive(Debug)]
+enum Event {
+    Input(NodeId, Input),
+    Resume(NodeId),
+    Restart(usize),
+    Dial(NodeId, NodeId),
+    Client(usize),
+    ClientTimeout(usize, u64),
+    Fault(usize),
+    FaultEnds(fault::Undo),
+    /// Regular work of the world itself.
+    Beat,
+}
+
+/// A run's outcome in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Hash of everything that happened.
+    pub trace: u64,
+    /// Virtual time.
+    pub ran: Duration,
+    /// Events handled.
+    pub events: u64,
+    /// Operations answered, and those whose outcome stayed unknown.
+    pub operations: (usize, usize),
+    /// Slots with keys whose last copy was destroyed by the faults, so that their keys prove nothing.
+    pub excused: usize,
+    /// Time from the end of the faults until all was in order again.
+    pub healed_in: Duration,
+}
+
+/// A cluster in virtual time.
+pub(crate) struct World {
+    scenario: Scenario,
+    now: MonoTime,
+    queue: BTreeMap<(MonoTime, u64), Event>,
+    next_event: u64,
+    handled: u64,
+    processes: BTreeMap<NodeId, Process>,
+    /// Which process is at each address.
+    places: Vec<Option<NodeId>>,
+    former: Vec<Option<NodeId>>,
+    network: Network,
+    links: BTreeMap<(NodeId, NodeId), Link>,
+    next_link: u64,
+    rng: StdRng,
+    trace: Trace,
+    work: Workload,
+    watch: Watch,
+    /// The table by the committed commands.
+    committed: ControlMachine,
+    fired: BTreeSet<usize>,
+    /// When the safety phase began.
+    began: Option<MonoTime>,
+    calm: bool,
+}
+
+/// Longest virtual time from the start until every slot is served.
+const FOUNDING_MAX: Duration = Duration::from_secs(30);
+
+/// Longest virtual time from the end of the faults until all is in order.
+const HEALING_MAX: Duration = Duration::from_secs(90);
+
+/// Pause between two looks at whether all is in order.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Between two looks at stalled links and at the copies' digests.
+const BEAT: Duration = Duration::from_millis(100);
+
+impl World {
+    pub(crate) fn new(scenario: Scenario, print: bool) -> Self {
+        let mut rng = StdRng::seed_from_u64(scenario.seed);
+        let network = Network::new(scenario.loss, StdRng::seed_from_u64(rng.random()));
+        let work = Workload::new(&scenario, StdRng::seed_from_u64(rng.random()));
+        let watch = Watch::new(&work, &mut rng);
+        let nodes = scenario.nodes;
+        let mut world = Self {
+            scenario,
+            now: MonoTime::from_micros(1),
+            queue: BTreeMap::new(),
+            next_event: 0,
+            handled: 0,
+            processes: BTreeMap::new(),
+            places: vec![None; nodes],
+            former: vec![None; nodes],
+            network,
+            links: BTreeMap::new(),
+            next_link: 1,
+            rng,
+            trace: Trace::new(print),
+            work,
+            watch,
+            committed: ControlMachine::new(),
+            fired: BTreeSet::new(),
+            began: None,
+            calm: false,
+        };
+        world.schedule(world.now, Event::Beat);
+        for place in 0..nodes {
+            let at = Duration::from_micros(world.rng.random_range(0..2_000_000));
+            world.schedule(world.now + at, Event::Restart(place));
+        }
+        world
+    }
+
+    /// Runs all phases.
+    ///
+    /// # Errors
+    /// What went wrong, with the last lines of the trace.
+    pub(crate) fn run(mut self) -> Result<Summary, String> {
+        match self.phases() {
+            Ok(healed_in) => Ok(Summary {
+                trace: self.trace.hash(),
+                ran: Duration::from_micros(self.now.as_micros()),
+                events: self.handled,
+                operations: self.work.counts(),
+                excused: self.watch.excused.len(),
+                healed_in,
+            }),
+            Err(problem) => {
+                Err(format!("{problem}\nat {:?}; before:\n{}", self.now, self.trace.last_lines()))
+            }
+        }
+    }
+
+    fn phases(&mut self) -> Result<Duration, String> {
+        self.run_until_settled(FOUNDING_MAX)?;
+        self.began = Some(self.now);
+        self.trace.say(self.now, format_args!("founded; faults begin"));
+        for index in 0..self.scenario.faults.len() {
+            let at = self.now + self.scenario.faults[index].at;
+            self.schedule(at, Event::Fault(index));
+        }
+        for client in 0..self.work.clients() {
+            self.schedule(self.now, Event::Client(client));
+        }
+        self.run_until(self.now + self.scenario.safety)?;
+        let missing: Vec<&Planned> = (0..self.scenario.faults.len())
+            .filter(|index| !self.fired.contains(index))
+            .map(|index| &self.scenario.faults[index])
+            .collect();
+        if !missing.is_empty() {
+            return Err(format!("planned faults never fired: {missing:?}"));
+        }
+        self.end_faults();
+        self.trace.say(self.now, format_args!("faults end"));
+        let calm_since = self.now;
+        self.run_until_settled(HEALING_MAX)?;
+        let healed_in = self.now.saturating_since(calm_since);
+        // The clients go on for a moment, so that every key is read after all of it.
+        self.run_until(self.now + Duration::from_secs(2))?;
+        self.work.stop();
+        self.run_until(self.now + Duration::from_secs(3))?;
+        self.check_copies_equal()?;
+        self.final_reads()?;
+        self.work.check(&self.watch.excused)?;
+        Ok(healed_in)
+    }
+
+    fn run_until(&mut self, end: MonoTime) -> Result<(), String> {
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > end {
+                break;
+            }
+            let ((at, _), event) = entry.remove_entry();
+            self.now = self.now.max(at);
+            self.set_clocks();
+            self.handled += 1;
+            self.handle(event);
+            self.check_step()?;
+        }
+        self.now = self.now.max(end);
+        self.set_clocks();
+        self.check_step()
+    }
+
+    fn run_until_settled(&mut self, at_most: Duration) -> Result<(), String> {
+        let end = self.now + at_most;
+        loop {
+            match self.unsettled() {
+                None => return Ok(()),
+                Some(why) if self.now >= end => {
+                    return Err(format!("not in order after {at_most:?}: {why}"));
+                }
+                Some(_) => self.run_until(self.now + LOOK)?,
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Input(node, input) => self.deliver(node, input),
+            Event::Resume(node) => self.resume(node),
+            Event::Restart(place) => self.start(place),
+            Event::Dial(primary, replica) => self.dial(primary, replica),
+            Event::Client(client) => self.client_turn(client),
+            Event::ClientTimeout(client, attempt) => self.client_gave_up(client, attempt),
+            Event::Fault(index) => self.begin_fault(index),
+            Event::FaultEnds(undo) => self.end_fault(undo),
+            Event::Beat => self.beat(),
+        }
+    }
+
+    fn beat(&mut self) {
+        self.flush_links();
+        self.watch_copies();
+        self.schedule(self.now + BEAT, Event::Beat);
+    }
+
+    fn schedule(&mut self, at: MonoTime, event: Event) {
+        self.queue.insert((at, self.next_event), event);
+        self.next_event += 1;
+    }
+
+    fn set_clocks(&self) {
+        self.processes.values().for_each(|process| process.clock.set(self.now));
+    }
+
+    /// A new process at this address.
+    fn start(&mut self, place: usize) {
+        if self.places[place].is_some() {
+            return;
+        }
+        let fresh = NodeId::from_random(self.rng.random());
+        let reused = self.former[place].filter(|_| self.scenario.bug == Some(Bug::IdentityReused));
+        let node = reused.unwrap_or(fresh);
+        let drift = self.scenario.drift_ppm;
+        let rate = self.rng.random_range(1_000_000 - drift..=1_000_000 + drift);
+        let clock = NodeClock::new(self.rng.random_range(1_000_000..1_000_000_000_000), rate);
+        clock.set(self.now);
+        let config = BrainConfig {
+            info: info(place),
+            seeds: (0..self.scenario.nodes).map(addr).collect(),
+            expect: self.scenario.expect,
+            replicas: self.scenario.replicas,
+            gossip: slotmesh_gossip::GossipConfig::default(),
+            refused_is_death: false,
+        };
+        let seed = self.rng.random();
+        self.trace.say(self.now, format_args!("{node} starts at place {place}, rate {rate}"));
+        self.processes.insert(node, Process::start(node, place, clock, config, seed));
+        self.places[place] = Some(node);
+        self.settle(node);
+    }
+
+    fn place(&self, node: NodeId) -> Option<usize> {
+        self.processes.get(&node).map(|process| process.place)
+    }
+
+    /// Sends an input over the network; it may get lost.
+    fn carry(&mut self, from: usize, to: NodeId, input: Input) {
+        let Some(place) = self.place(to) else { return };
+        if let Some(at) = self.network.carry(from, place, self.now) {
+            self.schedule(at, Event::Input(to, input));
+        }
+    }
+}
+
+fn addr(place: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, place as u8 + 1], 7600))
+}
+
+fn place_of(addr: SocketAddr) -> Option<usize> {
+    let std::net::IpAddr::V4(ip) = addr.ip() else { return None };
+    (ip.octets()[3] as usize).checked_sub(1)
+}
+
+fn info(place: usize) -> NodeInfo {
+    NodeInfo {
+        name: format!("n{place}"),
+        control: addr(place),
+        lanes: vec![],
+        resp: None,
+        zone: String::new(),
+    }
+}

@@ -1,0 +1,279 @@
+//! The invariants of ARCHITECTURE.md, looked at after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use slotmesh_control::ClusterState;
+use slotmesh_control::log::LogMachine;
+use slotmesh_slots::{Epoch, NodeId, SLOT_COUNT, Slot, SlotState};
+
+use super::World;
+use super::work::Workload;
+
+/// Slots watched beside those that hold keys.
+const SAMPLE: usize = 24;
+
+/// Every so many new versions of a node's view all of its invariants are checked, not only those of watched slots.
+const FULL_CHECK_EVERY: u64 = 16;
+
+/// What the checks remember.
+pub(super) struct Watch {
+    slots: Vec<Slot>,
+    keyed: BTreeSet<Slot>,
+    /// The watched part of every committed state, by version.
+    states: BTreeMap<u64, Watched>,
+    /// The command at each index of the log.
+    commands: BTreeMap<u64, Vec<u8>>,
+    epochs: BTreeMap<(NodeId, Slot), Epoch>,
+    generation: Option<slotmesh_slots::Generation>,
+    /// Slots whose last copy the faults destroyed.
+    pub(super) excused: BTreeSet<Slot>,
+    /// The first thing that was wrong.
+    pub(super) problem: Option<String>,
+}
+
+#[derive(PartialEq, Debug)]
+struct Watched {
+    slots: Vec<SlotState>,
+    members: Vec<NodeId>,
+}
+
+impl Watch {
+    pub(super) fn new(work: &Workload, rng: &mut StdRng) -> Self {
+        let keyed = work.slots();
+        let sample = (0..SAMPLE).filter_map(|_| Slot::new(rng.random_range(0..SLOT_COUNT as u16)));
+        let slots: BTreeSet<Slot> = keyed.iter().copied().chain(sample).collect();
+        Self {
+            slots: slots.into_iter().collect(),
+            keyed,
+            states: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            generation: None,
+            excused: BTreeSet::new(),
+            problem: None,
+        }
+    }
+
+    fn watched(&self, state: &ClusterState) -> Watched {
+        Watched {
+            slots: self.slots.iter().map(|&slot| *state.table().slot(slot)).collect(),
+            members: state.members().keys().copied().collect(),
+        }
+    }
+
+    fn wrong(&mut self, problem: impl FnOnce() -> String) {
+        if self.problem.is_none() {
+            self.problem = Some(problem());
+        }
+    }
+}
+
+impl World {
+    /// What must hold at every moment.
+    pub(super) fn check_step(&mut self) -> Result<(), String> {
+        self.check_owners();
+        self.check_views();
+        self.watch.problem.take().map_or(Ok(()), Err)
+    }
+
+    /// I1 and I6: nobody serves a slot beside another.
+    fn check_owners(&mut self) {
+        for index in 0..self.watch.slots.len() {
+            let slot = self.watch.slots[index];
+            let mut serving = self.processes.values().filter(|process| process.data.serves(slot));
+            if let (Some(one), Some(other)) = (serving.next(), serving.next()) {
+                let tell = |node: NodeId| {
+                    let process = &self.processes[&node];
+                    let held = process.brain.view().table().slot(slot);
+                    let left = process.data.lease_until().saturating_since(process.now());
+                    format!("{node} (view {held:?}, lease lasts {left:?})")
+                };
+                let problem = format!(
+                    "I1/I6: {slot} is served by {} and {}",
+                    tell(one.node),
+                    tell(other.node)
+                );
+                self.watch.wrong(|| problem);
+            }
+        }
+    }
+
+    /// A stopped process that goes on: what its threads do before its timers run must be right, too.
+    pub(super) fn watch_paused(&mut self, _node: NodeId) {
+        self.check_owners();
+    }
+
+    /// I2 and I11: views only go forward, and only along the committed commands.
+    fn check_views(&mut self) {
+        let watch = &mut self.watch;
+        for process in self.processes.values_mut() {
+            let view = process.brain.view();
+            let (node, version) = (process.node, view.version());
+            if version == process.checked {
+                continue;
+            }
+            let before = process.checked;
+            if version < before {
+                watch.wrong(|| {
+                    format!("I2: the view of {node} went back from {before} to {version}")
+                });
+            }
+            process.checked = version;
+            let watched = watch.watched(view);
+            if watch.states.get(&version) != Some(&watched) {
+                let committed = watch.states.contains_key(&version);
+                watch.wrong(|| {
+                    format!("I11: view {version} of {node} differs (committed: {committed})")
+                });
+            }
+            for (slot, held) in watch.slots.iter().zip(&watched.slots) {
+                let known = watch.epochs.entry((node, *slot)).or_default();
+                if held.epoch < *known && watch.problem.is_none() {
+                    watch.problem = Some(format!("I2: the epoch of {slot} at {node} went back"));
+                }
+                *known = held.epoch.max(*known);
+            }
+            if version / FULL_CHECK_EVERY != before / FULL_CHECK_EVERY {
+                process.brain.check_invariants();
+            }
+        }
+    }
+
+    /// A log applied a command; the first to do so tells everybody's next state.
+    pub(super) fn watch_commit(&mut self, node: NodeId, index: u64, command: &[u8]) {
+        let generation = self.processes.get(&node).and_then(|p| Some(p.log.as_ref()?.generation));
+        if let (Some(ours), Some(known)) = (generation, self.watch.generation)
+            && ours != known
+        {
+            return self.watch.wrong(|| format!("two generations commit: {ours} and {known}"));
+        }
+        self.watch.generation = generation;
+        if let Some(known) = self.watch.commands.get(&index) {
+            if known != command {
+                self.watch.wrong(|| format!("I11: the logs differ at {index}, seen by {node}"));
+            }
+            return;
+        }
+        if self.watch.commands.last_key_value().is_some_and(|(last, _)| *last > index) {
+            return self
+                .watch
+                .wrong(|| format!("I11: the logs differ before {index}, seen by {node}"));
+        }
+        self.watch.commands.insert(index, command.to_vec());
+        let text = slotmesh_core::wire::decode::<slotmesh_control::Command>(command)
+            .map_or_else(|error| error.to_string(), |command| describe(&command));
+        self.trace.say(self.now, format_args!("{node} commits {index}: {text}"));
+        self.committed.apply(index, command);
+        let version = self.committed.state().version();
+        self.committed.take_deltas().for_each(drop);
+        let watched = self.watch.watched(self.committed.state());
+        let before = self.watch.states.get(&version.saturating_sub(1));
+        for (index, (slot, held)) in self.watch.slots.iter().zip(&watched.slots).enumerate() {
+            if self.watch.keyed.contains(slot) && before.is_none_or(|w| w.slots[index] != *held) {
+                self.trace.detail(self.now, format_args!("v{version} {slot} is {held:?}"));
+            }
+        }
+        self.watch.states.insert(version, watched);
+        self.watch_losses();
+    }
+
+    /// Slots of whose holders nobody is left may lose what they had.
+    pub(super) fn watch_losses(&mut self) {
+        for &slot in &self.watch.keyed {
+            let held = self.committed.state().table().slot(slot);
+            let mut holders = held.primary.into_iter().chain(held.in_sync.iter());
+            if held.primary.is_some() && !holders.any(|node| self.processes.contains_key(&node)) {
+                self.watch.excused.insert(slot);
+            }
+        }
+    }
+
+    /// I7: copies of the same version are the same.
+    pub(super) fn watch_copies(&mut self) {
+        for &slot in &self.watch.keyed {
+            let held = self.committed.state().table().slot(slot);
+            let holders = held.primary.into_iter().chain(held.in_sync.iter());
+            let mut known = BTreeMap::new();
+            for process in holders.filter_map(|node| self.processes.get(&node)) {
+                let (version, digest, entries) = process.data.inspect(slot);
+                let first = known.entry(version).or_insert((digest, entries, process.node));
+                if first.0 != digest && self.watch.problem.is_none() {
+                    let (_, others, other) = *first;
+                    self.watch.problem = Some(format!(
+                        "I7: {slot} at {version} differs: {entries} entries at {}, {others} at {other}",
+                        process.node
+                    ));
+                }
+            }
+        }
+    }
+
+    /// What is not in order yet; `None` when the cluster is as it should be.
+    pub(super) fn unsettled(&self) -> Option<String> {
+        let state = self.committed.state();
+        if self.processes.len() < self.scenario.nodes {
+            return Some(format!("{} processes run", self.processes.len()));
+        }
+        let leaders = self.processes.values().filter(|process| process.brain.is_leading()).count();
+        if leaders != 1 {
+            return Some(format!("{leaders} leaders"));
+        }
+        if !self.processes.keys().eq(state.members().keys()) {
+            return Some(format!(
+                "members {:?} of {:?}",
+                state.members().keys(),
+                self.processes.keys()
+            ));
+        }
+        for process in self.processes.values() {
+            let version = process.brain.view().version();
+            if version != state.version() {
+                return Some(format!(
+                    "{} at version {version} of {}",
+                    process.node,
+                    state.version()
+                ));
+            }
+        }
+        let wanted = usize::from(self.scenario.replicas).min(self.scenario.nodes - 1);
+        for (slot, held) in state.table().iter() {
+            let whole =
+                held.in_sync.len() == wanted && held.copying.is_empty() && held.moving_to.is_none();
+            if !whole {
+                return Some(format!("{slot} is {held:?}"));
+            }
+            let owner = held.primary.and_then(|owner| self.processes.get(&owner));
+            if !owner.is_some_and(|owner| owner.data.serves(slot)) {
+                return Some(format!("{slot} is not served: {held:?}"));
+            }
+        }
+        None
+    }
+
+    fn copies_differ(&self) -> Option<String> {
+        self.watch.keyed.iter().find_map(|&slot| {
+            let held = self.committed.state().table().slot(slot);
+            let holders = held.primary.into_iter().chain(held.in_sync.iter());
+            let copies: BTreeSet<_> = holders
+                .filter_map(|node| Some(self.processes.get(&node)?.data.inspect(slot)))
+                .collect();
+            (copies.len() > 1).then(|| format!("{slot} differs at the end: {copies:?}"))
+        })
+    }
+
+    /// At the very end, nothing being written, all copies are equal.
+    pub(super) fn check_copies_equal(&self) -> Result<(), String> {
+        self.copies_differ().map_or(Ok(()), Err)
+    }
+}
+
+/// A command in a line: whole lists of slots are counted.
+fn describe(command: &slotmesh_control::Command) -> String {
+    let text = format!("{command:?}");
+    let slots = text.matches("(slot ").count();
+    let name = text.split(' ').next().unwrap_or_default();
+    let rest = text.rsplit(']').next().unwrap_or_default();
+    if slots > 2 { format!("{name} {slots} slots{rest}") } else { text }
+}

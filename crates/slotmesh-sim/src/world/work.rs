@@ -1,0 +1,306 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::Rng;
+use rand::rngs::StdRng;
+use slotmesh_core::{Ack, DataError, Op, Reply};
+use slotmesh_slots::{NodeId, Slot, Version};
+use slotmesh_store::Condition;
+
+use super::{Event, World};
+use crate::history::{self, Action, Answer, Operation};
+use crate::process::{Call, Input, Waiter};
+use crate::scenario::Scenario;
+
+/// How long a client waits for an answer before it counts the outcome as unknown.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Tries of one operation after errors that changed nothing.
+const TRIES_MAX: u32 = 60;
+
+/// The clients, what they do and what they saw.
+pub(super) struct Workload {
+    clients: Vec<Client>,
+    keys: Vec<Key>,
+    next_value: i64,
+    next_attempt: u64,
+    running: bool,
+    rng: StdRng,
+}
+
+struct Key {
+    name: Bytes,
+    counter: bool,
+    operations: Vec<Operation>,
+    /// A value that was seen and its version, for the next compare-and-set.
+    seen: Option<(i64, Version)>,
+}
+
+/// Works on the node at one address, one operation at a time.
+struct Client {
+    place: usize,
+    current: Option<Current>,
+}
+
+struct Current {
+    key: usize,
+    operation: usize,
+    op: Op,
+    attempt: u64,
+    tries: u32,
+    /// Whom a refusal named.
+    hint: Option<NodeId>,
+}
+
+impl Workload {
+    pub(super) fn new(scenario: &Scenario, rng: StdRng) -> Self {
+        let key = |number: usize| Key {
+            // Two keys in each slot.
+            name: Bytes::from(format!("{{s{}}}k{number}", number / 2)),
+            counter: number % 4 == 3,
+            operations: Vec::new(),
+            seen: None,
+        };
+        let clients = scenario.nodes * scenario.clients_per_node;
+        let client = |number| Client { place: number % scenario.nodes, current: None };
+        Self {
+            clients: (0..clients).map(client).collect(),
+            keys: (0..scenario.keys).map(key).collect(),
+            next_value: 1,
+            next_attempt: 1,
+            running: true,
+            rng,
+        }
+    }
+
+    pub(super) fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub(super) fn slots(&self) -> BTreeSet<Slot> {
+        self.keys.iter().map(|key| Slot::of_key(&key.name)).collect()
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.running = false;
+    }
+
+    /// Answered operations, and those with an unknown outcome.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let all = || self.keys.iter().flat_map(|key| &key.operations);
+        let answered = all().filter(|operation| operation.returned.is_some()).count();
+        (answered, all().count() - answered)
+    }
+
+    /// Checks the history of every key that is not excused.
+    pub(super) fn check(&self, excused: &BTreeSet<Slot>) -> Result<(), String> {
+        for key in &self.keys {
+            if !excused.contains(&Slot::of_key(&key.name)) {
+                history::check(&key.operations).map_err(|why| {
+                    format!(
+                        "key {:?} ({}) is not linearizable: {why}",
+                        key.name,
+                        Slot::of_key(&key.name)
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws the next operation of a client.
+    fn draw(&mut self, at: u64) -> Current {
+        let number = self.rng.random_range(0..self.keys.len());
+        let value = self.next_value;
+        self.next_value += 1;
+        let choice = self.rng.random_range(0..100);
+        let key = &mut self.keys[number];
+        let (action, op) = draw_op(key, choice, value);
+        key.operations.push(Operation { invoked: at, returned: None, action });
+        let operation = key.operations.len() - 1;
+        Current { key: number, operation, op, attempt: 0, tries: 0, hint: None }
+    }
+
+    fn operation(&mut self, current: &Current) -> &mut Operation {
+        &mut self.keys[current.key].operations[current.operation]
+    }
+}
+
+fn draw_op(key: &Key, choice: u32, value: i64) -> (Action, Op) {
+    let name = key.name.clone();
+    if choice < 40 {
+        return (Action::Get, Op::Get { key: name });
+    }
+    if key.counter {
+        return (Action::Increment(1), Op::Increment { key: name, delta: 1 });
+    }
+    if choice < 48 {
+        return (Action::Delete, Op::Delete { key: name, condition: Condition::Always });
+    }
+    let (action, condition) = match (choice, key.seen) {
+        (48..56, _) => (Action::PutAbsent(value), Condition::Absent),
+        (56..75, Some((seen, version))) => (Action::Cas(seen, value), Condition::Version(version)),
+        _ => (Action::Put(value), Condition::Always),
+    };
+    let text = Bytes::from(format!("{value:08}"));
+    (action, Op::Put { key: name, value: text, ttl: None, keep_ttl: false, condition })
+}
+
+impl World {
+    /// The client begins its next operation, or tries the current one again.
+    pub(super) fn client_turn(&mut self, client: usize) {
+        if self.work.clients[client].current.is_none() {
+            if !self.work.running {
+                return;
+            }
+            let next = self.work.draw(self.handled);
+            self.work.clients[client].current = Some(next);
+        }
+        let place = self.work.clients[client].place;
+        let Some(home) = self.places[place] else {
+            return self.schedule(self.now + Duration::from_millis(50), Event::Client(client));
+        };
+        let attempt = self.work.next_attempt;
+        self.work.next_attempt += 1;
+        let Some(current) = &mut self.work.clients[client].current else { return };
+        current.attempt = attempt;
+        let op = current.op.clone();
+        let call = Call { client, attempt };
+        self.schedule(self.now + PATIENCE, Event::ClientTimeout(client, attempt));
+        self.schedule(self.now, Event::Input(home, Input::Call { call, op }));
+    }
+
+    /// The client's node sends the operation where it belongs.
+    pub(super) fn route(&mut self, node: NodeId, call: Call, op: Op, ack: Ack) {
+        let current = self.work.clients[call.client].current.as_ref();
+        let hint = current.filter(|current| current.attempt == call.attempt).and_then(|c| c.hint);
+        self.trace.detail(self.now, format_args!("{node} routes {call:?} {op:?} hint {hint:?}"));
+        let Some(process) = self.processes.get(&node) else { return };
+        let place = process.place;
+        match hint.or(process.data.owner(op.slot()).0) {
+            Some(owner) if owner == node => process.execute(Waiter { home: node, call }, op, ack),
+            Some(owner) if self.processes.contains_key(&owner) => {
+                self.carry(place, owner, Input::Request { from: node, call, op });
+            }
+            _ => {
+                // Nobody listens there: nothing was sent.
+                let result = Err(DataError::NotOwner { owner: None, version: 0 });
+                let soon = self.now + Duration::from_millis(5);
+                self.schedule(soon, Event::Input(node, Input::Answer { call, result }));
+            }
+        }
+    }
+
+    pub(super) fn client_answered(&mut self, call: Call, result: Result<Reply, DataError>) {
+        let fits = |current: &mut Current| current.attempt == call.attempt;
+        let Some(mut current) = self.work.clients[call.client].current.take_if(fits) else {
+            return;
+        };
+        let at = self.handled;
+        self.trace.count(self.now, format!("{call:?} {result:?}"));
+        let key = &self.work.keys[current.key].name;
+        self.trace.detail(self.now, format_args!("#{at} {call:?} {key:?} gets {result:?}"));
+        let backoff = self.work.rng.random_range(2_000..40_000);
+        match result {
+            Ok(reply) => {
+                let answer = self.understand(&current, reply);
+                self.work.operation(&current).returned = answer.map(|answer| (at, answer));
+            }
+            Err(DataError::Ambiguous) => {}
+            Err(DataError::NotOwner { owner, .. }) if current.tries < TRIES_MAX => {
+                let version_blind = current.tries % 3 == 2;
+                current.hint = owner.filter(|_| !version_blind);
+                current.tries += 1;
+                // Its patience is over with its answer.
+                current.attempt = 0;
+                self.work.clients[call.client].current = Some(current);
+            }
+            Err(DataError::Moving | DataError::NoLease | DataError::Busy)
+                if current.tries < TRIES_MAX =>
+            {
+                current.tries += 1;
+                // Its patience is over with its answer.
+                current.attempt = 0;
+                current.hint = None;
+                self.work.clients[call.client].current = Some(current);
+            }
+            Err(
+                DataError::NotOwner { .. }
+                | DataError::Moving
+                | DataError::NoLease
+                | DataError::Busy,
+            ) => {
+                // It certainly did not happen: as good as a read that nobody saw.
+                self.work.operation(&current).action = Action::Get;
+            }
+            Err(error) => {
+                self.watch.problem.get_or_insert(format!("unexpected error {error:?}"));
+            }
+        }
+        self.schedule(self.now + Duration::from_micros(backoff), Event::Client(call.client));
+    }
+
+    pub(super) fn client_gave_up(&mut self, client: usize, attempt: u64) {
+        let late = |current: &mut Current| current.attempt == attempt;
+        if self.work.clients[client].current.take_if(late).is_some() {
+            self.schedule(self.now, Event::Client(client));
+        }
+    }
+
+    /// Reads every key where it is, once all is quiet.
+    pub(super) fn final_reads(&mut self) -> Result<(), String> {
+        for number in 0..self.work.keys.len() {
+            let name = self.work.keys[number].name.clone();
+            let slot = Slot::of_key(&name);
+            let owner = self.committed.state().table().slot(slot).primary;
+            let process = owner.and_then(|owner| self.processes.get(&owner));
+            let reply = process.map(|process| process.data.get_now(&name));
+            let Some(Ok(Some(reply))) = reply else {
+                return Err(format!("{slot} cannot be read at the end: {reply:?}"));
+            };
+            let at = self.handled;
+            self.handled += 1;
+            let value = match &reply {
+                Reply::Value(value) => parse(&value.value),
+                _ => None,
+            };
+            let returned = Some((at + 1, Answer::Value(value)));
+            self.work.keys[number].operations.push(Operation {
+                invoked: at,
+                returned,
+                action: Action::Get,
+            });
+            self.handled += 1;
+        }
+        Ok(())
+    }
+
+    fn understand(&mut self, current: &Current, reply: Reply) -> Option<Answer> {
+        let action = self.work.operation(current).action;
+        let key = &mut self.work.keys[current.key];
+        let answer = match (action, reply) {
+            (Action::Get, Reply::Value(value)) => {
+                let number = parse(&value.value)?;
+                key.seen = Some((number, value.version));
+                Answer::Value(Some(number))
+            }
+            (Action::Get, Reply::Missing { .. }) => Answer::Value(None),
+            (Action::Put(_), Reply::Put { existed, .. }) => Answer::Done { existed },
+            (Action::PutAbsent(_) | Action::Cas(..), Reply::Put { applied, .. }) => {
+                Answer::Applied(applied)
+            }
+            (Action::Delete, Reply::Delete { existed, .. }) => Answer::Done { existed },
+            (Action::Increment(_), Reply::Integer { value, .. }) => Answer::Sum(value),
+            (action, reply) => {
+                self.watch.problem.get_or_insert(format!("{reply:?} answers {action:?}"));
+                return None;
+            }
+        };
+        Some(answer)
+    }
+}
+
+fn parse(value: &Bytes) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
