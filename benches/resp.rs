@@ -83,7 +83,10 @@ fn measure(addr: SocketAddr, kind: Kind, connections: usize, effort: &Effort) {
         .collect();
     rates.sort_by(f64::total_cmp);
     let median = rates[rates.len() / 2] / 1e3;
-    println!("{} {IN_FLIGHT} in flight, {connections:2} connections: {median:7.0} k op/s", kind.name);
+    println!(
+        "{} {IN_FLIGHT} in flight, {connections:2} connections: {median:7.0} k op/s",
+        kind.name
+    );
 }
 
 /// The same from outside the process.
@@ -112,9 +115,11 @@ fn main() {
     } else {
         Effort { rounds: 5, window: Duration::from_secs(2) }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("threads");
-    let config = RespConfig { bind: SocketAddr::from(([127, 0, 0, 1], 0)), ..RespConfig::default() };
+    let config =
+        RespConfig { bind: SocketAddr::from(([127, 0, 0, 1], 0)), ..RespConfig::default() };
     let serving = runtime.block_on(Resp::serve(Node::local(256 << 20), config));
     let resp = serving.expect("a free port");
     one_connection(resp.addr(), SET, effort.window, true);

@@ -1,5 +1,7 @@
 //! Every endpoint over a real socket.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::net::SocketAddr;
 
 use slotmesh_admin::{Admin, AdminConfig, AdminError};

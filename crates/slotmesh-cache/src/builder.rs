@@ -59,7 +59,7 @@ impl Settings {
             ack: Ack::All,
             l1: Some(Limits { entries: L1_ENTRIES_DEFAULT, bytes: L1_BYTES_DEFAULT }),
             l1_ttl: Duration::from_millis(500),
-            load_timeout: Duration::from_secs(5),
+            load_timeout: Duration::from_secs(30),
             concurrent_loads_max: 128,
             cluster_timeout: Duration::from_millis(250),
         }

@@ -66,7 +66,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let inner = Inner {
             node,
             codec,
-            prefix: format!("{}:{}:", settings.name, 1).into_bytes().into(),
+            prefix: format!("{}:{}:", settings.name, settings.schema).into_bytes().into(),
             near: settings.l1.map(Near::new),
             flights: Arc::new(Flights::new(loads.saturating_mul(1 + WAITING_PER_LOAD))),
             turns: Semaphore::new(loads),
@@ -243,7 +243,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
                     // A retry could undo an invalidation that came after the first attempt.
                     retry_ambiguous: false,
                 };
-                let put = PutOptions { ttl, keep_ttl: false, condition: if condition == Condition::Always { condition } else { Condition::Always }, call };
+                let put = PutOptions { ttl, keep_ttl: false, condition, call };
                 match self.node.put(cluster_key, sealed, put).await {
                     Ok(Reply::Put { applied: true, version, .. }) => version.unwrap_or_default(),
                     Ok(_) => return self.counters.add(Count::FillRefused),

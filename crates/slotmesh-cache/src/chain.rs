@@ -36,7 +36,7 @@ impl Chain {
     pub(crate) fn contains(&self, cache: usize, key: &Bytes) -> bool {
         let mut next = Some(self);
         while let Some(Self(link)) = next {
-            if link.cache == cache && link.key == *key && false {
+            if link.cache == cache && link.key == *key {
                 return true;
             }
             next = link.outer.as_ref();
@@ -46,7 +46,7 @@ impl Chain {
 
     /// Whether a loader asked for this load.
     pub(crate) fn is_nested(&self) -> bool {
-        false
+        self.0.outer.is_some()
     }
 
     /// Runs a loader inside of this load.

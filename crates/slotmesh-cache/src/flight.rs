@@ -75,7 +75,7 @@ impl<K: CacheKey, V> Flights<K, V> {
 
     /// Lets nobody join this key's load any more, because what it loads may be outdated: those who wait still get it.
     pub(crate) fn forget(&self, key: &K) {
-        let forgotten = self.shard(key).lock().get(key).cloned();
+        let forgotten = self.shard(key).lock().remove(key);
         drop(forgotten);
     }
 

@@ -25,6 +25,16 @@ async fn load(cache: &Users, value: &'static str) -> Result<Option<Arc<String>>,
     cache.get_or_load(&1, move |_| async move { Ok::<_, Infallible>(Some(value.to_owned())) }).await
 }
 
+/// Waits for a condition, and not for ever if it never comes.
+async fn until(condition: impl Fn() -> bool) {
+    let comes = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), comes).await.unwrap();
+}
+
 /// Begins a load in a task of its own; it ends with the value sent.
 async fn begin(
     cache: &Users,
@@ -85,9 +95,7 @@ async fn a_dropped_leader_changes_nothing() {
         let cache = cache.clone();
         async move { load(&cache, "wrong").await.unwrap() }
     });
-    while cache.stats().coalesced == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| cache.stats().coalesced > 0).await;
     leader.abort();
     assert!(leader.await.unwrap_err().is_cancelled());
     sender.send("ann").unwrap();
@@ -111,9 +119,7 @@ async fn a_failure_is_shared_and_not_kept() {
             })
         })
         .collect();
-    while cache.stats().coalesced < 9 {
-        tokio::task::yield_now().await;
-    }
+    until(|| cache.stats().coalesced >= 9).await;
     gate.add_permits(1);
     for caller in callers {
         let error = caller.await.unwrap().unwrap_err();
@@ -163,9 +169,7 @@ async fn a_slow_load_does_not_overwrite_a_newer_put() {
         writer.put(&1, "new".to_owned()).await.unwrap();
         sender.send("old").unwrap();
         check(waiter.await.unwrap(), Some("old"));
-        while cache.stats().fills_refused == 0 {
-            tokio::task::yield_now().await;
-        }
+        until(|| cache.stats().fills_refused > 0).await;
         check(cache.get(&1).await.unwrap(), Some("new"));
         check(writer.get(&1).await.unwrap(), Some("new"));
     }
@@ -181,9 +185,7 @@ async fn a_slow_load_does_not_undo_an_invalidation() {
         writer.invalidate(&1).await.unwrap();
         sender.send("old").unwrap();
         check(waiter.await.unwrap(), Some("old"));
-        while cache.stats().fills_refused == 0 {
-            tokio::task::yield_now().await;
-        }
+        until(|| cache.stats().fills_refused > 0).await;
         check(cache.get(&1).await.unwrap(), None);
         check(load(&cache, "new").await.unwrap(), Some("new"));
     }
@@ -277,9 +279,7 @@ fn a_load_ends_with_the_runtime_that_carries_it() {
         async move { load(&cache, "wrong").await }
     });
     other.block_on(async {
-        while cache.stats().coalesced == 0 {
-            tokio::task::yield_now().await;
-        }
+        until(|| cache.stats().coalesced > 0).await;
     });
     drop(runtime);
     let error = other.block_on(joined).unwrap().unwrap_err();
@@ -309,9 +309,7 @@ async fn without_the_cluster_the_loader_serves_in_bounded_time_and_l1_after_it()
     check(load(&cache, "ann").await.unwrap(), Some("ann"));
     // Fifty milliseconds asked for; the rest is for a busy machine.
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    while cache.stats().l1_entries == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| cache.stats().l1_entries > 0).await;
     check(load(&cache, "wrong").await.unwrap(), Some("ann"));
     assert_eq!((cache.stats().loads_started, cache.stats().l1_hits), (1, 1));
     let unavailable = |error| matches!(error, CacheError::Cluster(OpError::Unavailable { .. }));

@@ -1,5 +1,7 @@
 //! Every command against a local node over a real socket.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod client_side;
 
 use std::collections::BTreeMap;

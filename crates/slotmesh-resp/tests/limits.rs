@@ -1,5 +1,7 @@
 //! Clients that send too much, take too little, are too many, or have no password.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod client_side;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The real `redis-cli`, alone and as a cluster client.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod client_side;
 
 use std::process::{Command, Output};

@@ -1,5 +1,7 @@
 //! A widely used client library, in both versions of the protocol.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod client_side;
 
 use client_side::{loopback, serve};

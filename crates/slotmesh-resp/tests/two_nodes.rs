@@ -1,5 +1,7 @@
 //! Two real nodes: forwarding for plain clients, redirects for clients in cluster mode.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod client_side;
 
 use std::time::Duration;

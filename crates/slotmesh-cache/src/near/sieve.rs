@@ -98,7 +98,7 @@ impl<T> Sieve<T> {
             }
             let hand = self.hand;
             let place = self.place_mut(hand)?;
-            if true {
+            if !std::mem::take(place.visited.get_mut()) {
                 return Some(hand);
             }
             self.hand = place.newer;

@@ -1,0 +1,165 @@
+//! What three real processes do when one is killed, stopped, cut off or misconfigured.
+
+mod processes;
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use processes::{Answer, Process, Setup, addresses, cluster, keys_of, slots_of, until};
+use rustix::process::Signal;
+
+#[test]
+fn kill_nine_loses_no_acknowledged_write_and_leaves_other_slots_alone() {
+    let mut nodes = cluster(3);
+    let mut client = nodes[0].client();
+    let victims: Vec<u16> = slots_of(&mut client, nodes[1].resp).into_iter().step_by(250).collect();
+    let others: Vec<u16> = slots_of(&mut client, nodes[2].resp).into_iter().step_by(250).collect();
+    assert!(victims.len() > 15 && others.len() > 15, "{victims:?} {others:?}");
+    let (theirs, kept) = (keys_of(&victims), keys_of(&others));
+    for key in theirs.iter().chain(&kept) {
+        assert_eq!(client.set(key, key), Answer::Ok);
+    }
+    nodes.remove(1).signal(Signal::KILL);
+    let killed = Instant::now();
+    let mut client = nodes[0].client();
+    for key in &kept {
+        assert_eq!(client.set(key, "new"), Answer::Ok, "a slot of a survivor was disturbed");
+    }
+    for key in &theirs {
+        until("a write on the victim's slots", || {
+            client.set(&format!("{{{key}}}x"), "1") == Answer::Ok
+        });
+    }
+    println!("first writes on all watched slots {:?} after the kill", killed.elapsed());
+    for key in &theirs {
+        assert_eq!(client.get(key), Answer::Value(key.clone()), "an acknowledged write was lost");
+    }
+    until("copies to be made again", || nodes.iter().all(Process::is_safe));
+}
+
+#[test]
+fn a_stopped_process_is_replaced_and_serves_nothing_stale_when_it_goes_on() {
+    let nodes = cluster(3);
+    let mut client = nodes[0].client();
+    let slots: Vec<u16> = slots_of(&mut client, nodes[2].resp).into_iter().step_by(500).collect();
+    let keys = keys_of(&slots);
+    for key in &keys {
+        assert_eq!(client.set(key, "old"), Answer::Ok);
+    }
+    let mut stopped = nodes[2].client();
+    nodes[2].signal(Signal::STOP);
+    let at = Instant::now();
+    for key in &keys {
+        until("a write on the stopped node's slots", || client.set(key, "new") == Answer::Ok);
+    }
+    until("five seconds to pass", || at.elapsed() >= Duration::from_secs(5));
+    nodes[2].signal(Signal::CONT);
+    for key in &keys {
+        // It may refuse until it has heard what happened; it must not answer from before.
+        let answer = stopped.get(key);
+        assert!(
+            answer == Answer::Value("new".into()) || matches!(answer, Answer::Error(_)),
+            "{answer:?}"
+        );
+    }
+    until("the stopped node to be back", || nodes.iter().all(Process::is_safe));
+    assert_eq!(nodes[2].client().get(&keys[0]), Answer::Value("new".into()));
+}
+
+#[test]
+fn a_minority_refuses_writes_says_so_and_heals() {
+    let nodes = cluster(3);
+    let mut client = nodes[0].client();
+    let own = keys_of(&slots_of(&mut client, nodes[0].resp)[..1]);
+    assert_eq!(client.set(&own[0], "before"), Answer::Ok);
+    nodes[1].signal(Signal::STOP);
+    nodes[2].signal(Signal::STOP);
+    until("writes to be refused", || matches!(client.set(&own[0], "cut off"), Answer::Error(_)));
+    until("the minority to say that it is not ready", || nodes[0].http("/readyz").contains("503"));
+    assert!(nodes[0].http("/healthz").contains("200"), "alive all the same");
+    let refused = client.set(&own[0], "cut off");
+    assert!(
+        matches!(&refused, Answer::Error(why) if why.starts_with("CLUSTERDOWN")),
+        "{refused:?}"
+    );
+    nodes[1].signal(Signal::CONT);
+    nodes[2].signal(Signal::CONT);
+    until("the cluster to heal", || nodes.iter().all(Process::is_safe));
+    until("writes again", || client.set(&own[0], "healed") == Answer::Ok);
+    assert_eq!(nodes[1].client().get(&own[0]), Answer::Value("healed".into()));
+}
+
+#[test]
+fn strangers_are_told_why_and_change_nothing() {
+    let nodes = cluster(3);
+    let seeds: Vec<_> = nodes.iter().map(|node| node.control).collect();
+    let addrs = addresses(2);
+    let usual = Setup::new(&seeds, 3);
+    let other_secret = Setup { secret: "another secret of enough bytes", ..usual.clone() };
+    let other_cluster = Setup { cluster: "production", ..usual };
+    let thief = Process::start(addrs[0], &other_secret);
+    let lost = Process::start(addrs[1], &other_cluster);
+    thief.says("does not share this cluster's secret");
+    lost.says("belongs to the cluster \"test\"");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..2_000u32 {
+        let garbage: Vec<u8> =
+            (0..1_200).map(|at| (number.wrapping_mul(2_654_435_761) >> (at % 24)) as u8).collect();
+        socket.send_to(&garbage, nodes[number as usize % 3].control).unwrap();
+    }
+    let mut client = nodes[0].client();
+    for number in 0..200 {
+        assert_eq!(client.set(&format!("k{number}"), "v"), Answer::Ok);
+    }
+    assert!(nodes.iter().all(Process::is_safe));
+    assert!(thief.http("/readyz").contains("503") && lost.http("/readyz").contains("503"));
+}
+
+#[test]
+fn sigterm_under_load_fails_no_write_and_a_newcomer_is_filled() {
+    let mut nodes = cluster(3);
+    let mut client = nodes[0].client();
+    let mut leaver = nodes.remove(1);
+    leaver.signal(Signal::TERM);
+    let left = std::thread::spawn(move || leaver.exit_code());
+    let mut number = 0;
+    while !left.is_finished() || number < 500 {
+        assert_eq!(
+            client.set(&format!("k{number}"), &number.to_string()),
+            Answer::Ok,
+            "write {number}"
+        );
+        number += 1;
+    }
+    assert_eq!(left.join().unwrap(), Some(0));
+    // A dead seed beside a live one.
+    let addrs = addresses(1);
+    let seeds = ["127.0.0.1:9".parse().unwrap(), nodes[0].control];
+    nodes.push(Process::start(addrs[0], &Setup::new(&seeds, 3)));
+    let filled = |client: &mut processes::Client| slots_of(client, addrs[0][1]).len() > 5_000;
+    until("the newcomer to hold its share", || {
+        filled(&mut client) && nodes.iter().all(Process::is_safe)
+    });
+    let mut newcomer = nodes[2].client();
+    for written in 0..number {
+        assert_eq!(newcomer.get(&format!("k{written}")), Answer::Value(written.to_string()));
+    }
+}
+
+#[test]
+fn a_full_budget_evicts_and_the_node_lives() {
+    let addrs = addresses(1);
+    let setup = Setup { memory: "4MiB", ..Setup::new(&[], 1) };
+    let node = Process::start(addrs[0], &setup);
+    until("a node alone", || node.is_safe());
+    let mut client = node.client();
+    let value = "x".repeat(4_000);
+    for number in 0..8_000 {
+        assert_eq!(client.set(&format!("k{number}"), &value), Answer::Ok);
+    }
+    let Answer::Value(memory) = client.ask(&["INFO", "memory"]) else { panic!("no INFO") };
+    let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+    let used: u64 = used.trim().parse().unwrap();
+    assert!((1 << 20..5 << 20).contains(&used), "{used} bytes of 4 MiB after writing 32 MB");
+    assert_eq!(client.get("k7999"), Answer::Value(value));
+}

@@ -1,0 +1,230 @@
+//! Real `slotmesh serve` processes on loopback, and a client that speaks the Redis protocol to them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything may take before the test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const SECRET: &str = "a secret of enough bytes";
+const SLOTS: usize = 16_384;
+
+/// One process, killed when dropped.
+pub struct Process {
+    child: Child,
+    pub control: SocketAddr,
+    pub resp: SocketAddr,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+/// How a process differs from the usual one.
+#[derive(Clone)]
+pub struct Setup {
+    pub seeds: Vec<SocketAddr>,
+    pub expect: usize,
+    pub secret: &'static str,
+    pub cluster: &'static str,
+    pub memory: &'static str,
+}
+
+impl Setup {
+    pub fn new(seeds: &[SocketAddr], expect: usize) -> Self {
+        Self { seeds: seeds.to_vec(), expect, secret: SECRET, cluster: "test", memory: "64MiB" }
+    }
+}
+
+impl Process {
+    pub fn start(addrs: [SocketAddr; 3], setup: &Setup) -> Self {
+        let [control, resp, admin] = addrs;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slotmesh"));
+        command.env("SLOTMESH_SECRET", setup.secret).env("SLOTMESH_LOG", "info,openraft=off");
+        command.args(["serve", "--cluster", setup.cluster, "--max-memory", setup.memory]);
+        command.args(["--bind", &control.to_string(), "--expect", &setup.expect.to_string()]);
+        command.args(["--resp", &resp.to_string(), "--admin", &admin.to_string()]);
+        for seed in &setup.seeds {
+            command.args(["--seed", &seed.to_string()]);
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (output, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                sink.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        Self { child, control, resp, admin, log }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until the log has a line with this text.
+    pub fn says(&self, text: &str) {
+        until(&format!("{text:?} in the log"), || self.log().contains(text));
+    }
+
+    /// The status line of an admin endpoint, or nothing when there is no answer.
+    pub fn http(&self, path: &str) -> String {
+        let mut answer = String::new();
+        if let Ok(mut stream) = TcpStream::connect_timeout(&self.admin, Duration::from_secs(1)) {
+            stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            if stream.write_all(request.as_bytes()).is_ok() {
+                // A process that is stopped answers nothing.
+                let _ = stream.read_to_string(&mut answer);
+            }
+        }
+        answer.lines().next().unwrap_or_default().to_owned()
+    }
+
+    pub fn is_safe(&self) -> bool {
+        self.http("/safez").contains("200")
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.resp)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already; a stopped one dies of SIGKILL too.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.control, self.log());
+        }
+    }
+}
+
+/// Three addresses for each of `count` processes, free on TCP now.
+pub fn addresses(count: usize) -> Vec<[SocketAddr; 3]> {
+    let listeners: Vec<_> =
+        (0..3 * count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addrs: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    addrs.chunks(3).map(|chunk| [chunk[0], chunk[1], chunk[2]]).collect()
+}
+
+/// As many processes, all started at once, and all copies in sync.
+pub fn cluster(count: usize) -> Vec<Process> {
+    let addrs = addresses(count);
+    let seeds: Vec<SocketAddr> = addrs.iter().map(|addrs| addrs[0]).collect();
+    let setup = Setup::new(&seeds, count);
+    let nodes: Vec<_> = addrs.into_iter().map(|addrs| Process::start(addrs, &setup)).collect();
+    until("a safe cluster", || nodes.iter().all(Process::is_safe));
+    nodes
+}
+
+pub fn until(what: &str, mut met: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !met() {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A blocking client of one node.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+/// What a node answered, as far as the tests tell answers apart.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub enum Answer {
+    Ok,
+    Value(String),
+    Nothing,
+    Error(String),
+}
+
+impl Client {
+    pub fn connect(addr: SocketAddr) -> Self {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream: BufReader::new(stream) }
+    }
+
+    pub fn set(&mut self, key: &str, value: &str) -> Answer {
+        self.ask(&["SET", key, value])
+    }
+
+    pub fn get(&mut self, key: &str) -> Answer {
+        self.ask(&["GET", key])
+    }
+
+    /// Sends a command and reads its answer; a broken connection is an error too.
+    pub fn ask(&mut self, words: &[&str]) -> Answer {
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        let sent = self.stream.get_mut().write_all(request.as_bytes());
+        match sent.and_then(|()| self.answer()) {
+            Ok(answer) => answer,
+            Err(error) => Answer::Error(error.to_string()),
+        }
+    }
+
+    fn answer(&mut self) -> std::io::Result<Answer> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let (kind, rest) =
+            line.trim_end().split_at_checked(1).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        Ok(match kind {
+            "+" => Answer::Ok,
+            "-" => Answer::Error(rest.to_owned()),
+            "$" if rest == "-1" => Answer::Nothing,
+            "$" => {
+                let mut bytes = vec![0; rest.parse::<usize>().unwrap() + 2];
+                self.stream.read_exact(&mut bytes)?;
+                bytes.truncate(bytes.len() - 2);
+                Answer::Value(String::from_utf8(bytes).unwrap())
+            }
+            _ => Answer::Value(rest.to_owned()),
+        })
+    }
+}
+
+/// Keys of the slots that `CLUSTER SLOTS` would list for different nodes, told apart by their owners as the node's own
+/// `CLUSTER NODES` says: the slots of the process at this Redis address.
+pub fn slots_of(client: &mut Client, resp: SocketAddr) -> Vec<u16> {
+    let Answer::Value(nodes) = client.ask(&["CLUSTER", "NODES"]) else { return Vec::new() };
+    let line = nodes.lines().find(|line| line.contains(&format!("{resp}"))).unwrap_or_default();
+    let ranges = line.split_whitespace().skip(8).filter_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some((first.parse::<u16>().ok()?, last.parse::<u16>().ok()?))
+    });
+    ranges.flat_map(|(first, last)| first..=last).collect()
+}
+
+/// A key of each of these slots.
+pub fn keys_of(slots: &[u16]) -> Vec<String> {
+    let mut wanted: std::collections::BTreeSet<u16> = slots.iter().copied().collect();
+    let mut keys = Vec::new();
+    for number in 0..40 * SLOTS {
+        let key = format!("key-{number}");
+        if wanted.remove(&slotmesh_slots::Slot::of_key(key.as_bytes()).number()) {
+            keys.push(key);
+        }
+        if wanted.is_empty() {
+            break;
+        }
+    }
+    keys
+}
