@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 const HEADER_BYTES: usize = 14;
 
 /// Opens the echo server on a free port of the address and serves every connection. Needs a tokio runtime.
-pub(crate) fn serve(addr: SocketAddr, identity: &Identity) -> quinn::Endpoint {
+pub fn serve(addr: SocketAddr, identity: &Identity) -> quinn::Endpoint {
     let crypto = QuicServerConfig::try_from(identity.server_tls()).expect("TLS 1.3 settings");
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(transport());
@@ -33,7 +33,7 @@ pub(crate) fn serve(addr: SocketAddr, identity: &Identity) -> quinn::Endpoint {
 }
 
 /// One connection to an echo server.
-pub(crate) struct BareClient {
+pub struct BareClient {
     state: Mutex<State>,
     wake: Notify,
     connection: quinn::Connection,
@@ -50,7 +50,7 @@ struct State {
 
 impl BareClient {
     /// Connects from a port of its own. Needs a tokio runtime.
-    pub(crate) async fn connect(addr: SocketAddr, identity: &Identity) -> Arc<Self> {
+    pub async fn connect(addr: SocketAddr, identity: &Identity) -> Arc<Self> {
         let crypto = QuicClientConfig::try_from(identity.client_tls()).expect("TLS 1.3 settings");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(transport());
@@ -67,7 +67,7 @@ impl BareClient {
     }
 
     /// Sends a body and waits for its echo.
-    pub(crate) async fn call(&self, body: &Bytes) -> Bytes {
+    pub async fn call(&self, body: &Bytes) -> Bytes {
         self.queue(body).await.expect("the echo server lives")
     }
 
@@ -94,7 +94,7 @@ impl BareClient {
     }
 
     /// Calls to the system that sent something, so far.
-    pub(crate) fn send_calls(&self) -> u64 {
+    pub fn send_calls(&self) -> u64 {
         self.connection.stats().udp_tx.ios
     }
 

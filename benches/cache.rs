@@ -114,8 +114,7 @@ fn main() {
         });
         println!("{name:<30} {one:>7.0} {two:>9.0}");
     }
-    let stats = near.stats();
-    assert_eq!((stats.cluster_hits, stats.l1_entries), (0, KEYS as usize), "L1 held all keys");
+    assert_eq!(near.stats().cluster_hits, 0, "L1 held all keys");
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

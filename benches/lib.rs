@@ -1,1 +1,35 @@
 //! Workloads and measuring helpers shared by the benchmarks.
+
+pub mod bare_quinn;
+
+/// Numbers below `keys`, the lower the more frequent (Zipf with exponent 0.99), always the same ones.
+#[must_use]
+pub fn zipf(keys: u32, count: usize) -> Vec<u32> {
+    let mut sum = 0.0;
+    let cumulative: Vec<f64> = (1..=keys)
+        .map(|rank| {
+            sum += f64::from(rank).powf(-0.99);
+            sum
+        })
+        .collect();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut draw = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let point = (state >> 11) as f64 / (1_u64 << 53) as f64 * sum;
+        cumulative.partition_point(|&below| below < point).min(keys as usize - 1) as u32
+    };
+    (0..count).map(|_| draw()).collect()
+}
+
+/// The middle one, and nothing that an outlier could move.
+///
+/// # Panics
+/// When there are none.
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}

@@ -138,7 +138,7 @@ fn compare(effort: &Effort, keys: u32) {
         "ratio",
         "ratio of each round: least / median / most"
     );
-    let sequence = zipf(keys);
+    let sequence = slotmesh_benches::zipf(keys, SEQUENCE);
     for writes_percent in [0, 5, 50] {
         for threads in [1, 2] {
             let workload =
@@ -194,26 +194,6 @@ fn resident_bytes() -> i64 {
 fn key(number: u32) -> [u8; KEY_BYTES] {
     let mixed = u64::from(number).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     std::array::from_fn(|digit| b"0123456789abcdef"[(mixed >> (digit * 4) & 15) as usize])
-}
-
-/// Ranks drawn with probability proportional to `1 / rank^0.99`, by inversion of the cumulative sum.
-fn zipf(keys: u32) -> Vec<u32> {
-    let mut sum = 0.0;
-    let cumulative: Vec<f64> = (1..=keys)
-        .map(|rank| {
-            sum += f64::from(rank).powf(-0.99);
-            sum
-        })
-        .collect();
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut draw = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let point = (state >> 11) as f64 / (1_u64 << 53) as f64 * sum;
-        cumulative.partition_point(|&below| below < point).min(keys as usize - 1) as u32
-    };
-    (0..SEQUENCE).map(|_| draw()).collect()
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -3,16 +3,14 @@
 //!
 //! Both run on one current-thread runtime per process. CPU time is that of both processes.
 
-mod bare_quinn;
-
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bare_quinn::BareClient;
 use bytes::Bytes;
+use slotmesh_benches::bare_quinn::{self, BareClient};
 use slotmesh_slots::NodeId;
 use slotmesh_transport::{
     ClusterSecret, Endpoint, Handler, Hello, Identity, Peer, PeerInfo, Reply, Request,

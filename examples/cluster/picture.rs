@@ -133,5 +133,5 @@ fn chart(page: &mut String, run: &Run, curve: &Curve) {
 
 fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
-    drop(page.write_fmt(text));
+    let _ = page.write_fmt(text);
 }

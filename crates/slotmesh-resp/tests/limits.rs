@@ -96,9 +96,12 @@ async fn a_client_that_takes_no_replies_is_not_read_any_more_and_then_cut_off() 
     let replies = taken / command(&[b"GET", b"big"]).len();
     assert!(taken < 16 << 20, "{taken} bytes of commands were taken, for {replies} MiB of replies");
     other.check("PING", "PONG").await;
-    while !other.show("INFO clients").await.contains("connected_clients:1\r\n") {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let cut_off = async {
+        while !other.show("INFO clients").await.contains("connected_clients:1\r\n") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), cut_off).await.expect("the end of the client");
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ impl ControlHandler {
 impl Handler for ControlHandler {
     fn request(&self, from: &PeerInfo, request: Request, reply: Reply) {
         if request.kind == kind::CONSENSUS {
-            self.log.handle(from.node, request, reply);
+            self.log.handle(from.node, &request, reply);
         }
     }
 

@@ -78,7 +78,7 @@ impl LogSlot {
     }
 
     /// Answers a consensus message, if it belongs to this node's log.
-    pub(crate) fn handle(&self, from: NodeId, request: Request, reply: Reply) {
+    pub(crate) fn handle(&self, from: NodeId, request: &Request, reply: Reply) {
         let mut input = Reader::shared(&request.body);
         let (Ok(cluster), Ok(reform)) = (input.u128(), input.u32()) else { return };
         let body = input.rest();

@@ -1,6 +1,7 @@
 //! The invariants of ARCHITECTURE.md, looked at after every step.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -269,11 +270,23 @@ impl World {
     }
 }
 
-/// A command in a line: whole lists of slots are counted.
+/// The beginning of a command in words; formatting all of a long one would take most of a run's time.
 fn describe(command: &slotmesh_control::Command) -> String {
-    let text = format!("{command:?}");
-    let slots = text.matches("(slot ").count();
-    let name = text.split(' ').next().unwrap_or_default();
-    let rest = text.rsplit(']').next().unwrap_or_default();
-    if slots > 2 { format!("{name} {slots} slots{rest}") } else { text }
+    let mut head = Head(String::new());
+    // The error only says that the rest was left out.
+    let cut = write!(head, "{command:?}").is_err();
+    let name = head.0.split(' ').next().unwrap_or_default().to_owned();
+    if cut { format!("{name} … {}", &head.0[name.len()..]) } else { head.0 }
+}
+
+/// Characters of a command that are shown.
+const HEAD_MAX: usize = 160;
+
+struct Head(String);
+
+impl Write for Head {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.push_str(text);
+        if self.0.len() > HEAD_MAX { Err(fmt::Error) } else { Ok(()) }
+    }
 }
