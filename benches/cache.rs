@@ -48,7 +48,8 @@ async fn one(cache: &Cache<u64, User>, work: Work, key: u64) {
         Work::GetOrLoad => cache.get_or_load(&key, |_| async { Ok::<_, Infallible>(None) }).await,
         Work::Put => {
             let put = cache.put(&key, User::new(key)).await;
-            return drop(black_box(put.expect("a local node takes it")));
+            black_box(put.expect("a local node takes it"));
+            return;
         }
     };
     assert!(black_box(found).expect("a local node answers").is_some_and(|user| user.id == key));
@@ -98,8 +99,8 @@ fn main() {
             one(&far, Work::Put, key).await;
         }
     });
-    println!("nanoseconds per call on each thread, median of {rounds} rounds");
-    println!("{:<28} {:>9} {:>9}", "", "1 thread", "2 threads");
+    println!("nanoseconds per call on each thread, median of {rounds} rounds and the best of them");
+    println!("{:<30} {:>14} {:>14}", "", "1 thread", "2 threads");
     let lines = [
         ("get, L1 hit", &near, Work::Get),
         ("get_or_load, L1 hit", &near, Work::GetOrLoad),
@@ -110,14 +111,14 @@ fn main() {
     for (name, cache, work) in lines {
         let [one, two] = [1, 2].map(|threads| {
             let measured = (0..rounds).map(|_| measure(cache, work, threads, window));
-            median(measured.collect())
+            median_and_best(measured.collect())
         });
-        println!("{name:<30} {one:>7.0} {two:>9.0}");
+        println!("{name:<30} {:>7.0} {:>6.0} {:>7.0} {:>6.0}", one.0, one.1, two.0, two.1);
     }
     assert_eq!(near.stats().cluster_hits, 0, "L1 held all keys");
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median_and_best(mut values: Vec<f64>) -> (f64, f64) {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    (values[values.len() / 2], values[0])
 }

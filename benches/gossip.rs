@@ -47,7 +47,7 @@ fn row(nodes: usize, runs: u64, idle: u64) -> String {
         crash.iter_mut().zip(times).for_each(|(column, time)| column.push(time));
     }
     let (bytes, datagrams, speed) = idle_cost(nodes, idle);
-    let [first, half, last] = crash.map(|column| spread(column));
+    let [first, half, last] = crash.map(spread);
     let (known, knows) = (spread(known), spread(knows));
     format!(
         "{nodes:>5} {first:>21} {half:>21} {last:>21} {known:>15} {knows:>15} {bytes:>9.0} {datagrams:>7.1} {speed:>9.0}"

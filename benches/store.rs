@@ -130,13 +130,8 @@ fn compare(effort: &Effort, keys: u32) {
         );
     }
     println!(
-        "{:>8} {:>8} {:>9} {:>9} {:>7}  {}",
-        "writes",
-        "threads",
-        "dashmap",
-        "store",
-        "ratio",
-        "ratio of each round: least / median / most"
+        "{:>8} {:>8} {:>9} {:>9} {:>7}  ratio of each round: least / median / most",
+        "writes", "threads", "dashmap", "store", "ratio"
     );
     let sequence = slotmesh_benches::zipf(keys, SEQUENCE);
     for writes_percent in [0, 5, 50] {

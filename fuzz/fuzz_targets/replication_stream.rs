@@ -131,7 +131,7 @@ impl Fixture {
             return;
         }
         let action = self.todo.swap_remove(usize::from(which) % self.todo.len());
-        let result = if which % 8 == 0 { Err(ApplyError::Corrupt) } else { Ok(()) };
+        let result = if which.is_multiple_of(8) { Err(ApplyError::Corrupt) } else { Ok(()) };
         match action {
             ReplicaAction::Report { ticket } => {
                 let version = Version::new(Epoch(1), Seq(u64::from(which % 16)));
@@ -150,7 +150,7 @@ impl Fixture {
                 let version = self.primary.last(slot).unwrap_or_default();
                 self.primary.snapshot(replica, slot, version, 7, Vec::new);
             }
-            PrimaryEvent::Grow { slot, epoch, node } => {
+            PrimaryEvent::Grow { slot, epoch, node, .. } => {
                 self.primary.grow_failed(slot, epoch, node, self.now);
             }
             PrimaryEvent::Compare { replica, slot } => {
@@ -195,7 +195,7 @@ fn nearly_right(next: &mut impl FnMut() -> u8) -> Bytes {
                     }
                 }
             }
-            if next() % 4 == 0 {
+            if next().is_multiple_of(4) {
                 (0..24).for_each(|_| out.u8(next() % 4));
             }
         }

@@ -1,5 +1,7 @@
 //! Three nodes of one process over real sockets: founding, routing, replication, failover, leaving.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
