@@ -8,7 +8,6 @@ const NO_BENCH: &[(&str, &str)] = &[
     ("slotmesh-cli", "starts the others"),
     ("slotmesh-control", "rare commands; the consensus benchmark commits them"),
     ("slotmesh-core", "its data plane answers every call of the cache and resp benchmarks"),
-    ("slotmesh-node", "the cache and resp benchmarks go through its handle"),
     ("slotmesh-primitives", "not built yet"),
     ("slotmesh-sim", "is a test"),
     (

@@ -6,16 +6,18 @@ use slotmesh_sim::{Bug, Scenario, Summary, replay_command, run};
 const REGRESSIONS: &str = include_str!("regressions.txt");
 
 #[track_caller]
-fn clean(scenario: Scenario, seed: u64) -> Summary {
-    match run(scenario, false) {
-        Ok(summary) => summary,
-        Err(problem) => panic!("seed {seed}: {problem}\nreplay: {}", replay_command(seed)),
-    }
+fn clean(scenario: Scenario, replay: &str) -> Summary {
+    run(scenario, false).unwrap_or_else(|problem| panic!("{problem}\nreplay: {replay}"))
+}
+
+#[track_caller]
+fn clean_mix(seed: u64) -> Summary {
+    clean(Scenario::mix(seed), &replay_command(seed))
 }
 
 #[test]
 fn three_nodes_survive_a_crash_a_partition_and_a_replacement() {
-    let summary = clean(Scenario::three_nodes(1), 1);
+    let summary = clean(Scenario::three_nodes(1), &format!("{} --three", replay_command(1)));
     assert!(summary.operations.0 > 500, "the clients got answers: {summary:?}");
     assert_eq!(summary.excused, 0, "one crash at a time loses nothing");
 }
@@ -24,7 +26,7 @@ fn three_nodes_survive_a_crash_a_partition_and_a_replacement() {
 fn the_same_seed_gives_the_same_run() {
     // Each process draws its own hash seeds and other worlds live beside this one: neither may show.
     let other = std::thread::spawn(|| run(Scenario::mix(8), false));
-    let (first, second) = (clean(Scenario::mix(4), 4), clean(Scenario::mix(4), 4));
+    let (first, second) = (clean_mix(4), clean_mix(4));
     assert_eq!(first, second);
     let other = other.join().unwrap().unwrap();
     assert_ne!(first.trace, other.trace);
@@ -36,21 +38,21 @@ fn regressions_stay_mended() {
     let seeds: Vec<u64> = seeds.collect();
     assert!(!seeds.is_empty());
     for seed in seeds {
-        clean(Scenario::mix(seed), seed);
+        clean_mix(seed);
     }
 }
 
 #[test]
 fn random_mixes_of_faults_first_half() {
     for seed in 100..110 {
-        clean(Scenario::mix(seed), seed);
+        clean_mix(seed);
     }
 }
 
 #[test]
 fn random_mixes_of_faults_second_half() {
     for seed in 110..120 {
-        clean(Scenario::mix(seed), seed);
+        clean_mix(seed);
     }
 }
 
@@ -91,4 +93,9 @@ fn a_log_that_commits_without_a_majority_is_found() {
 #[test]
 fn acknowledging_before_the_replicas_have_it_is_found() {
     found(Bug::AckBeforeReplicas, &[2, 3, 5], "not linearizable");
+}
+
+#[test]
+fn a_process_that_restarts_with_its_old_identity_is_found() {
+    found(Bug::IdentityReused, &[7], "I2");
 }

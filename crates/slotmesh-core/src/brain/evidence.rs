@@ -139,20 +139,9 @@ impl Peers {
         ours.is_some() && theirs.any(|theirs| Some(theirs) != ours)
     }
 
-    /// A node is alive at this address; whoever was there before is not any more, because the guard port of an address
-    /// is held by one process at a time.
+    /// A node is alive at this address. That says nothing of another one known there: a rumour of the older may come after
+    /// the news of the newer.
     fn put(&mut self, node: NodeId, addr: SocketAddr, meta: Meta) {
-        let replaced: Vec<NodeId> = self
-            .known
-            .iter()
-            .filter(|(other, p)| p.addr == addr && **other != node)
-            .map(|(n, _)| *n)
-            .collect();
-        for old in replaced {
-            if !self.is_proven_dead(node) {
-                self.prove_death(old);
-            }
-        }
         let Meta { info, generation } = meta;
         self.known.insert(node, Peer { addr, info, generation, health: Health::Alive });
     }

@@ -181,6 +181,12 @@ impl DataPlane {
         (self.gate.owner(slot), self.gate.version())
     }
 
+    /// The cluster version that this node's knowledge of owners is from.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.gate.version()
+    }
+
     /// This node's identity.
     #[must_use]
     pub const fn node(&self) -> NodeId {

@@ -106,9 +106,13 @@ impl Router {
         ack: Ack,
         deadline: Instant,
     ) -> Result<Reply, Failure> {
-        let (sender, receiver) = oneshot::channel();
+        let (sender, mut receiver) = oneshot::channel();
         // A caller that has gone does not want the answer any more.
         self.data.execute(op, ack, Box::new(move |answer| drop(sender.send(answer))));
+        if let Ok(answer) = receiver.try_recv() {
+            // Nothing had to be waited for, so no timer is needed.
+            return answer.map_err(|error| self.failure(error));
+        }
         match timeout_at(deadline, receiver).await {
             Ok(Ok(answer)) => answer.map_err(|error| self.failure(error)),
             Ok(Err(_)) => Err(Failure::Unknown("the operation was dropped".to_owned())),
@@ -158,7 +162,7 @@ impl Router {
             DataError::Ambiguous => Failure::Unknown(error.to_string()),
             DataError::Busy => Failure::Again(OpError::Busy),
             DataError::NotOwner { owner: Some(owner), version }
-                if version > self.data.owner(Slot::of_key(b"")).1 =>
+                if version > self.data.version() =>
             {
                 Failure::Redirect(owner)
             }

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use slotmesh_control::LEASE;
 use slotmesh_core::Ack;
 use slotmesh_slots::NodeId;
 
@@ -38,7 +37,7 @@ impl World {
         let (first, then): (Vec<_>, Vec<_>) = inbox.into_iter().partition(Input::is_application);
         for input in first {
             self.take_in(node, input);
-            self.watch_paused(node);
+            self.check_owners();
         }
         if let Some(process) = self.processes.get(&node) {
             process.clock.stop(false);
@@ -46,6 +45,7 @@ impl World {
         }
         for input in then {
             self.take_in(node, input);
+            self.check_owners();
             self.settle(node);
         }
         self.settle(node);
@@ -73,12 +73,8 @@ impl World {
             }
             Input::Datagram { from, body } => process.brain.handle_datagram(from, &body, now),
             Input::Message { from, body } => {
-                let before = process.data.lease_until();
                 let result = process.brain.handle_message(from, &body, now);
                 assert!(result.is_ok(), "a brain cannot read a brain: {result:?}");
-                if bug == Some(Bug::LeaseFromReceipt) && process.data.lease_until() > before {
-                    process.data.extend_lease(now + LEASE);
-                }
             }
             Input::Log { from, message } => {
                 if let Some(log) = &mut process.log {

@@ -80,7 +80,7 @@ impl World {
     }
 
     /// I1 and I6: nobody serves a slot beside another.
-    fn check_owners(&mut self) {
+    pub(super) fn check_owners(&mut self) {
         for index in 0..self.watch.slots.len() {
             let slot = self.watch.slots[index];
             let mut serving = self.processes.values().filter(|process| process.data.serves(slot));
@@ -99,11 +99,6 @@ impl World {
                 self.watch.wrong(|| problem);
             }
         }
-    }
-
-    /// A stopped process that goes on: what its threads do before its timers run must be right, too.
-    pub(super) fn watch_paused(&mut self, _node: NodeId) {
-        self.check_owners();
     }
 
     /// I2 and I11: views only go forward, and only along the committed commands.
