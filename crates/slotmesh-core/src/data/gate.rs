@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use slotmesh_slots::{Epoch, MonoTime, NodeId, SLOT_COUNT, Slot};
+use slotmesh_slots::{Epoch, MonoTime, NodeId, SLOT_COUNT, Seq, Slot};
 
 use super::Clock;
 use crate::request::DataError;
@@ -18,6 +18,9 @@ pub(super) struct Gate {
     ended: AtomicBool,
     roles: Box<[AtomicU64]>,
     owners: Box<[AtomicU64]>,
+    /// The slots' epochs in the table, and the seqs at which they were last handed over.
+    epochs: Box<[AtomicU64]>,
+    bases: Box<[AtomicU64]>,
     version: AtomicU64,
 }
 
@@ -68,6 +71,8 @@ impl Gate {
             ended: AtomicBool::new(false),
             roles: zeros(),
             owners: zeros(),
+            epochs: zeros(),
+            bases: zeros(),
             version: AtomicU64::new(0),
         }
     }
@@ -91,6 +96,12 @@ impl Gate {
 
     pub(super) fn set_owner(&self, slot: Slot, owner: Option<NodeId>) {
         self.owners[slot.index()].store(owner.map_or(0, NodeId::get), Ordering::Relaxed);
+    }
+
+    /// What the table says of the slot, before its role changes.
+    pub(super) fn set_history(&self, slot: Slot, epoch: Epoch, base: Seq) {
+        self.bases[slot.index()].store(base.0, Ordering::Relaxed);
+        self.epochs[slot.index()].store(u64::from(epoch.0), Ordering::Release);
     }
 
     pub(super) fn set_version(&self, version: u64) {
@@ -136,6 +147,26 @@ impl Gate {
         Ok(now)
     }
 
+    /// Whether a write may be acknowledged that every in-sync copy has: the reign is the same, or it ended in a way that
+    /// surely kept the write: this node stayed primary, or the slot was handed over with it.
+    pub(super) fn confirm_write(&self, slot: Slot, role: RoleWord, seq: Seq) -> bool {
+        let now = self.role(slot);
+        let stayed = now.is_primary() && now.epoch() == role.epoch().next() && self.has_lease();
+        stayed || self.confirm(slot, role).is_ok() || self.was_handed_over(slot, role, seq)
+    }
+
+    /// Whether the reign ended by handing the slot over at a seq that includes the write: then every in-sync copy had it.
+    /// Without the lease nothing is told: somebody else may have begun the slot anew since.
+    pub(super) fn was_handed_over(&self, slot: Slot, role: RoleWord, seq: Seq) -> bool {
+        let epoch = self.epochs[slot.index()].load(Ordering::Acquire);
+        let base = self.bases[slot.index()].load(Ordering::Relaxed);
+        epoch == u64::from(role.epoch().next().0) && seq.0 <= base && self.has_lease()
+    }
+
+    fn has_lease(&self) -> bool {
+        self.clock.now() < self.lease_until() && !self.ended.load(Ordering::Acquire)
+    }
+
     pub(super) fn not_owner(&self, slot: Slot) -> DataError {
         DataError::NotOwner { owner: self.owner(slot), version: self.version() }
     }
@@ -152,6 +183,25 @@ mod tests {
         fn now(&self) -> MonoTime {
             MonoTime::from_micros(self.0.load(Ordering::Relaxed))
         }
+    }
+
+    #[test]
+    fn a_write_outlives_its_reign_only_where_it_was_surely_kept() {
+        let gate = Gate::new(Arc::new(TestClock(AtomicU64::new(1_000))));
+        let slot = Slot::of_key(b"foo");
+        let role = RoleWord::primary(Epoch(7), 2, true);
+        gate.extend_lease(MonoTime::from_micros(9_000));
+        let ended = |epoch, base, now| {
+            gate.set_history(slot, Epoch(epoch), Seq(base));
+            gate.set_role(slot, now);
+            gate.confirm_write(slot, role, Seq(40))
+        };
+        let gone = RoleWord::default();
+        assert!(ended(8, 40, gone), "handed over with the write");
+        assert!(!ended(8, 39, gone), "handed over before it, or failed over");
+        assert!(!ended(9, 40, gone), "more happened than one handing over");
+        assert!(ended(8, 0, RoleWord::primary(Epoch(8), 1, false)), "the move was aborted");
+        assert!(!ended(9, 0, RoleWord::primary(Epoch(9), 1, false)), "primary again, later");
     }
 
     #[test]

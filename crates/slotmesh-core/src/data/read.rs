@@ -42,7 +42,8 @@ impl DataPlane {
         }
     }
 
-    /// Gives the reply when all in-sync replicas have the slot up to `seq` and this node may still speak for it.
+    /// Gives the reply when all in-sync replicas have the slot up to `seq` and this node may still speak for it. A write
+    /// that was applied is never said to have changed nothing.
     pub(super) fn when_committed(
         &self,
         slot: Slot,
@@ -53,13 +54,14 @@ impl DataPlane {
     ) {
         let gate = self.gate.clone();
         let version = Version::new(role.epoch(), seq);
-        let settle = move |outcome| match outcome {
-            Outcome::Committed => done(match gate.confirm(slot, role) {
-                Ok(_) => Ok(reply),
-                Err(_) => Err(DataError::Ambiguous),
-            }),
-            Outcome::NotOwner => done(Err(gate.not_owner(slot))),
-            _ => done(Err(DataError::Ambiguous)),
+        let settle = move |outcome| {
+            let committed = outcome == Outcome::Committed;
+            let told = match reply.is_read() {
+                true => committed && gate.confirm(slot, role).is_ok(),
+                false if committed => gate.confirm_write(slot, role, seq),
+                false => gate.was_handed_over(slot, role, seq),
+            };
+            done(if told { Ok(reply) } else { Err(DataError::Ambiguous) });
         };
         self.primary.wait(slot, version, Box::new(settle));
     }

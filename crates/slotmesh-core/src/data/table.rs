@@ -59,6 +59,7 @@ impl DataPlane {
             let ended = holds && guard.version().epoch < held.origin;
             self.note_dropped(slot, holds && !ended && !held.involves(self.me), now);
             let ended = ended.then(|| guard.reset());
+            self.gate.set_history(slot, held.epoch, held.base);
             self.set_role(slot, held, guard.version(), now);
             ended
         };

@@ -99,6 +99,11 @@ pub fn decode_replies(bytes: &Bytes) -> Result<Vec<Result<Reply, DataError>>, De
 }
 
 impl Reply {
+    /// Whether it answers a read, which changed nothing.
+    pub(crate) const fn is_read(&self) -> bool {
+        matches!(self, Self::Value(_) | Self::Missing { .. })
+    }
+
     /// The same reply of a write, held by this many nodes.
     #[must_use]
     pub(crate) fn with_copies(mut self, count: u8) -> Self {

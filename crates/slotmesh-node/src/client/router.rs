@@ -23,6 +23,10 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// How long an attempt at a read may take before another owner is looked for.
 const READ_ATTEMPT: Duration = Duration::from_millis(300);
 
+/// How long a write still waits for an owner that the table has replaced: one that handed the slot over answers within
+/// this, one that crashed never does.
+const HANDOVER_GRACE: Duration = Duration::from_millis(300);
+
 /// Sends operations to the primaries of their slots.
 pub(crate) struct Router {
     pub(crate) data: Arc<DataPlane>,
@@ -178,7 +182,7 @@ impl Router {
         let mut status = self.status.clone();
         while status.changed().await.is_ok() {
             if self.data.owner(slot).0 != Some(owner) {
-                return;
+                return sleep(HANDOVER_GRACE).await;
             }
         }
         // The node has stopped; the call itself ends with it.
