@@ -213,7 +213,9 @@ async fn first_write(node: Node, key: Vec<u8>) {
         ..CallOptions::default()
     };
     let options = PutOptions { call, ..PutOptions::default() };
-    node.put(key, "1", options).await.expect("a write within half a minute");
+    if let Err(error) = node.put(key, "1", options).await {
+        panic!("no write within half a minute: {error}; {:?}", node.status());
+    }
 }
 
 /// This program again, as another node.
