@@ -64,10 +64,6 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_millis(700);
 /// A loop that woke this late was stopped or starved; what waits in the sockets must be heard before anyone is judged.
 const LATE: Duration = Duration::from_millis(100);
 
-/// How often the log is looked at: what it committed decides failovers and moves, so it waits no longer than this. A look
-/// costs a few microseconds.
-const LOG_INTERVAL: Duration = Duration::from_millis(2);
-
 /// Turns given to the connections' tasks after a late wake.
 const TURNS_WHEN_LATE: usize = 64;
 
@@ -80,16 +76,12 @@ impl Driver {
     /// Runs until the node is stopped.
     pub(crate) async fn run(mut self) {
         loop {
-            let input = self.wait().await;
+            self.wait().await;
             if *self.parts.stop.borrow() {
                 return;
             }
-            // First, so that what the inputs ask for is judged by the log's latest.
-            self.read_log();
-            if let Some(input) = input {
-                handle(&mut self.parts.brain, input, &mut self.leaving);
-            }
             self.take_inputs();
+            self.read_log();
             let now = BootClock.now();
             if self.parts.brain.poll_timeout() <= now {
                 self.parts.brain.handle_timeout(now);
@@ -99,28 +91,35 @@ impl Driver {
         }
     }
 
-    /// Waits for something to do; an input that came is not handled yet.
-    async fn wait(&mut self) -> Option<Input> {
+    async fn wait(&mut self) {
         let now = BootClock.now();
         let at = self.parts.brain.poll_timeout();
-        let pause = at.saturating_since(now).min(LOG_INTERVAL);
+        let pause = at.saturating_since(now);
         let parts = &mut self.parts;
-        let input = tokio::select! {
-            biased;
-            _ = parts.stop.changed() => None,
-            input = parts.inputs.recv() => input,
-            () = parts.data_events.notified() => {
-                parts.brain.handle_data(BootClock.now());
-                None
+        let mut news = parts.log.watch();
+        let log_news = async {
+            match &mut news {
+                Some(news) => drop(news.changed().await),
+                None => std::future::pending().await,
             }
-            () = tokio::time::sleep(pause) => None,
         };
+        tokio::select! {
+            biased;
+            _ = parts.stop.changed() => {}
+            input = parts.inputs.recv() => {
+                if let Some(input) = input {
+                    handle(&mut parts.brain, input, &mut self.leaving);
+                }
+            }
+            () = log_news => {}
+            () = parts.data_events.notified() => parts.brain.handle_data(BootClock.now()),
+            () = tokio::time::sleep(pause) => {}
+        }
         if BootClock.now().saturating_since(at) > LATE {
             for _ in 0..TURNS_WHEN_LATE {
                 tokio::task::yield_now().await;
             }
         }
-        input
     }
 
     fn take_inputs(&mut self) {

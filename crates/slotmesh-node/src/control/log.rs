@@ -11,6 +11,7 @@ use slotmesh_control::log::LogStatus;
 use slotmesh_core::{Clock, ControlMachine};
 use slotmesh_slots::{Generation, NodeId, Reader, Writer};
 use slotmesh_transport::{Reply, Request};
+use tokio::sync::watch;
 
 use super::{ControlPeers, kind};
 use crate::clock::BootClock;
@@ -60,6 +61,11 @@ impl LogSlot {
 
     pub(crate) fn consensus(&self) -> Option<Consensus> {
         self.0.lock().as_ref().map(|log| log.consensus.clone())
+    }
+
+    /// Wakes when the log has news.
+    pub(crate) fn watch(&self) -> Option<watch::Receiver<LogStatus>> {
+        self.0.lock().as_ref().map(|log| log.consensus.watch())
     }
 
     /// The status first, then everything applied: so a leader that is caught up has handed over what its predecessors
