@@ -150,12 +150,9 @@ impl Fixture {
                 let version = self.primary.last(slot).unwrap_or_default();
                 self.primary.snapshot(replica, slot, version, 7, Vec::new);
             }
-            PrimaryEvent::Grow { slot, epoch, node, .. } => {
-                self.primary.grow_failed(slot, epoch, node, self.now);
-            }
             PrimaryEvent::Compare { replica, slot } => {
                 let version = self.primary.last(slot).unwrap_or_default();
-                self.primary.compare(replica, slot, version, 7, self.now);
+                self.primary.compare(replica, slot, version, 7);
             }
             _ => {}
         }

@@ -13,7 +13,7 @@ pub enum PrimaryEvent {
         /// What it promised.
         promised: Epoch,
     },
-    /// Propose to take an in-sync replica out of the slot's set: it is silent, refused, or lacks data. Acknowledgements
+    /// Propose to take a replica out of the slot, one that counts: it is silent, refused, or lacks data. Acknowledgements
     /// wait until [`Primary::set_slot`](crate::Primary::set_slot) shows it gone. Comes again while true.
     Shrink {
         /// The slot.
@@ -23,8 +23,8 @@ pub enum PrimaryEvent {
         /// The replica.
         node: NodeId,
     },
-    /// Propose to add a complete copy to the in-sync set. Comes once; until the outcome is known by `set_slot` or
-    /// [`Primary::grow_failed`](crate::Primary::grow_failed), acknowledgements wait for that replica too.
+    /// Propose to add a complete copy to the in-sync set. Comes again until `set_slot` shows an outcome; until then
+    /// acknowledgements wait for that replica too, for any of the proposals may have been committed.
     Grow {
         /// The slot.
         slot: Slot,

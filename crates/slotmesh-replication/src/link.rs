@@ -220,8 +220,14 @@ impl LinkState {
         Some(slot)
     }
 
-    /// Starts to send a snapshot; records after it wait in the ring until its end is sent.
+    /// The snapshot that was asked for is here, or not needed.
+    pub(crate) fn answered(&mut self, slot: Slot) {
+        self.requested.take_if(|wanted| *wanted == slot);
+    }
+
+    /// Starts to send the snapshot that was asked for; records after it wait in the ring until its end is sent.
     pub(crate) fn copy(&mut self, outgoing: Outgoing) {
+        self.answered(outgoing.slot);
         if let Some(stream) = self.stream(outgoing.slot, outgoing.attach) {
             stream.state = StreamState::Copying;
             stream.held_bytes = 0;

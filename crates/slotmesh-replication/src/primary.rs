@@ -13,7 +13,7 @@ use crate::event::{Outcome, PrimaryEvent};
 use crate::link::{Link, StreamState};
 use crate::outbox;
 use crate::ring::Ring;
-use crate::role::{After, Fault, Grow, Role};
+use crate::role::{After, Fault, Role};
 use crate::snapshot::{Outgoing, SnapshotEntry};
 use crate::timers::Suspects;
 
@@ -236,7 +236,6 @@ impl Primary {
         let mut after = After::default();
         let result = self.answers(&link, frame, &mut after);
         after.links.push(link);
-        self.suspect(std::mem::take(&mut after.suspects), now);
         self.finish(after);
         result
     }
@@ -253,7 +252,6 @@ impl Primary {
             self.fault(&link, (slot, attach), Fault::Lacks, &mut after);
         }
         after.links.push(link);
-        self.suspect(std::mem::take(&mut after.suspects), now);
         self.finish(after);
         written.frames
     }
@@ -295,16 +293,21 @@ impl Primary {
         let taken = place.as_mut().is_some_and(|role| {
             let last = role.last;
             let Some(peer) = role.peer(replica) else { return false };
-            if link.with(|link| link.requested.take_if(|wanted| *wanted == slot)).is_none() {
+            // The request stands until it is answered, or another thread would be asked for the next one meanwhile.
+            if link.with(|link| link.requested != Some(slot)) {
                 return false;
             }
             if version != last {
-                link.with(|link| link.want_snapshot(slot));
+                link.with(|link| {
+                    link.answered(slot);
+                    link.want_snapshot(slot);
+                });
                 return false;
             }
             let attach = peer.attach;
             if peer.status == Some((version, digest)) {
                 peer.follow(slot, version.seq);
+                link.with(|link| link.answered(slot));
                 role.advance(&mut after);
             } else {
                 let outgoing = Outgoing::new(slot, attach, version, digest, entries());
@@ -320,14 +323,7 @@ impl Primary {
 
     /// Answers [`PrimaryEvent::Compare`], or checks at any other time, under the store's slot lock: a replica that reported
     /// this version with another digest is corrupt and has to leave the set.
-    pub fn compare(
-        &self,
-        replica: NodeId,
-        slot: Slot,
-        version: Version,
-        digest: u128,
-        now: MonoTime,
-    ) {
+    pub fn compare(&self, replica: NodeId, slot: Slot, version: Version, digest: u128) {
         let Ok(link) = self.link(replica) else { return };
         let mut after = After::default();
         let attach = self.slot(slot).as_mut().and_then(|role| {
@@ -338,22 +334,6 @@ impl Primary {
         if let Some(attach) = attach {
             self.fault(&link, (slot, attach), Fault::Corrupt, &mut after);
         }
-        self.suspect(std::mem::take(&mut after.suspects), now);
-        self.finish(after);
-    }
-
-    /// The proposal of [`PrimaryEvent::Grow`] is known not to be committed, now or ever: acknowledgements stop waiting for
-    /// the replica; it is proposed again after a while.
-    pub fn grow_failed(&self, slot: Slot, epoch: Epoch, node: NodeId, now: MonoTime) {
-        let mut after = After::default();
-        if let Some(role) = self.slot(slot).as_mut().filter(|role| role.epoch == epoch)
-            && let Some(peer) = role.peer(node).filter(|peer| peer.grow == Grow::Proposed)
-        {
-            peer.grow = Grow::Cooling;
-            role.advance(&mut after);
-            after.suspects.push((slot, node));
-        }
-        self.suspect(std::mem::take(&mut after.suspects), now);
         self.finish(after);
     }
 
@@ -421,6 +401,7 @@ impl Primary {
         if !after.events.is_empty() {
             self.events.lock().extend(after.events);
         }
+        self.suspect(after.suspects);
         for (done, outcome) in after.ready {
             done(outcome);
         }

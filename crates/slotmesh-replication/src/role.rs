@@ -70,7 +70,7 @@ pub(crate) enum Grow {
     Barrier,
     /// Proposed: counted until the outcome is known.
     Proposed,
-    /// Refused by the control plane: tried again with the next retry.
+    /// Given up because the replica was silent: tried again with the next retry.
     Cooling,
 }
 
@@ -81,6 +81,7 @@ pub(crate) struct After {
     pub(crate) events: Vec<PrimaryEvent>,
     /// Links to look at: for output, for a snapshot to ask for, for being of use still.
     pub(crate) links: Vec<Arc<Link>>,
+    /// Replicas to look at again.
     pub(crate) suspects: Vec<(Slot, NodeId)>,
 }
 
@@ -173,7 +174,9 @@ impl Role {
             }
             if peer.grow == Grow::Barrier && peer.acked >= committed {
                 peer.grow = Grow::Proposed;
-                after.events.push(PrimaryEvent::Grow { slot, epoch, round, node: peer.link.node });
+                let node = peer.link.node;
+                after.events.push(PrimaryEvent::Grow { slot, epoch, round, node });
+                after.suspects.push((slot, node));
             }
         }
     }

@@ -7,12 +7,19 @@ use crate::link::Link;
 use crate::primary::Primary;
 use crate::role::{After, Fault, Grow, Phase};
 
-/// Replicas that failed and are looked at again.
+/// Replicas that failed, or that were proposed, and are looked at again.
 #[derive(Debug, Default)]
 pub(crate) struct Suspects {
     /// Without duplicates, so it is bounded by slots and replicas.
     replicas: BTreeSet<(Slot, NodeId)>,
+    /// Set by the first timeout after one came.
     at: Option<MonoTime>,
+}
+
+impl Suspects {
+    fn due(&self) -> Option<MonoTime> {
+        (!self.replicas.is_empty()).then(|| self.at.unwrap_or(MonoTime::ZERO))
+    }
 }
 
 impl Primary {
@@ -43,7 +50,6 @@ impl Primary {
                 after.suspects.push((slot, node));
             }
         }
-        self.suspect(std::mem::take(&mut after.suspects), now);
         self.finish(after);
     }
 
@@ -58,22 +64,20 @@ impl Primary {
                 heartbeat.into_iter().chain(silence).min()
             })
         });
-        due.chain(self.suspects.lock().at).min()
+        due.chain(self.suspects.lock().due()).min()
     }
 
     /// Puts replicas among those to look at again.
-    pub(crate) fn suspect(&self, replicas: Vec<(Slot, NodeId)>, now: MonoTime) {
-        if replicas.is_empty() {
-            return;
+    pub(crate) fn suspect(&self, replicas: Vec<(Slot, NodeId)>) {
+        if !replicas.is_empty() {
+            self.suspects.lock().replicas.extend(replicas);
         }
-        let mut suspects = self.suspects.lock();
-        suspects.at.get_or_insert(now + self.config.retry);
-        suspects.replicas.extend(replicas);
     }
 
     fn due_suspects(&self, now: MonoTime) -> BTreeSet<(Slot, NodeId)> {
         let mut suspects = self.suspects.lock();
-        if suspects.at.is_none_or(|at| at > now) {
+        if suspects.replicas.is_empty() || now < *suspects.at.get_or_insert(now + self.config.retry)
+        {
             return BTreeSet::new();
         }
         suspects.at = None;
@@ -99,11 +103,11 @@ impl Primary {
         }
     }
 
-    /// Acts on a replica that failed; whether to look again.
+    /// Acts on a replica that failed, and repeats what was proposed; whether to look again.
     fn look_again(&self, slot: Slot, node: NodeId, after: &mut After) -> bool {
         let mut place = self.slot(slot);
         let Some(role) = place.as_mut() else { return false };
-        let epoch = role.epoch;
+        let (epoch, round) = (role.epoch, role.round);
         let Some(peer) = role.peer(node) else { return false };
         let proposed = peer.grow == Grow::Proposed;
         if peer.grow == Grow::Cooling {
@@ -111,13 +115,16 @@ impl Primary {
         }
         match peer.phase {
             Phase::Faulty(Fault::Gap) => self.attach(slot, epoch, peer),
-            Phase::Faulty(_) if peer.in_sync => {
+            // One that was proposed counts, and is of no use: struck, it can no more be added by that proposal.
+            Phase::Faulty(_) if peer.in_sync || proposed => {
                 after.events.push(PrimaryEvent::Shrink { slot, epoch, node });
                 return true;
             }
-            // Counted until the outcome is known, and of no use until then.
-            Phase::Faulty(_) if proposed => return true,
             Phase::Faulty(_) => self.attach(slot, epoch, peer),
+            _ if proposed => {
+                after.events.push(PrimaryEvent::Grow { slot, epoch, round, node });
+                return true;
+            }
             _ => {}
         }
         role.advance(after);

@@ -324,10 +324,13 @@ fn a_replica_that_lacks_data_leaves_first_and_is_filled_then() {
     assert_eq!(pair.events(), [grow]);
     let told = pair.append(1, 11);
     assert_eq!(outcomes(&told), [], "proposed: it counts");
-    pair.primary.grow_failed(slot(), Epoch(1), them(), pair.now);
-    assert_eq!(outcomes(&told), [Outcome::Committed]);
     pair.exchange();
-    assert_eq!(pair.after(200), [grow], "and again");
+    assert_eq!(outcomes(&told), [Outcome::Committed], "it has it");
+    assert_eq!(pair.after(0), []);
+    assert_eq!(pair.after(200), [grow], "while no answer shows in the table");
+    pair.set(Some(in_sync(1)), version(1, 11));
+    pair.exchange();
+    assert_eq!(pair.after(200), []);
 }
 
 #[test]
@@ -345,13 +348,40 @@ fn an_equal_copy_is_not_sent() {
 }
 
 #[test]
+fn one_snapshot_at_a_time_whatever_comes_while_it_is_listed() {
+    let mut pair = Pair::new(1 << 20, &Config::default());
+    let other = Slot::new(10).unwrap();
+    pair.set(Some(copying(1)), version(1, 0));
+    pair.primary.set_slot(other, Some(copying(1)), version(1, 0), pair.now);
+    pair.connect();
+    pair.exchange();
+    let need = |slot| PrimaryEvent::NeedSnapshot { replica: them(), slot };
+    assert_eq!(pair.events(), [need(slot())]);
+    // Another thread writes to the link meanwhile.
+    let listing = || {
+        assert_eq!(pair.primary.poll_frames(them(), usize::MAX, pair.now), Vec::<Bytes>::new());
+        assert_eq!(pair.events(), [], "asked for a second one");
+        Vec::new()
+    };
+    assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, listing));
+    pair.exchange();
+    let grow = |slot| PrimaryEvent::Grow { slot, epoch: Epoch(1), round: 0, node: them() };
+    assert_eq!(pair.events(), [grow(slot()), need(other)]);
+    assert!(pair.primary.snapshot(them(), other, version(1, 0), 5, Vec::new));
+    pair.exchange();
+    assert_eq!(pair.events(), [grow(other)]);
+    assert_eq!(pair.after(0), [], "proposed a moment ago");
+    assert_eq!(pair.after(200), [grow(slot()), grow(other)], "while no answer shows in the table");
+}
+
+#[test]
 fn equal_versions_with_unequal_digests_are_corruption() {
     let pair = Pair::attached(&Config::default());
     let compare = PrimaryEvent::Compare { replica: them(), slot: slot() };
     assert_eq!(pair.events(), [compare]);
-    pair.primary.compare(them(), slot(), version(0, 0), 0, pair.now);
+    pair.primary.compare(them(), slot(), version(0, 0), 0);
     assert_eq!(pair.events(), []);
-    pair.primary.compare(them(), slot(), version(0, 0), 1, pair.now);
+    pair.primary.compare(them(), slot(), version(0, 0), 1);
     assert_eq!(pair.events(), [SHRINK]);
 }
 

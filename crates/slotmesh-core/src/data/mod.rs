@@ -129,7 +129,8 @@ pub struct DataPlane {
     replica: Replica,
     gate: Arc<Gate>,
     events: Mutex<VecDeque<DataEvent>>,
-    wishes: Mutex<Wishes>,
+    /// Frozen slots with their epoch, and when their readiness was last told.
+    moves: Mutex<BTreeMap<Slot, (Epoch, Option<MonoTime>)>>,
     replicas: Mutex<BTreeSet<NodeId>>,
     /// Slots that hold something although the table gives this node no part in them, and when that was last in doubt.
     dropped: Mutex<BTreeMap<Slot, MonoTime>>,
@@ -139,15 +140,6 @@ pub struct DataPlane {
     applied: AtomicU64,
     lost_slots: AtomicU64,
     max_value_bytes: u64,
-}
-
-/// What was asked for and not decided yet.
-#[derive(Default)]
-struct Wishes {
-    /// Frozen slots with their epoch, and when their readiness was last told.
-    moves: BTreeMap<Slot, (Epoch, Option<MonoTime>)>,
-    /// Complete copies with the slot's epoch and round, and when that was last told.
-    grows: BTreeMap<(Slot, NodeId), (Epoch, u32, MonoTime)>,
 }
 
 impl DataPlane {
@@ -163,7 +155,7 @@ impl DataPlane {
             replica: Replica::new(config.replication, ring),
             gate: Arc::new(Gate::new(clock)),
             events: Mutex::default(),
-            wishes: Mutex::default(),
+            moves: Mutex::default(),
             replicas: Mutex::default(),
             dropped: Mutex::default(),
             wake_events: wakers.events,

@@ -51,7 +51,7 @@ impl DataPlane {
 
     fn apply_slot(&self, slot: Slot, held: &SlotState, now: MonoTime) {
         self.gate.set_owner(slot, held.primary);
-        self.forget_wishes(slot, held);
+        self.note_move(slot, held);
         // What the slot held, if its history ended; freed after the lock is.
         let _ended = {
             let mut guard = self.store.lock(slot);
@@ -121,26 +121,12 @@ impl DataPlane {
         }
     }
 
-    fn forget_wishes(&self, slot: Slot, held: &SlotState) {
-        let mut wishes = self.wishes.lock();
-        let mine = held.primary == Some(self.me);
-        if mine && held.moving_to.is_some() {
-            wishes.moves.entry(slot).or_insert((held.epoch, None)).0 = held.epoch;
+    fn note_move(&self, slot: Slot, held: &SlotState) {
+        let mut moves = self.moves.lock();
+        if held.primary == Some(self.me) && held.moving_to.is_some() {
+            moves.entry(slot).or_insert((held.epoch, None)).0 = held.epoch;
         } else {
-            wishes.moves.remove(&slot);
+            moves.remove(&slot);
         }
-        let still = |node, epoch, round| {
-            mine && (held.epoch, held.round) == (epoch, round) && held.copying.contains(node)
-        };
-        let Some(first) = NodeId::new(1) else { return };
-        let last = NodeId::from_random(u64::MAX);
-        let of_slot = wishes.grows.range((slot, first)..=(slot, last));
-        let over: Vec<_> = of_slot
-            .filter(|((_, node), (epoch, round, _))| !still(*node, *epoch, *round))
-            .map(|(key, _)| *key)
-            .collect();
-        over.iter().for_each(|key| {
-            wishes.grows.remove(key);
-        });
     }
 }

@@ -16,8 +16,8 @@ const EXPIRIES_PER_ROUND: usize = 4_096;
 /// Events kept for the brain; it takes them every 50 ms at the latest. What does not fit comes again.
 const EVENTS_MAX: usize = 65_536;
 
-/// How often a wish is told again while the table does not answer it.
-const WISH_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a slot that can be handed over is told again while the table does not answer it.
+const READY_INTERVAL: Duration = Duration::from_millis(250);
 
 impl DataPlane {
     /// What the brain has to hear next.
@@ -26,12 +26,11 @@ impl DataPlane {
         self.events.lock().pop_front()
     }
 
-    /// Regular work: heartbeats, silent replicas, expired entries, wishes to repeat. Called every 50 ms or so.
+    /// Regular work: heartbeats, silent replicas, expired entries, what is to be told again. Called every 50 ms or so.
     pub fn handle_timeout(&self, now: MonoTime) {
         self.primary.handle_timeout(now);
         self.remove_expired(now);
         self.pump(now);
-        self.repeat_wishes(now);
     }
 
     /// Numbers for metrics.
@@ -113,13 +112,12 @@ impl DataPlane {
                 PrimaryEvent::NeedSnapshot { replica, slot } => self.give_snapshot(replica, slot),
                 PrimaryEvent::Compare { replica, slot } => {
                     let guard = self.store.lock(slot);
-                    self.primary.compare(replica, slot, guard.version(), guard.digest(), now);
+                    self.primary.compare(replica, slot, guard.version(), guard.digest());
                 }
                 PrimaryEvent::Shrink { slot, epoch, node } => {
                     self.emit(DataEvent::Shrink { claim: (slot, epoch), node });
                 }
                 PrimaryEvent::Grow { slot, epoch, round, node } => {
-                    self.wishes.lock().grows.insert((slot, node), (epoch, round, now));
                     self.emit(DataEvent::Grow { claim: (slot, epoch), round, node });
                 }
                 PrimaryEvent::Refused { slot, node, promised } => {
@@ -156,11 +154,11 @@ impl DataPlane {
 
     /// A frozen slot whose replicas have everything can be handed over.
     fn tell_ready_moves(&self, now: MonoTime) {
-        let mut wishes = self.wishes.lock();
+        let mut moves = self.moves.lock();
         let mut ready = Vec::new();
-        for (slot, (epoch, told)) in &mut wishes.moves {
+        for (slot, (epoch, told)) in &mut *moves {
             let last = self.primary.last(*slot).map(|version| version.seq);
-            let due = told.is_none_or(|at| now.saturating_since(at) >= WISH_INTERVAL);
+            let due = told.is_none_or(|at| now.saturating_since(at) >= READY_INTERVAL);
             if let Some(seq) = last.filter(|_| due)
                 && self.is_committed(*slot, seq)
             {
@@ -168,19 +166,8 @@ impl DataPlane {
                 ready.push(DataEvent::MoveReady { claim: (*slot, *epoch), seq });
             }
         }
-        drop(wishes);
+        drop(moves);
         ready.into_iter().for_each(|event| self.emit(event));
-    }
-
-    fn repeat_wishes(&self, now: MonoTime) {
-        let mut due = Vec::new();
-        for ((slot, node), (epoch, round, told)) in &mut self.wishes.lock().grows {
-            if now.saturating_since(*told) >= WISH_INTERVAL {
-                *told = now;
-                due.push(DataEvent::Grow { claim: (*slot, *epoch), round: *round, node: *node });
-            }
-        }
-        due.into_iter().for_each(|event| self.emit(event));
     }
 
     fn emit(&self, event: DataEvent) {

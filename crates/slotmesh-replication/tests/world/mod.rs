@@ -81,7 +81,7 @@ pub struct Wire {
 #[derive(Clone, Debug)]
 pub enum Proposal {
     Shrink { slot: Slot, epoch: Epoch, node: NodeId },
-    Grow { slot: Slot, epoch: Epoch, round: u32, node: NodeId, by: usize },
+    Grow { slot: Slot, epoch: Epoch, round: u32, node: NodeId },
     Failover { slot: Slot, epoch: Epoch, promisers: Vec<NodeId> },
 }
 
@@ -324,7 +324,6 @@ impl World {
 
     /// Handles one event of a node.
     pub fn event(&mut self, at: usize) -> bool {
-        let now = self.now;
         let node = &mut self.nodes[at];
         while let Some(event) = node.primary.poll_event() {
             node.events.push_back(event);
@@ -338,13 +337,13 @@ impl World {
             }
             PrimaryEvent::Compare { replica, slot } => {
                 let store = node.stores.entry(slot).or_default();
-                node.primary.compare(replica, slot, store.version, store.digest(), now);
+                node.primary.compare(replica, slot, store.version, store.digest());
             }
             PrimaryEvent::Shrink { slot, epoch, node } => {
                 self.proposals.push(Proposal::Shrink { slot, epoch, node });
             }
             PrimaryEvent::Grow { slot, epoch, round, node } => {
-                self.proposals.push(Proposal::Grow { slot, epoch, round, node, by: at });
+                self.proposals.push(Proposal::Grow { slot, epoch, round, node });
             }
             PrimaryEvent::Refused { .. } => self.count("refused"),
             other => unreachable!("{other:?}"),
@@ -369,23 +368,22 @@ impl World {
         match self.proposals.swap_remove(which) {
             Proposal::Shrink { slot, epoch, node } => {
                 let mut state = self.table[&slot];
-                if state.epoch == epoch && state.in_sync.remove(node) {
+                if state.epoch == epoch
+                    && (state.in_sync.remove(node) || state.copying.contains(node))
+                {
                     state.copying.insert(node);
                     state.round += 1;
                     self.count("shrinks");
                     self.decide(slot, state);
                 }
             }
-            Proposal::Grow { slot, epoch, round, node, by } => {
+            Proposal::Grow { slot, epoch, round, node } => {
                 let mut state = self.table[&slot];
                 let fits = (state.epoch, state.round) == (epoch, round);
                 if fits && state.copying.remove(node) {
                     state.in_sync.insert(node);
                     self.count("grows");
                     self.decide(slot, state);
-                } else {
-                    self.nodes[by].primary.grow_failed(slot, epoch, node, self.now);
-                    self.settle();
                 }
             }
             Proposal::Failover { slot, epoch, promisers } => {

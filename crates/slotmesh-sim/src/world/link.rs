@@ -213,6 +213,10 @@ impl World {
     fn take_down(&mut self, node: NodeId, primary: NodeId, link: u64, frame: &Bytes) {
         let Some(process) = self.processes.get(&node) else { return };
         if process.feeds.get(&primary) != Some(&link) {
+            // Another link was opened after this one, if only by its arrival: the replica closes it.
+            if self.links.get(&(primary, node)).is_some_and(|known| known.number == link) {
+                self.break_link(primary, node);
+            }
             return;
         }
         match process.data.handle_primary_frame(primary, frame) {
