@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use slotmesh_control::ClusterState;
+use slotmesh_control::log::LogStatus;
 use slotmesh_core::{Brain, Clock, DataPlane, NodeEvent, Output};
-use slotmesh_slots::{MonoTime, NodeId};
+use slotmesh_slots::NodeId;
 use slotmesh_transport::Endpoint;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -24,6 +25,14 @@ pub(crate) enum Input {
     Proposed,
     VotersSet,
     Leave,
+}
+
+/// Why the control loop runs again.
+enum Wake {
+    Input(Input),
+    Data,
+    /// What the loop looks at in each round anyway.
+    Other,
 }
 
 /// What the control loop works with.
@@ -46,6 +55,8 @@ pub(crate) struct ControlParts {
 /// The control loop.
 pub(crate) struct Driver {
     parts: ControlParts,
+    /// Wakes when the log has news, if there is a log.
+    log_news: Option<watch::Receiver<LogStatus>>,
     shared_view: Arc<ClusterState>,
     published: Instant,
     failovers: u64,
@@ -70,18 +81,25 @@ const TURNS_WHEN_LATE: usize = 64;
 impl Driver {
     pub(crate) fn new(parts: ControlParts) -> Self {
         let published = Instant::now();
-        Self { parts, shared_view: Arc::default(), published, failovers: 0, leaving: false }
+        let shared_view = Arc::default();
+        Self { parts, log_news: None, shared_view, published, failovers: 0, leaving: false }
     }
 
     /// Runs until the node is stopped.
     pub(crate) async fn run(mut self) {
         loop {
-            self.wait().await;
+            let wake = self.wait().await;
             if *self.parts.stop.borrow() {
                 return;
             }
-            self.take_inputs();
+            // First of all: what the leader may do with an input depends on how the log stands now.
             self.read_log();
+            match wake {
+                Wake::Input(input) => self.handle(input),
+                Wake::Data => self.parts.brain.handle_data(BootClock.now()),
+                Wake::Other => {}
+            }
+            self.take_inputs();
             let now = BootClock.now();
             if self.parts.brain.poll_timeout() <= now {
                 self.parts.brain.handle_timeout(now);
@@ -91,42 +109,63 @@ impl Driver {
         }
     }
 
-    async fn wait(&mut self) {
+    async fn wait(&mut self) -> Wake {
         let now = BootClock.now();
         let at = self.parts.brain.poll_timeout();
         let pause = at.saturating_since(now);
         let parts = &mut self.parts;
-        let mut news = parts.log.watch();
         let log_news = async {
-            match &mut news {
-                Some(news) => drop(news.changed().await),
-                None => std::future::pending().await,
+            let news = match &mut self.log_news {
+                Some(news) => news.changed().await.is_ok(),
+                None => false,
+            };
+            if !news {
+                // A log that stopped has none; another one takes its place.
+                std::future::pending::<()>().await;
             }
         };
-        tokio::select! {
+        let wake = tokio::select! {
             biased;
-            _ = parts.stop.changed() => {}
-            input = parts.inputs.recv() => {
-                if let Some(input) = input {
-                    handle(&mut parts.brain, input, &mut self.leaving);
-                }
-            }
-            () = log_news => {}
-            () = parts.data_events.notified() => parts.brain.handle_data(BootClock.now()),
-            () = tokio::time::sleep(pause) => {}
-        }
+            _ = parts.stop.changed() => Wake::Other,
+            Some(input) = parts.inputs.recv() => Wake::Input(input),
+            () = log_news => Wake::Other,
+            () = parts.data_events.notified() => Wake::Data,
+            () = tokio::time::sleep(pause) => Wake::Other,
+        };
         if BootClock.now().saturating_since(at) > LATE {
             for _ in 0..TURNS_WHEN_LATE {
                 tokio::task::yield_now().await;
             }
         }
+        wake
     }
 
     fn take_inputs(&mut self) {
         for _ in 0..BATCH_MAX {
             match self.parts.inputs.try_recv() {
-                Ok(input) => handle(&mut self.parts.brain, input, &mut self.leaving),
+                Ok(input) => self.handle(input),
                 Err(_) => return,
+            }
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = BootClock.now();
+        let brain = &mut self.parts.brain;
+        match input {
+            Input::Datagram(from, body) => brain.handle_datagram(from, &body, now),
+            Input::Message(from, body) => {
+                if let Err(error) = brain.handle_message(from, &body, now) {
+                    tracing::debug!(%from, %error, "control message dropped");
+                }
+            }
+            Input::Disconnected(node, departed) => brain.handle_disconnect(node, departed, now),
+            Input::Guard(node, refused) => brain.handle_guard(node, refused, now),
+            Input::Proposed => brain.handle_proposed(now),
+            Input::VotersSet => brain.handle_voters_set(now),
+            Input::Leave => {
+                self.leaving = true;
+                brain.leave(now);
             }
         }
     }
@@ -162,6 +201,7 @@ impl Driver {
                     if let Err(error) = started {
                         tracing::error!(%error, "the control log did not start");
                     }
+                    self.log_news = self.parts.log.watch();
                 }
                 Output::SetGeneration(generation) => {
                     for endpoint in &self.parts.endpoints {
@@ -284,26 +324,6 @@ fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
         )
     };
     key(old) != key(new)
-}
-
-fn handle(brain: &mut Brain, input: Input, leaving: &mut bool) {
-    let now: MonoTime = BootClock.now();
-    match input {
-        Input::Datagram(from, body) => brain.handle_datagram(from, &body, now),
-        Input::Message(from, body) => {
-            if let Err(error) = brain.handle_message(from, &body, now) {
-                tracing::debug!(%from, %error, "control message dropped");
-            }
-        }
-        Input::Disconnected(node, departed) => brain.handle_disconnect(node, departed, now),
-        Input::Guard(node, refused) => brain.handle_guard(node, refused, now),
-        Input::Proposed => brain.handle_proposed(now),
-        Input::VotersSet => brain.handle_voters_set(now),
-        Input::Leave => {
-            *leaving = true;
-            brain.leave(now);
-        }
-    }
 }
 
 fn log_event(event: &NodeEvent) {

@@ -63,7 +63,7 @@ impl LogSlot {
         self.0.lock().as_ref().map(|log| log.consensus.clone())
     }
 
-    /// Wakes when the log has news.
+    /// Wakes when the log has news after this one, the first time at once.
     pub(crate) fn watch(&self) -> Option<watch::Receiver<LogStatus>> {
         self.0.lock().as_ref().map(|log| log.consensus.watch())
     }
