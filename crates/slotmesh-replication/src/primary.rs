@@ -1,7 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -23,7 +24,9 @@ use crate::timers::Suspects;
 pub struct Primary {
     pub(crate) config: Config,
     pub(crate) ring: Arc<Ring>,
-    pub(crate) slots: Box<[Mutex<Option<Box<Role>>>]>,
+    slots: Box<[Mutex<Option<Box<Role>>>]>,
+    /// For readers without the lock: one more than each slot's committed seq, 0 when this node is not its primary.
+    committed: Box<[AtomicU64]>,
     pub(crate) links: RwLock<BTreeMap<NodeId, Arc<Link>>>,
     /// Without duplicates, so it is bounded by slots and replicas.
     pub(crate) events: Mutex<BTreeSet<PrimaryEvent>>,
@@ -61,6 +64,7 @@ impl Primary {
             config,
             ring,
             slots: (0..SLOT_COUNT).map(|_| Mutex::new(None)).collect(),
+            committed: (0..SLOT_COUNT).map(|_| AtomicU64::new(0)).collect(),
             links: RwLock::default(),
             events: Mutex::default(),
             suspects: Mutex::default(),
@@ -147,10 +151,10 @@ impl Primary {
         }
     }
 
-    /// The seq up to which every in-sync replica has the slot; `None` when this node is not its primary.
+    /// The seq up to which every in-sync replica has the slot; `None` when this node is not its primary. Takes no lock.
     #[must_use]
     pub fn committed(&self, slot: Slot) -> Option<Seq> {
-        self.slot(slot).as_ref().map(|role| role.committed)
+        self.committed[slot.index()].load(Ordering::Acquire).checked_sub(1).map(Seq)
     }
 
     /// The last version of the slot's log; `None` when this node is not its primary.
@@ -359,8 +363,9 @@ impl Primary {
         }
     }
 
-    pub(crate) fn slot(&self, slot: Slot) -> MutexGuard<'_, Option<Box<Role>>> {
-        self.slots[slot.index()].lock()
+    pub(crate) fn slot(&self, slot: Slot) -> Place<'_> {
+        let index = slot.index();
+        Place { role: self.slots[index].lock(), committed: &self.committed[index] }
     }
 
     pub(crate) fn link(&self, node: NodeId) -> Result<Arc<Link>, LinkError> {
@@ -404,6 +409,36 @@ impl Primary {
         self.suspect(after.suspects);
         for (done, outcome) in after.ready {
             done(outcome);
+        }
+    }
+}
+
+/// A slot's role under its lock; what is committed is published when the lock is released.
+pub(crate) struct Place<'a> {
+    role: MutexGuard<'a, Option<Box<Role>>>,
+    committed: &'a AtomicU64,
+}
+
+impl Deref for Place<'_> {
+    type Target = Option<Box<Role>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.role
+    }
+}
+
+impl DerefMut for Place<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.role
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let committed = self.role.as_ref().map_or(0, |role| role.committed.0.saturating_add(1));
+        // Not written in vain: readers on other cores share the line.
+        if self.committed.load(Ordering::Relaxed) != committed {
+            self.committed.store(committed, Ordering::Release);
         }
     }
 }

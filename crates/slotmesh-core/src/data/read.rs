@@ -68,13 +68,17 @@ impl DataPlane {
 
     /// Looks without a lock where it can: the role is read before and confirmed, with the lease, after.
     fn look(&self, slot: Slot, role: RoleWord, key: &[u8]) -> Result<Found, DataError> {
+        // Read early, so that the processor fetches it together with the slot: what was committed then still is when the
+        // role is confirmed.
+        let committed = self.primary.committed(slot);
         // Asking at the origin of time hides nothing; whether it has expired is judged by the time of the check.
         let entry = self.store.get(slot, key, MonoTime::ZERO);
         let now = self.gate.confirm(slot, role)?;
         if let Some(entry) = entry.filter(|entry| !is_expired(entry, now)) {
             let seq = entry.version.seq;
             let reply = Reply::Value(value(entry, now));
-            return Ok(if self.is_committed(slot, seq) {
+            let known = committed.is_some_and(|committed| seq <= committed);
+            return Ok(if known || self.is_committed(slot, seq) {
                 Found::Committed(reply)
             } else {
                 Found::Uncommitted(reply, seq)
