@@ -1,10 +1,10 @@
 use ahash::RandomState;
-use hashbrown::HashTable;
 use slotmesh_slots::{Epoch, MonoTime, Seq, Version};
 
 use crate::digest;
 use crate::entry::{NEVER, Stored};
 use crate::expiry::Sweep;
+use crate::table::Table;
 
 /// Tables at least this large shrink when three quarters of their capacity is unused; smaller ones are not worth the work.
 const SHRINK_CAPACITY_MIN: usize = 56;
@@ -16,7 +16,7 @@ const SHRINK_CAPACITY_MIN: usize = 56;
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct SlotContents {
-    pub(crate) table: HashTable<Stored>,
+    pub(crate) table: Table,
     bytes: usize,
     /// Of the last mutation applied.
     pub(crate) version: Version,
@@ -59,7 +59,7 @@ impl SlotContents {
     }
 
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<&Stored> {
-        self.table.find(hash, |stored| stored.key() == key)
+        self.table.find(hash, key)
     }
 
     /// The entry unless it has expired.
@@ -81,22 +81,24 @@ impl SlotContents {
     pub(crate) fn insert(
         &mut self,
         hash: u64,
-        stored: Stored,
+        mut stored: Stored,
         hasher: &RandomState,
     ) -> Option<Stored> {
         let key_hash = digest::key_hash(stored.key());
         self.bytes += stored.bytes();
         self.digest = self.digest.wrapping_add(stored.digest(key_hash));
         self.sweep.note(stored.expires_at());
-        match self.table.find_mut(hash, |old| old.key() == stored.key()) {
+        match self.table.find_mut(hash, stored.key()) {
             Some(place) => {
-                stored.succeed(place);
+                stored.take_place_of(place);
                 let old = std::mem::replace(place, stored);
                 self.subtract(&old, key_hash);
                 Some(old)
             }
             None => {
-                self.table.insert_unique(hash, stored, |other| hasher.hash_one(other.key()));
+                // What moves may leave the part of the table that the search for expired entries has yet to look at.
+                let sweep = &mut self.sweep;
+                self.table.insert(hash, stored, hasher, |moved| sweep.note(moved.expires_at()));
                 None
             }
         }
@@ -104,23 +106,23 @@ impl SlotContents {
 
     /// Takes the entry out.
     pub(crate) fn remove(&mut self, hash: u64, key: &[u8], hasher: &RandomState) -> Option<Stored> {
-        let entry = self.table.find_entry(hash, |stored| stored.key() == key).ok()?;
-        let (stored, _) = entry.remove();
+        let sweep = &mut self.sweep;
+        let stored = self.table.remove(hash, key, |moved| sweep.note(moved.expires_at()))?;
         self.subtract(&stored, digest::key_hash(key));
         if self.table.is_empty() {
-            (self.table, self.sweep) = (HashTable::new(), Sweep::default());
+            (self.table, self.sweep) = (Table::default(), Sweep::default());
         }
         let capacity = self.table.capacity();
         if capacity >= SHRINK_CAPACITY_MIN && self.table.len() < capacity / 4 {
             let wanted = self.table.len() * 2;
-            self.table.shrink_to(wanted, |other| hasher.hash_one(other.key()));
+            self.table.shrink_to(wanted, hasher);
         }
         Some(stored)
     }
 
     /// Changes when the entry expires; false when there is none.
     pub(crate) fn set_deadline(&mut self, hash: u64, key: &[u8], deadline: MonoTime) -> bool {
-        let Some(stored) = self.table.find_mut(hash, |stored| stored.key() == key) else {
+        let Some(stored) = self.table.find_mut(hash, key) else {
             return false;
         };
         stored.set_expires_at(deadline);
@@ -142,7 +144,7 @@ impl SlotContents {
     /// Recounts what is kept incrementally and names the first difference.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let (mut bytes, mut digest, mut earliest) = (0, 0_u128, NEVER);
-        for stored in &self.table {
+        for stored in self.table.iter() {
             bytes += stored.bytes();
             digest = digest.wrapping_add(stored.digest(digest::key_hash(stored.key())));
             earliest = earliest.min(stored.expires_at());

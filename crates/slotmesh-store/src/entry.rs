@@ -1,4 +1,5 @@
 use std::cell::Cell;
+use std::num::NonZero;
 
 use bytes::Bytes;
 use slotmesh_slots::{Epoch, MonoTime, Seq, Version};
@@ -7,11 +8,11 @@ use crate::block;
 use crate::config::KEY_BYTES_LIMIT;
 use crate::digest;
 
-/// What an entry counts against the budget beyond its key and value, in bytes. Entries lie in the table itself, 65 bytes each
-/// in a table between 7/16 and 7/8 full: 74 to 149. Reference count, length, rounding and the allocator's header add about 30.
-/// 160 is near the upper end, so that the budget rather holds than not. A constant and not what this moment's table takes:
+/// What an entry counts against the budget beyond its key and value, in bytes. Entries lie in the table itself, 64 bytes each
+/// in a table between 8/15 and 4/5 full: 80 to 120. Reference count, length, rounding and the allocator's headers add 30 to 60.
+/// 168 is near the upper end, so that the budget rather holds than not. A constant and not what this moment's table takes:
 /// equal contents count the same on every node.
-pub const ENTRY_OVERHEAD_BYTES: usize = 160;
+pub const ENTRY_OVERHEAD_BYTES: usize = 168;
 
 /// Values up to here are copied behind their key into one buffer of exactly that size: one allocation, one cache miss
 /// less per read, and a small value cut out of a network frame does not keep the whole frame alive. Beyond it the copy
@@ -20,6 +21,10 @@ pub(crate) const COPY_BYTES_MAX: usize = 64 << 10;
 
 /// Uses of an entry that the eviction hand can tell apart.
 const FREQUENCY_MAX: u8 = 3;
+const FREQUENCY_BITS: u32 = 2;
+
+/// The furthest that an entry may lie from where it belongs in the table.
+pub(crate) const DISPLACEMENT_MAX: u8 = u8::MAX >> FREQUENCY_BITS;
 
 /// A value as read: a handle to the stored bytes, no copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +37,9 @@ pub struct Entry {
     pub deadline: Option<MonoTime>,
 }
 
-/// An entry as the table holds it: 64 bytes, one cache line's worth.
+/// An entry as the table holds it: one cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Stored {
     body: Body,
     value_hash: u64,
@@ -43,9 +49,11 @@ pub(crate) struct Stored {
     epoch: Epoch,
     /// Length of the key at the head of a joined body.
     key_len: u16,
-    /// How often it was used since the eviction hand last passed, saturating. A cell, because reads only see `&self`;
-    /// the slot's lock serializes them.
-    frequency: Cell<u8>,
+    /// How often it was used since the eviction hand last passed, saturating, in the lower two bits; above them how far
+    /// it lies from where it belongs. A cell, because reads only see `&self`; the slot's lock serializes them.
+    standing: Cell<u8>,
+    /// Bits of the key's hash. Never zero, so that an empty place in the table is no larger than an entry.
+    tag: NonZero<u8>,
 }
 
 /// Key and value in memory.
@@ -69,7 +77,8 @@ impl Stored {
             seq: version.seq,
             epoch: version.epoch,
             key_len: key.len().min(KEY_BYTES_LIMIT) as u16,
-            frequency: Cell::new(0),
+            standing: Cell::new(0),
+            tag: NonZero::<u8>::MIN,
         }
     }
 
@@ -142,25 +151,46 @@ impl Stored {
     }
 
     pub(crate) fn frequency(&self) -> u8 {
-        self.frequency.get()
+        self.standing.get() & FREQUENCY_MAX
     }
 
     /// Notes a use. Hot entries are at the maximum already and are not written again.
     pub(crate) fn touch(&self) {
-        if self.frequency.get() < FREQUENCY_MAX {
-            self.frequency.set(self.frequency.get() + 1);
+        if self.frequency() < FREQUENCY_MAX {
+            self.standing.set(self.standing.get() + 1);
         }
     }
 
     /// Forgets one use.
     pub(crate) fn cool(&self) {
-        self.frequency.set(self.frequency.get().saturating_sub(1));
+        if self.frequency() > 0 {
+            self.standing.set(self.standing.get() - 1);
+        }
     }
 
-    /// Takes over the standing of the entry that this one replaces; the write counts as a use.
-    pub(crate) fn succeed(&self, old: &Self) {
-        self.frequency.set(old.frequency.get());
+    /// Takes over the standing of the entry that this one replaces, and its place in the table; the write counts as a
+    /// use.
+    pub(crate) fn take_place_of(&mut self, old: &Self) {
+        self.tag = old.tag;
+        self.standing.set(old.standing.get());
         self.touch();
+    }
+
+    /// How far it lies from where it belongs in the table.
+    pub(crate) fn displacement(&self) -> u8 {
+        self.standing.get() >> FREQUENCY_BITS
+    }
+
+    pub(crate) fn set_displacement(&self, displacement: u8) {
+        self.standing.set(displacement << FREQUENCY_BITS | self.frequency());
+    }
+
+    pub(crate) fn tag(&self) -> NonZero<u8> {
+        self.tag
+    }
+
+    pub(crate) fn set_tag(&mut self, tag: NonZero<u8>) {
+        self.tag = tag;
     }
 }
 
@@ -173,7 +203,7 @@ impl Body {
     }
 }
 
-const _: () = assert!(size_of::<Stored>() == 64);
+const _: () = assert!(size_of::<Stored>() == 64 && size_of::<Option<Stored>>() == 64);
 
 #[cfg(test)]
 mod tests {

@@ -49,9 +49,9 @@ impl Walk {
     /// Passes a slot's entries from `place` on; stops at a cold or expired one or when the work is done, and returns the
     /// next place.
     fn pass(&mut self, slot: Slot, contents: &SlotContents, mut place: usize) -> Option<usize> {
-        let places = contents.table.num_buckets();
+        let places = contents.table.places();
         while place < places && !self.is_over() {
-            let stored = contents.table.get_bucket(place);
+            let stored = contents.table.at(place);
             place += 1;
             let Some(stored) = stored else {
                 self.empty_left -= 1;

@@ -1,11 +1,11 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use hashbrown::HashTable;
 use slotmesh_slots::{MonoTime, SLOT_COUNT, Slot};
 
-use crate::entry::{NEVER, Stored};
+use crate::entry::NEVER;
 use crate::store::Store;
+use crate::table::Table;
 
 /// Table places that one call of [`Store::expired`] looks at: about 50 us of work, in one slot at a time.
 const SCAN_PLACES_MAX: usize = 4096;
@@ -39,12 +39,12 @@ impl Sweep {
     /// Looks at up to `budget` places and appends up to `room` expired keys; returns how many places it looked at.
     fn scan(
         &mut self,
-        table: &HashTable<Stored>,
+        table: &Table,
         now: MonoTime,
         (budget, room): (usize, usize),
         mut found: impl FnMut(Bytes),
     ) -> usize {
-        let places = table.num_buckets();
+        let places = table.places();
         if self.places as usize != places {
             (self.places, self.cursor, self.seen) = (places as u32, 0, NEVER);
         }
@@ -52,7 +52,7 @@ impl Sweep {
         let mut left = room;
         let mut place = start;
         while place < places && place - start < budget && left > 0 {
-            if let Some(stored) = table.get_bucket(place) {
+            if let Some(stored) = table.at(place) {
                 self.seen = self.seen.min(stored.expires_at());
                 if stored.is_expired(now) {
                     found(stored.key_handle());
@@ -239,8 +239,8 @@ mod tests {
         let passed = {
             let contents = store.cell(slot).lock();
             let cursor = contents.sweep.cursor as usize;
-            assert!((1..contents.table.num_buckets()).contains(&cursor), "stopped midway");
-            (0..cursor).find_map(|place| contents.table.get_bucket(place)).unwrap().key_handle()
+            assert!((1..contents.table.places()).contains(&cursor), "stopped midway");
+            (0..cursor).find_map(|place| contents.table.at(place)).unwrap().key_handle()
         };
         let _ = store.lock(slot).expire(Epoch(1), &passed, Some(seconds(50)), START).unwrap();
         assert_eq!(drain(&store, seconds(2), 8), 0);

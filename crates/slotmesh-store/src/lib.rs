@@ -37,6 +37,7 @@ mod outcome;
 mod replica;
 mod snapshot;
 mod store;
+mod table;
 
 pub use condition::Condition;
 pub use config::{KEY_BYTES_LIMIT, StoreConfig};

@@ -46,7 +46,7 @@ impl SlotSnapshot {
 
     pub(crate) fn into_contents(self, hasher: &RandomState) -> SlotContents {
         let mut contents = SlotContents::starting_at(self.version, self.version);
-        contents.table.reserve(self.entries.len(), |other| hasher.hash_one(other.key()));
+        contents.table.reserve(self.entries.len(), hasher);
         for SnapshotEntry { key, value, version, deadline } in &self.entries {
             let stored = Stored::new(key, value, *version, deadline.unwrap_or(NEVER));
             contents.insert(hasher.hash_one(&key[..]), stored, hasher);
