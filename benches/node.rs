@@ -1,7 +1,7 @@
 //! Whole nodes: a local get against a bare dashmap, a remote get against a bare quinn loop, and the time from SIGKILL to
 //! the first acknowledged write.
 //!
-//! `cargo bench -p slotmesh-benches --bench node [-- --quick]`
+//! `cargo bench -p slotmesh-benches --bench node [-- --quick] [local] [remote] [failover]`
 
 use std::future::Future;
 use std::hint::black_box;
@@ -34,11 +34,19 @@ fn main() {
     }
     let quick = args.iter().any(|arg| arg == "--quick");
     let rounds = if quick { 3 } else { 7 };
-    local_get(rounds, if quick { KEYS / 10 } else { KEYS });
-    current_thread().block_on(remote_get(rounds));
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(failover(if quick { 2 } else { 10 }));
+    let named = |part: &str| args.iter().any(|arg| arg == part);
+    let all = !["local", "remote", "failover"].into_iter().any(named);
+    if all || named("local") {
+        local_get(rounds, if quick { KEYS / 10 } else { KEYS });
+    }
+    if all || named("remote") {
+        current_thread().block_on(remote_get(rounds));
+    }
+    if all || named("failover") {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(failover(if quick { 2 } else { 10 }));
+    }
 }
 
 fn local_get(rounds: usize, keys: u32) {

@@ -35,6 +35,7 @@ mod log_limiter;
 mod outbox;
 mod peer;
 mod pending;
+mod ready;
 mod secret;
 mod stream;
 mod verifier;

@@ -15,6 +15,7 @@ use crate::handler::PeerInfo;
 use crate::hello::Hello;
 use crate::outbox::Outbox;
 use crate::pending::{Answer, Pending};
+use crate::ready::{Ended, Ready};
 
 /// Longest budget of a call; what travels are 32 bits of milliseconds.
 const BUDGET_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -26,6 +27,7 @@ pub(crate) struct Link {
     pub(crate) config: Arc<TransportConfig>,
     ours: Hello,
     state: Mutex<LinkState>,
+    ready: Ready,
     /// Requests that were handed to the handler and not answered.
     serving: AtomicUsize,
     /// Something waits for the writer, or the link has ended.
@@ -63,6 +65,7 @@ impl Link {
             config,
             ours,
             state: Mutex::new(state),
+            ready: Ready::default(),
             serving: AtomicUsize::new(0),
             written_to: Notify::new(),
             drained: Notify::new(),
@@ -154,21 +157,19 @@ impl Link {
     /// Hands answers to their callers; those whose caller has gone are dropped.
     pub(crate) fn deliver(&self, frames: &mut Vec<Frame>) {
         let mut state = self.state.lock();
-        let waiting: Vec<_> =
-            frames.iter().map(|frame| state.pending.take(frame.header.id)).collect();
+        let answer =
+            |frame: Frame| Some((state.pending.take(frame.header.id)?, read_answer(frame)));
+        let answers: Vec<Ended> = frames.drain(..).filter_map(answer).collect();
         drop(state);
-        for (frame, caller) in frames.drain(..).zip(waiting) {
-            if let Some(caller) = caller {
-                // A caller that has just gone wants no answer.
-                let _ = caller.send(read_answer(frame));
-            }
-        }
+        self.ready.put(answers, Instant::now());
     }
 
     /// Ends calls whose deadline has come; false once the sweeper can rest.
     pub(crate) fn sweep_deadlines(&self, may_rest: bool) -> Sweep {
+        let now = Instant::now();
+        self.ready.sweep(now);
         let mut state = self.state.lock();
-        let expired = state.pending.expire(Instant::now());
+        let expired = state.pending.expire(now);
         let idle = state.pending.is_empty();
         if state.ended.is_some() {
             return Sweep::Ended;
@@ -225,6 +226,7 @@ impl Link {
             state.pending.drain()
         };
         Close::of(why, &self.ours).apply(&self.connection);
+        self.ready.hand_out();
         for caller in callers {
             let _ = caller.send(Err(CallError::Lost(why.clone())));
         }
@@ -276,6 +278,7 @@ impl Call {
     pub(crate) async fn answer(mut self) -> Answer {
         let answer = (&mut self.answer).await;
         self.answered = true;
+        self.link.ready.hand_out();
         answer.unwrap_or(Err(CallError::Lost(Disconnect::Lost)))
     }
 }
@@ -284,6 +287,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         if !self.answered {
             self.link.forget(self.id);
+            self.link.ready.hand_out();
         }
     }
 }

@@ -4,6 +4,7 @@ mod error;
 mod op;
 mod reply;
 
+use bytes::Bytes;
 use slotmesh_slots::{DecodeError, Reader, Writer};
 
 pub use self::error::DataError;
@@ -24,11 +25,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// Appends the request.
-    pub fn encode(&self, out: &mut Writer) {
-        out.u8(self.ack as u8);
-        out.u16(self.ops.len() as u16);
-        self.ops.iter().for_each(|op| op.encode(out));
+    /// A request with these operations, at most [`OPS_MAX`], as bytes.
+    #[must_use]
+    pub fn encode(ack: Ack, ops: &[Op]) -> Bytes {
+        let mut out = Writer::with_capacity(16 + ops.iter().map(Op::bytes).sum::<usize>());
+        out.u8(ack as u8);
+        out.u16(ops.len() as u16);
+        ops.iter().for_each(|op| op.encode(&mut out));
+        out.finish()
     }
 
     /// Reads what [`Request::encode`] wrote.
@@ -55,7 +59,6 @@ impl Request {
 mod tests {
     use std::time::Duration;
 
-    use bytes::Bytes;
     use proptest::prelude::*;
     use slotmesh_slots::{Epoch, NodeId, Seq, Slot, Version};
     use slotmesh_store::Condition;
@@ -85,9 +88,7 @@ mod tests {
     #[test]
     fn requests_come_back_and_truncations_are_refused() {
         let request = Request { ack: Ack::Primary, ops: ops() };
-        let mut out = Writer::new();
-        request.encode(&mut out);
-        let bytes = out.finish();
+        let bytes = Request::encode(request.ack, &request.ops);
         assert_eq!(Request::decode(&mut Reader::shared(&bytes)).unwrap(), request);
         for cut in 0..bytes.len() {
             assert!(Request::decode(&mut Reader::new(&bytes[..cut])).is_err(), "cut at {cut}");

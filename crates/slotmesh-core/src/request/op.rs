@@ -67,6 +67,20 @@ impl Op {
         }
     }
 
+    /// About how many bytes it takes in a request, not less.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        const REST: usize = 64;
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len() + REST,
+            Self::Get { key }
+            | Self::Delete { key, .. }
+            | Self::Expire { key, .. }
+            | Self::Increment { key, .. } => key.len() + REST,
+            Self::Clear { .. } => REST,
+        }
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub const fn is_read(&self) -> bool {

@@ -72,7 +72,11 @@ pub enum Reply {
 /// The replies to a request as bytes.
 #[must_use]
 pub fn encode_replies(replies: &[Result<Reply, DataError>]) -> Bytes {
-    let mut out = Writer::with_capacity(64 * replies.len());
+    let bytes = |reply: &Result<Reply, DataError>| match reply {
+        Ok(Reply::Value(value)) => REPLY_BYTES + value.value.len(),
+        _ => REPLY_BYTES,
+    };
+    let mut out = Writer::with_capacity(2 + replies.iter().map(bytes).sum::<usize>());
     out.u16(replies.len() as u16);
     for reply in replies {
         match reply {
@@ -82,6 +86,9 @@ pub fn encode_replies(replies: &[Result<Reply, DataError>]) -> Bytes {
     }
     out.finish()
 }
+
+/// Room for a reply without its value.
+const REPLY_BYTES: usize = 48;
 
 /// Reads what [`encode_replies`] wrote; values are slices of the input.
 ///

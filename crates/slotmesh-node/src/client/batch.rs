@@ -48,7 +48,7 @@ impl Router {
         for (index, op) in ops.into_iter().enumerate() {
             let owner = self.data.owner(op.slot()).0;
             let (bytes, group) = open.entry(owner).or_default();
-            *bytes += size(&op);
+            *bytes += op.bytes();
             group.push((index, op));
             if *bytes >= FRAME_BYTES || group.len() >= OPS_MAX {
                 groups.push((owner, std::mem::take(group)));
@@ -71,8 +71,8 @@ impl Router {
         };
         let deadline = Instant::now() + options.timeout.unwrap_or(self.call_timeout);
         let Some(slot) = group.first().map(|(_, op)| op.slot()) else { return Vec::new() };
-        let ops = group.iter().map(|(_, op)| op.clone()).collect();
-        let answers = match self.attempt_there(owner, slot, options.ack, ops, deadline).await {
+        let ops: Vec<Op> = group.iter().map(|(_, op)| op.clone()).collect();
+        let answers = match self.attempt_there(owner, slot, options.ack, &ops, deadline).await {
             Ok(answers) => answers,
             Err(Failure::Unknown(why)) => return self.after_unknown(group, &why, options).await,
             Err(_) => return self.run_each(group, options).await,
@@ -123,15 +123,4 @@ impl Router {
 
 fn retries(op: &Op, options: CallOptions) -> bool {
     op.is_read() || (options.retry_ambiguous && op.is_idempotent())
-}
-
-fn size(op: &Op) -> usize {
-    match op {
-        Op::Put { key, value, .. } => key.len() + value.len() + 64,
-        Op::Get { key }
-        | Op::Delete { key, .. }
-        | Op::Expire { key, .. }
-        | Op::Increment { key, .. } => key.len() + 64,
-        Op::Clear { .. } => 64,
-    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use slotmesh_core::{Ack, DataError, DataPlane, Op, Reply, Request, decode_replies};
-use slotmesh_slots::{NodeId, Slot, Writer};
+use slotmesh_slots::{NodeId, Slot};
 use slotmesh_transport::{CallError, Peer};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -97,7 +97,8 @@ impl Router {
         if owner == self.data.node() {
             return self.attempt_here(op.clone(), ack, deadline).await;
         }
-        let answers = self.attempt_there(owner, slot, ack, vec![op.clone()], deadline).await?;
+        let answers =
+            self.attempt_there(owner, slot, ack, std::slice::from_ref(op), deadline).await?;
         match answers.into_iter().next() {
             Some(answer) => answer.map_err(|error| self.failure(error)),
             None => Err(Failure::Unknown("the owner answered nothing".to_owned())),
@@ -130,19 +131,16 @@ impl Router {
         owner: NodeId,
         slot: Slot,
         ack: Ack,
-        ops: Vec<Op>,
+        ops: &[Op],
         deadline: Instant,
     ) -> Result<Vec<Result<Reply, DataError>>, Failure> {
         let Some(peer) = self.peer(owner, slot) else {
             return Err(Failure::Again(unavailable("the owner is not known here yet")));
         };
         let reads = ops.iter().all(Op::is_read);
-        let request = Request { ack, ops };
-        let mut out = Writer::with_capacity(128);
-        request.encode(&mut out);
         let left = deadline.saturating_duration_since(Instant::now());
         let budget = if reads { left.min(READ_ATTEMPT) } else { left };
-        let call = call(&peer, out.finish(), budget);
+        let call = call(&peer, Request::encode(ack, ops), budget);
         let answer = if reads {
             call.await
         } else {

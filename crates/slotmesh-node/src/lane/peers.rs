@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(crate) struct LanePeers {
     lane: usize,
     endpoint: Endpoint,
     directory: Arc<ArcSwap<Directory>>,
-    known: RwLock<HashMap<NodeId, (SocketAddr, Peer)>>,
+    known: RwLock<BTreeMap<NodeId, (SocketAddr, Peer)>>,
 }
 
 impl LanePeers {
