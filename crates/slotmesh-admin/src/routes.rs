@@ -73,7 +73,13 @@ async fn safe(State(node): State<Node>) -> (StatusCode, String) {
         return (StatusCode::OK, "safe\n".to_owned());
     }
     let safe = status.safe_slots();
-    let text = format!("not safe: {safe} of {SLOT_COUNT} slots have all their copies in sync\n");
+    let text = if status.phase != Phase::Serving {
+        format!("not safe: {}\n", why_not_ready(&node))
+    } else if safe == SLOT_COUNT && !status.all_voters {
+        "not safe: the control plane lacks voters\n".to_owned()
+    } else {
+        format!("not safe: {safe} of {SLOT_COUNT} slots have all their copies in sync\n")
+    };
     (StatusCode::SERVICE_UNAVAILABLE, text)
 }
 

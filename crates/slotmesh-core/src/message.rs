@@ -50,6 +50,7 @@ pub(crate) struct Pong {
     pub(crate) granted: Option<u64>,
     pub(crate) leader: Option<NodeId>,
     pub(crate) voters: Vec<NodeId>,
+    pub(crate) voters_changing: bool,
     /// What the sender of the ping lacks, in order.
     pub(crate) deltas: Vec<ClusterDelta>,
 }

@@ -35,6 +35,9 @@ pub struct NodeStatus {
     pub alive_peers: usize,
     /// Whether it met a node of another founding of its cluster: an operator has to look.
     pub met_other_generation: bool,
+    /// Whether the control plane has all its voters: it survives the loss of any one node, as far as there are members for
+    /// that.
+    pub all_voters: bool,
     /// Failovers this node saw finished since it started, as leader.
     pub failovers: u64,
 }
@@ -67,10 +70,12 @@ impl NodeStatus {
         held.primary.is_some() && held.in_sync.len() >= wanted && held.moving_to.is_none()
     }
 
-    /// Whether every slot has its copies in sync and nothing moves.
+    /// Whether another node may be taken away, as far as this node knows: it reaches the cluster's majority, every slot
+    /// has its copies in sync, nothing moves, and the control plane has all its voters.
     #[must_use]
     pub fn is_safe(&self) -> bool {
         let quiet = self.cluster.table().iter().all(|(_, held)| held.copying.is_empty());
-        quiet && self.safe_slots() == slotmesh_slots::SLOT_COUNT
+        let reached = self.phase == Phase::Serving && self.all_voters;
+        reached && quiet && self.safe_slots() == slotmesh_slots::SLOT_COUNT
     }
 }

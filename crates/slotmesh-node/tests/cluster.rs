@@ -115,6 +115,29 @@ async fn a_node_that_stops_loses_nothing_and_a_leaver_fails_nothing() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_says_it_is_safe_survives_the_next_loss() {
+    let mut nodes = cluster(3).await;
+    for round in 0..3 {
+        let gone = nodes.remove(0);
+        gone.stop().await;
+        let key = format!("written after loss {round}");
+        let (timeout, retry_ambiguous) = (Some(PATIENCE), true);
+        let call = CallOptions { timeout, retry_ambiguous, ..CallOptions::default() };
+        let put = nodes[0].put(key.clone(), "1", PutOptions { call, ..PutOptions::default() });
+        put.await.unwrap_or_else(|error| panic!("loss {round}: {error}; {:?}", nodes[0].status()));
+        let mut addrs: Vec<SocketAddr> = free_addrs(1);
+        addrs.extend(nodes.iter().map(|node| node.addr().unwrap()));
+        nodes.push(Node::start(config(&addrs, 0, 3)).await.unwrap());
+        // As an operator would who takes one node after the other: not waiting for anything else.
+        until(&nodes[round % 2], "safe again", |status| {
+            status.cluster.members().len() == 3 && status.is_safe()
+        })
+        .await;
+        assert_eq!(get(&nodes[2], &key).await.as_deref(), Some("1"));
+    }
+}
+
 #[tokio::test]
 async fn a_node_alone_waits_for_the_expected_others_and_refuses_writes() {
     let addrs = free_addrs(3);

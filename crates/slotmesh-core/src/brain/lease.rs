@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rand::seq::IndexedRandom;
@@ -23,6 +23,8 @@ const STRANGERS_ASKED: usize = 3;
 pub(super) struct LeaseClient {
     leader: Option<NodeId>,
     voters: Vec<NodeId>,
+    /// The voters as the leader told them last, unless it was changing them.
+    settled_voters: Option<BTreeSet<NodeId>>,
     sent: VecDeque<MonoTime>,
     next_ping: MonoTime,
     heard_leader: MonoTime,
@@ -106,6 +108,7 @@ impl Brain {
             granted,
             leader,
             voters: self.log.voters.clone(),
+            voters_changing: self.log.voters_changing,
             deltas: self.deltas_since(ping.version),
         };
         self.send(from, Message::Pong(pong));
@@ -122,6 +125,8 @@ impl Brain {
         if pong.leader == Some(from) {
             self.lease.leader = Some(from);
             self.lease.heard_leader = now;
+            let voters = || pong.voters.iter().copied().collect();
+            self.lease.settled_voters = (!pong.voters_changing).then(voters);
         } else if pong.leader.is_some() && self.lease.leader.is_none() {
             self.lease.leader = pong.leader;
         }
@@ -135,6 +140,24 @@ impl Brain {
                 self.data.forget_dropped(sent);
             }
         }
+    }
+
+    /// Whether the control plane has all the voters that it should have, so that it survives the loss of any one node, as
+    /// far as there are members for that.
+    #[must_use]
+    pub fn has_all_voters(&self) -> bool {
+        let settled = match &self.leader {
+            Some(_) if self.log.voters_changing => None,
+            Some(_) => Some(self.log.voters.iter().copied().collect()),
+            None => self.lease.settled_voters.clone(),
+        };
+        let usable = |node| {
+            let up = self.view.members().get(&node).is_some_and(slotmesh_control::Member::is_up);
+            up && (node == self.me || self.peers.is_alive(node))
+        };
+        settled.is_some_and(|current| {
+            !current.is_empty() && slotmesh_control::voters(&self.view, &current, usable) == current
+        })
     }
 
     /// The leader grants itself by the same rule as others; its ping takes no time.

@@ -121,6 +121,10 @@ impl Gate {
         self.ended.store(true, Ordering::Release);
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
     pub(super) fn lease_until(&self) -> MonoTime {
         MonoTime::from_micros(self.lease_until.load(Ordering::Acquire))
     }
@@ -138,7 +142,7 @@ impl Gate {
     /// of the check.
     pub(super) fn confirm(&self, slot: Slot, role: RoleWord) -> Result<MonoTime, DataError> {
         let now = self.clock.now();
-        if now >= self.lease_until() || self.ended.load(Ordering::Acquire) {
+        if now >= self.lease_until() || self.has_ended() {
             return Err(DataError::NoLease);
         }
         if !self.role(slot).same_reign(role) {
@@ -164,7 +168,7 @@ impl Gate {
     }
 
     fn has_lease(&self) -> bool {
-        self.clock.now() < self.lease_until() && !self.ended.load(Ordering::Acquire)
+        self.clock.now() < self.lease_until() && !self.has_ended()
     }
 
     pub(super) fn not_owner(&self, slot: Slot) -> DataError {

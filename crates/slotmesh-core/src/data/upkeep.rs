@@ -171,6 +171,10 @@ impl DataPlane {
     }
 
     fn emit(&self, event: DataEvent) {
+        // A node that ends its links must not have its replicas struck for their silence: they are about to take over.
+        if self.gate.has_ended() {
+            return;
+        }
         let mut events = self.events.lock();
         if events.len() < EVENTS_MAX {
             events.push_back(event);

@@ -311,6 +311,7 @@ impl Driver {
             leading: brain.is_leading(),
             alive_peers: brain.alive_peers(),
             met_other_generation: brain.met_other_generation(),
+            all_voters: brain.has_all_voters(),
             failovers: self.failovers,
         }
     }
@@ -321,6 +322,7 @@ fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
         (
             (status.phase, status.generation, status.cluster.version()),
             (status.leading, status.alive_peers, status.met_other_generation, status.failovers),
+            status.all_voters,
         )
     };
     key(old) != key(new)

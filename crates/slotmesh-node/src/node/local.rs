@@ -100,6 +100,7 @@ fn status(node: NodeId, cluster: &Arc<ClusterState>) -> NodeStatus {
         leading: true,
         alive_peers: 0,
         met_other_generation: false,
+        all_voters: true,
         failovers: 0,
     }
 }

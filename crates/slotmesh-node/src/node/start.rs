@@ -165,6 +165,7 @@ impl Starting {
             leading: false,
             alive_peers: 0,
             met_other_generation: false,
+            all_voters: false,
             failovers: 0,
         }
     }
