@@ -83,10 +83,11 @@ fn local_get(rounds: usize, keys: u32) {
         a.push(rate(&ours));
         b.push(rate(&theirs));
     }
-    let (a, b) = (median(&a), median(&b));
     println!(
-        "local get, {keys} Zipf keys, one thread: node {a:.2} M/s, dashmap {b:.2} M/s, ratio {:.2}",
-        a / b
+        "local get, {keys} Zipf keys, one thread: node {:.2} M/s, dashmap {:.2} M/s, {}",
+        median(&a),
+        median(&b),
+        ratios(&a, &b)
     );
 }
 
@@ -132,15 +133,22 @@ async fn remote_get(rounds: usize) {
             .await,
         );
     }
-    let (ours, theirs) = (median(&ours), median(&theirs));
     println!(
-        "remote get, 64 B, {IN_FLIGHT} in flight, two processes: node {:.0} k/s, bare quinn {:.0} k/s, ratio {:.2}",
-        ours / 1e3,
-        theirs / 1e3,
-        ours / theirs
+        "remote get, 64 B, {IN_FLIGHT} in flight, two processes: node {:.0} k/s, bare quinn {:.0} k/s, {}",
+        median(&ours) / 1e3,
+        median(&theirs) / 1e3,
+        ratios(&ours, &theirs)
     );
     node.stop().await;
     other.kill();
+}
+
+/// The median of the rounds' ratios, and how far they lie apart.
+fn ratios(ours: &[f64], theirs: &[f64]) -> String {
+    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = ratios.iter().copied().fold(0.0, f64::max);
+    format!("ratio {:.2} ({least:.2} to {most:.2})", median(&ratios))
 }
 
 /// Operations per second of [`IN_FLIGHT`] tasks that each do one at a time.
