@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
@@ -186,7 +187,7 @@ async fn failover(times: usize) {
     let node = start(addrs[0], &addrs, 3, 1).await;
     let mut others: Vec<Member> =
         addrs[1..].iter().map(|&addr| Member::start(addr, &addrs, 3, false)).collect();
-    let mut took = Vec::new();
+    let (mut took, mut reads, mut writes) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..times {
         let whole = |status: &slotmesh_node::NodeStatus| {
             status.cluster.members().len() == 3 && status.is_safe()
@@ -194,14 +195,20 @@ async fn failover(times: usize) {
         node.wait_until(whole).await;
         let victim = round % others.len();
         let id = others[victim].id.clone();
-        let slots: Vec<Slot> = Slot::all()
-            .filter(|slot| node.owner(*slot).is_some_and(|owner| owner.to_string() == id))
-            .collect();
-        let keys: Vec<Vec<u8>> = (0..200_000)
-            .map(name)
-            .filter(|key| slots.binary_search(&Slot::of_key(key)).is_ok())
-            .take(16)
-            .collect();
+        let of_victim = |key: &Vec<u8>| {
+            node.owner(Slot::of_key(key)).is_some_and(|owner| owner.to_string() == id)
+        };
+        let (keys, mut others_keys): (Vec<_>, Vec<_>) = (0..4_000).map(name).partition(of_victim);
+        let keys: Vec<Vec<u8>> = keys.into_iter().take(16).collect();
+        others_keys.truncate(64);
+        // Not the same: a read of an entry waits for the acknowledgement of its last write.
+        let written = others_keys.split_off(32);
+        for key in &others_keys {
+            first_write(node.clone(), key.clone()).await;
+        }
+        let over = Arc::new(AtomicBool::new(false));
+        let reader = tokio::spawn(longest(node.clone(), others_keys, over.clone(), false));
+        let writer = tokio::spawn(longest(node.clone(), written, over.clone(), true));
         others[victim].kill();
         let killed = Instant::now();
         let waiting: Vec<_> =
@@ -210,6 +217,9 @@ async fn failover(times: usize) {
             write.await.expect("no panic");
         }
         took.push(killed.elapsed().as_secs_f64() * 1e3);
+        over.store(true, Ordering::Relaxed);
+        reads.push(reader.await.expect("no panic"));
+        writes.push(writer.await.expect("no panic"));
         let addr = addrs[1 + victim];
         others[victim] = Member::start(addr, &addrs, 3, false);
     }
@@ -218,8 +228,32 @@ async fn failover(times: usize) {
         median(&took),
         took.iter().copied().fold(0.0, f64::max)
     );
+    println!(
+        "meanwhile on slots of the others, longest of each time: median read {:.0} ms, median write {:.0} ms",
+        median(&reads),
+        median(&writes)
+    );
     node.stop().await;
     others.iter_mut().for_each(Member::kill);
+}
+
+/// The longest read or write among many, one after the other, in milliseconds.
+async fn longest(node: Node, keys: Vec<Vec<u8>>, over: Arc<AtomicBool>, write: bool) -> f64 {
+    let mut longest = 0.0_f64;
+    for key in keys.iter().cycle() {
+        let began = Instant::now();
+        if write {
+            first_write(node.clone(), key.clone()).await;
+        } else {
+            node.get(key).await.expect("its owner lives");
+        }
+        longest = longest.max(began.elapsed().as_secs_f64() * 1e3);
+        if over.load(Ordering::Relaxed) {
+            return longest;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    longest
 }
 
 async fn first_write(node: Node, key: Vec<u8>) {
