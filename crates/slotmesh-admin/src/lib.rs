@@ -12,8 +12,8 @@
 //! | `/api/status` | what the node knows of itself and the cluster, as JSON |
 //!
 //! Not there yet: metrics of the transport, of latencies and of single slots; anything that changes something; the page for
-//! people at `/`. A request's head may take as long as it likes to arrive, so up to [`CONNECTIONS_MAX`] connections can be
-//! held by one who has the token or is on the host.
+//! people at `/`. At most [`CONNECTIONS_MAX`] connections are served at once; one whose next request has not arrived as a
+//! whole after five seconds is closed.
 //!
 //! [`Node::is_ready`]: slotmesh_node::Node::is_ready
 

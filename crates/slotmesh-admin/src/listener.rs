@@ -1,3 +1,4 @@
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,12 +12,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
 
 use crate::config::{AdminConfig, AdminError};
 use crate::routes;
 
 /// Connections at once; more wait. Probes, a scraper and some people need a handful.
 pub const CONNECTIONS_MAX: usize = 64;
+
+/// How long a request may take to arrive, and an idle connection may stay: a place that is held costs a probe its own.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept: the usual reason, too many open files, does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -109,6 +114,8 @@ struct Bounded {
 /// A connection with its place.
 struct Placed {
     stream: TcpStream,
+    /// Ends when the next request has taken too long to arrive as a whole.
+    patience: Pin<Box<Sleep>>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -121,7 +128,10 @@ impl Listener for Bounded {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         loop {
             match self.listener.accept().await {
-                Ok((stream, addr)) => return (Placed { stream, _place: place }, addr),
+                Ok((stream, addr)) => {
+                    let patience = Box::pin(tokio::time::sleep(REQUEST_PATIENCE));
+                    return (Placed { stream, patience, _place: place }, addr);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -141,6 +151,9 @@ impl AsyncRead for Placed {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.patience.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -151,6 +164,7 @@ impl AsyncWrite for Placed {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.patience.as_mut().reset(Instant::now() + REQUEST_PATIENCE);
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

@@ -24,11 +24,15 @@ pub(crate) fn routes(node: Node, token: Option<String>) -> Router {
         .with_state(node)
 }
 
+const SCHEME: &[u8] = b"Bearer ";
+
 /// Lets only those pass who have the token.
 async fn guard(State(token): State<Option<Arc<str>>>, request: Request, next: Next) -> Response {
     let Some(token) = token else { return next.run(request).await };
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    let given = given.and_then(|value| value.strip_prefix(b"Bearer "));
+    let given = given.and_then(|value| value.split_at_checked(SCHEME.len()));
+    let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(SCHEME));
+    let given = given.map(|(_, token)| token);
     if given.is_some_and(|given| equal(given, token.as_bytes())) {
         return next.run(request).await;
     }

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use slotmesh_admin::{Admin, AdminConfig, AdminError};
+use slotmesh_admin::{Admin, AdminConfig, AdminError, CONNECTIONS_MAX};
 use slotmesh_node::{ClusterSecret, Node, NodeConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,6 +34,20 @@ async fn a_local_node_is_alive_ready_and_safe() {
         assert_eq!(get(admin.addr(), path, "").await.0, 200, "{path}");
     }
     assert_eq!(get(admin.addr(), "/banana", "").await.0, 404);
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_do_not_keep_the_others_out() {
+    let admin = Admin::serve(Node::local(1 << 20), loopback()).await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut stream = TcpStream::connect(admin.addr()).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        idle.push(stream);
+    }
+    let answer = get(admin.addr(), "/healthz", "");
+    let (code, _) = tokio::time::timeout(Duration::from_secs(30), answer).await.unwrap();
+    assert_eq!(code, 200);
 }
 
 #[tokio::test]

@@ -148,6 +148,17 @@ fn sigterm_under_load_fails_no_write_and_a_newcomer_is_filled() {
 }
 
 #[test]
+fn a_node_that_cannot_write_its_log_works_and_leaves() {
+    let addrs = addresses(1);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut node = Process::start_logging_to(full.into(), addrs[0], &Setup::new(&[], 1));
+    until("a node alone", || node.is_safe());
+    assert_eq!(node.client().set("a", "1"), Answer::Ok);
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0));
+}
+
+#[test]
 fn a_full_budget_evicts_and_the_node_lives() {
     let addrs = addresses(1);
     let setup = Setup { memory: "4MiB", ..Setup::new(&[], 1) };

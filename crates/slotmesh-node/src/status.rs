@@ -14,7 +14,7 @@ pub enum Phase {
     CutOff,
     /// Gives its slots away.
     Draining,
-    /// Is no member any more.
+    /// Is no member any more, or was stopped.
     Left,
 }
 

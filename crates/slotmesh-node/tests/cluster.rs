@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use slotmesh_node::{
-    CallOptions, ClusterSecret, Node, NodeConfig, NodeStatus, OpError, Phase, PutOptions, Reply,
+    CallOptions, ClusterSecret, Node, NodeConfig, NodeStatus, Op, OpError, Phase, PutOptions, Reply,
 };
 use slotmesh_slots::{SLOT_COUNT, Slot};
 
@@ -79,6 +79,15 @@ async fn every_node_reads_what_any_node_wrote() {
         assert_eq!(put(&nodes[index % 3], &key, &value).await.unwrap(), 2, "copies of {key}");
         assert_eq!(get(&nodes[(index + 1) % 3], &key).await.as_deref(), Some(&*value));
     }
+    let large = bytes::Bytes::from(vec![7; 8 << 20]);
+    for (index, node) in nodes.iter().enumerate() {
+        let key = format!("large {index}");
+        node.put(key.clone(), large.clone(), PutOptions::default()).await.unwrap();
+        for reader in &nodes {
+            let found = reader.get(key.as_bytes()).await.unwrap().unwrap();
+            assert!(found.value == large, "the largest value is read everywhere");
+        }
+    }
     assert_eq!(nodes[0].increment("counter", 5).await.unwrap(), 5);
     assert_eq!(nodes[1].increment("counter", -2).await.unwrap(), 3);
     assert!(nodes[2].delete("key-1", CallOptions::default()).await.unwrap());
@@ -136,6 +145,45 @@ async fn a_cluster_that_says_it_is_safe_survives_the_next_loss() {
         .await;
         assert_eq!(get(&nodes[2], &key).await.as_deref(), Some("1"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leaders_leave_one_after_the_other_and_the_last_node_serves() {
+    let mut nodes = cluster(3).await;
+    put(&nodes[0], "key", "value").await.unwrap();
+    while nodes.len() > 1 {
+        let leader = nodes.iter().position(|node| node.status().leading).unwrap();
+        let left = nodes.remove(leader).leave(PATIENCE).await;
+        assert!(left, "left in time");
+        for node in &nodes {
+            let members = nodes.len();
+            until(node, "safe again", |status| {
+                status.is_safe() && status.cluster.members().len() == members
+            })
+            .await;
+        }
+    }
+    put(&nodes[0], "other", "value").await.unwrap();
+    assert_eq!(get(&nodes[0], "key").await.as_deref(), Some("value"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_without_a_majority_ends_in_time() {
+    let mut nodes = cluster(3).await;
+    let survivor = nodes.remove(0);
+    for node in nodes {
+        node.stop().await;
+        assert_eq!(node.status().phase, Phase::Left);
+    }
+    let ops = (0..2_000).map(|index| Op::Get { key: format!("k{index}").into() }).collect();
+    let call = CallOptions { timeout: Some(Duration::from_secs(1)), ..CallOptions::default() };
+    let began = Instant::now();
+    let answers = survivor.execute_many(ops, call).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(answers.iter().filter(|answer| answer.is_err()).count() > 1_000);
+    let endless = CallOptions { timeout: Some(Duration::MAX), ..CallOptions::default() };
+    let put = survivor.put("key", "1", PutOptions { call: endless, ..PutOptions::default() });
+    assert!(tokio::time::timeout(Duration::from_millis(50), put).await.is_err(), "it waits");
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ async fn lifetimes() {
         ("EXPIRE a x", INTEGER),
         ("EXPIRE a 9223372036854775807", "-ERR invalid expire time in 'expire' command"),
         ("EXPIRE a 10 NX", "-ERR Unsupported option NX"),
-        ("PEXPIRE a 9223372036854775807", ":1"),
+        ("PEXPIRE a 9223372036854775807", "-ERR invalid expire time in 'pexpire' command"),
         ("EXISTS a", ":1"),
         ("EXPIRE a -1", ":1"),
         ("EXISTS a", ":0"),
@@ -224,6 +224,22 @@ async fn connections_talk() {
         ("CONFIG GET save", "[\"save\" \"\"]"),
         ("AUTH x", "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?"),
         ("AUTH default x", "OK"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn numbers_are_written_as_redis_writes_them() {
+    check(&[
+        ("INCRBY a 01", INTEGER),
+        ("INCRBY a -0", INTEGER),
+        ("INCRBY a +1", INTEGER),
+        ("INCRBY a -1", ":-1"),
+        ("SET a 1 EX 010", INTEGER),
+        ("SET a 1 PX 9223372036854775807", "-ERR invalid expire time in 'set' command"),
+        ("SET a 1", "OK"),
+        ("EXPIRE a 9223372036854775", "-ERR invalid expire time in 'expire' command"),
+        ("PEXPIRE a 9000000000000000000", ":1"),
     ])
     .await;
 }

@@ -53,6 +53,13 @@ async fn check_refused(bytes: &[u8], expected: &str) {
 }
 
 #[tokio::test]
+async fn what_a_browser_sends_is_not_obeyed() {
+    let refusal = "-ERR this is no HTTP server";
+    check_refused(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nSET a 1\r\n", refusal).await;
+    check_refused(b"host: x\r\nSET a 1\r\n", refusal).await;
+}
+
+#[tokio::test]
 async fn lengths_that_cannot_be_are_refused() {
     check_refused(b"*1\r\n$-5\r\n", "-ERR Protocol error: invalid bulk length").await;
     check_refused(b"*1\r\n$99999999999\r\n", "-ERR Protocol error: invalid bulk length").await;

@@ -41,7 +41,8 @@ impl Default for TransportConfig {
             in_flight_max: 4096,
             serving_max: 4096,
             queued_bytes_max: 16 << 20,
-            frame_bytes_max: 8 << 20,
+            // A value of 8 MiB with its key and what goes around it.
+            frame_bytes_max: (8 << 20) + (128 << 10),
             stream_frame_bytes_max: 16 << 20,
             idle_timeout: Duration::from_secs(10),
             keep_alive_interval: Duration::from_secs(2),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::*;
-use slotmesh_transport::{BusyAt, CallError, DATAGRAM_BYTES_MAX, Disconnect};
+use slotmesh_transport::{BusyAt, CallError, DATAGRAM_BYTES_MAX, Disconnect, TransportConfig};
 
 #[tokio::test]
 async fn echo_at_256_in_flight() {
@@ -37,14 +37,15 @@ async fn echo_at_256_in_flight() {
 async fn bodies_from_nothing_to_the_limit() {
     let (client, server) = (Node::start(1), Node::start(2));
     let peer = client.peer(&server);
-    for size in [0, 1, 16 * 1024 - 1, 16 * 1024, 1 << 20, 8 << 20] {
+    let max = TransportConfig::default().frame_bytes_max;
+    for size in [0, 1, 16 * 1024 - 1, 16 * 1024, 1 << 20, max] {
         let body = Bytes::from((0..size).map(|i| (i * 7) as u8).collect::<Vec<_>>());
         assert_eq!(peer.call(ECHO, body.clone(), BUDGET).await, Ok(body), "{size} bytes");
     }
-    let (bytes, max) = ((8 << 20) + 1, 8 << 20);
+    let bytes = max + 1;
     let error = peer.call(ECHO, Bytes::from(vec![0; bytes]), BUDGET).await.unwrap_err();
     assert_eq!(error, CallError::TooLarge { bytes, max });
-    assert_eq!(error.to_string(), "8388609 bytes are above the limit of 8388608");
+    assert_eq!(error.to_string(), format!("{bytes} bytes are above the limit of {max}"));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::*;
 use quinn::VarInt;
-use slotmesh_transport::{BusyAt, CallError, Disconnect, FrameError, FrameType};
+use slotmesh_transport::{BusyAt, CallError, Disconnect, FrameError, FrameType, TransportConfig};
 
 #[tokio::test]
 async fn garbage_datagrams_at_the_port_while_calls_go_on() {
@@ -66,7 +66,7 @@ async fn garbage_frames() {
 
 #[tokio::test]
 async fn a_frame_above_the_limit() {
-    let max = (8 << 20) + 10;
+    let max = TransportConfig::default().frame_bytes_max + 10;
     let error = FrameError::Oversized { bytes: max + 1, max };
     check_bad_frame((max as u32 + 1).to_be_bytes().to_vec(), false, error).await;
 }

@@ -41,6 +41,10 @@ impl Setup {
 
 impl Process {
     pub fn start(addrs: [SocketAddr; 3], setup: &Setup) -> Self {
+        Self::start_logging_to(Stdio::piped(), addrs, setup)
+    }
+
+    pub fn start_logging_to(log: Stdio, addrs: [SocketAddr; 3], setup: &Setup) -> Self {
         let [control, resp, admin] = addrs;
         let mut command = Command::new(env!("CARGO_BIN_EXE_slotmesh"));
         command.env("SLOTMESH_SECRET", setup.secret).env("SLOTMESH_LOG", "info,openraft=off");
@@ -50,11 +54,12 @@ impl Process {
         for seed in &setup.seeds {
             command.args(["--seed", &seed.to_string()]);
         }
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stderr(log).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
-        let (output, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        let (output, sink) = (child.stderr.take(), Arc::clone(&log));
         std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let lines = output.into_iter().flat_map(|output| BufReader::new(output).lines());
+            for line in lines.map_while(Result::ok) {
                 sink.lock().unwrap().push_str(&(line + "\n"));
             }
         });

@@ -381,8 +381,16 @@ impl Brain {
         leader.planned_for = planned_for;
         leader.planned_at = now;
         for command in plan(&self.view, &|node| live.contains(&node)) {
-            self.propose(&command);
+            // One that leaves goes when the control log needs it no more: it may be the only voter.
+            let waits = matches!(&command, Command::RemoveMember { node } if self.votes(*node));
+            if !waits {
+                self.propose(&command);
+            }
         }
+    }
+
+    fn votes(&self, node: NodeId) -> bool {
+        self.log.voters_changing || self.log.voters.contains(&node)
     }
 
     fn choose_voters(&mut self, now: MonoTime) {

@@ -13,6 +13,12 @@ use crate::error::OpError;
 /// Bytes of operations in one frame; below the transport's limit of 8 MiB by a wide margin.
 const FRAME_BYTES: usize = 1 << 20;
 
+/// Operations of one batch that are carried out one by one at a time.
+const TOGETHER_MAX: usize = 256;
+
+/// How a batch is carried out, and when it has to end.
+type Limits = (CallOptions, Instant);
+
 /// The place of an operation in the caller's batch, and itself.
 type Placed = (usize, Op);
 
@@ -25,10 +31,11 @@ impl Router {
         options: CallOptions,
     ) -> Vec<Result<Reply, OpError>> {
         let count = ops.len();
+        let deadline = self.deadline(options);
         let mut tasks = JoinSet::new();
         for (owner, group) in self.groups(ops) {
             let router = Arc::clone(self);
-            tasks.spawn(async move { router.run_group(owner, group, options).await });
+            tasks.spawn(async move { router.run_group(owner, group, (options, deadline)).await });
         }
         let mut answers: Vec<_> = (0..count).map(|_| Err(unavailable("not carried out"))).collect();
         while let Some(done) = tasks.join_next().await {
@@ -61,21 +68,21 @@ impl Router {
     }
 
     async fn run_group(
-        &self,
+        self: &Arc<Self>,
         owner: Option<NodeId>,
         group: Vec<Placed>,
-        options: CallOptions,
+        limits: Limits,
     ) -> Vec<(usize, Result<Reply, OpError>)> {
         let Some(owner) = owner.filter(|&owner| owner != self.data.node()) else {
-            return self.run_each(group, options).await;
+            return self.run_each(group, limits).await;
         };
-        let deadline = Instant::now() + options.timeout.unwrap_or(self.call_timeout);
+        let (options, deadline) = limits;
         let Some(slot) = group.first().map(|(_, op)| op.slot()) else { return Vec::new() };
         let ops: Vec<Op> = group.iter().map(|(_, op)| op.clone()).collect();
         let answers = match self.attempt_there(owner, slot, options.ack, &ops, deadline).await {
             Ok(answers) => answers,
-            Err(Failure::Unknown(why)) => return self.after_unknown(group, &why, options).await,
-            Err(_) => return self.run_each(group, options).await,
+            Err(Failure::Unknown(why)) => return self.after_unknown(group, &why, limits).await,
+            Err(_) => return self.run_each(group, limits).await,
         };
         let mut done = Vec::with_capacity(group.len());
         let mut again = Vec::new();
@@ -89,33 +96,42 @@ impl Router {
                 Err(_) => again.push((index, op)),
             }
         }
-        done.extend(self.run_each(again, options).await);
+        done.extend(self.run_each(again, limits).await);
         done
     }
 
     /// The frame's fate is unknown: what may be repeated is, the rest is ambiguous.
     async fn after_unknown(
-        &self,
+        self: &Arc<Self>,
         group: Vec<Placed>,
         why: &str,
-        options: CallOptions,
+        limits: Limits,
     ) -> Vec<(usize, Result<Reply, OpError>)> {
         let (again, lost): (Vec<_>, Vec<_>) =
-            group.into_iter().partition(|(_, op)| retries(op, options));
-        let mut done = self.run_each(again, options).await;
+            group.into_iter().partition(|(_, op)| retries(op, limits.0));
+        let mut done = self.run_each(again, limits).await;
         let ambiguous = || Err(OpError::Ambiguous { why: why.to_owned() });
         done.extend(lost.into_iter().map(|(index, _)| (index, ambiguous())));
         done
     }
 
+    /// Carries operations out side by side; those that are here wait for their replicas together.
     async fn run_each(
-        &self,
+        self: &Arc<Self>,
         group: Vec<Placed>,
-        options: CallOptions,
+        (options, deadline): Limits,
     ) -> Vec<(usize, Result<Reply, OpError>)> {
         let mut done = Vec::with_capacity(group.len());
+        let mut tasks = JoinSet::new();
         for (index, op) in group {
-            done.push((index, self.run(op, options).await));
+            if tasks.len() >= TOGETHER_MAX {
+                done.extend(tasks.join_next().await.and_then(Result::ok));
+            }
+            let router = Arc::clone(self);
+            tasks.spawn(async move { (index, router.run_until(op, options, deadline).await) });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            done.extend(ended);
         }
         done
     }

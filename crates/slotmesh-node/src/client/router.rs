@@ -27,6 +27,9 @@ const READ_ATTEMPT: Duration = Duration::from_millis(300);
 /// this, one that crashed never does.
 const HANDOVER_GRACE: Duration = Duration::from_millis(300);
 
+/// Longer timeouts count as this: clocks cannot add any number.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Sends operations to the primaries of their slots.
 pub(crate) struct Router {
     pub(crate) data: Arc<DataPlane>,
@@ -55,7 +58,25 @@ impl Router {
 
     /// Carries an operation out, with retries until the deadline.
     pub(crate) async fn run(&self, op: Op, options: CallOptions) -> Result<Reply, OpError> {
-        let deadline = Instant::now() + options.timeout.unwrap_or(self.call_timeout);
+        let deadline = self.deadline(options);
+        self.run_until(op, options, deadline).await
+    }
+
+    /// When a call that begins now has to end.
+    pub(super) fn deadline(&self, options: CallOptions) -> Instant {
+        Instant::now() + options.timeout.unwrap_or(self.call_timeout).min(TIMEOUT_MAX)
+    }
+
+    /// Carries an operation out that others may have used some of the time of.
+    pub(super) async fn run_until(
+        &self,
+        op: Op,
+        options: CallOptions,
+        deadline: Instant,
+    ) -> Result<Reply, OpError> {
+        if Instant::now() >= deadline {
+            return Err(unavailable("the time of the call was over before its turn came"));
+        }
         let retry_unknown = op.is_read() || (options.retry_ambiguous && op.is_idempotent());
         let mut hint = None;
         let mut pause = PAUSE_MIN;

@@ -61,6 +61,7 @@ pub(crate) struct Driver {
     published: Instant,
     failovers: u64,
     leaving: bool,
+    stopped: bool,
 }
 
 /// Inputs handled before timers and outputs get their turn.
@@ -82,7 +83,15 @@ impl Driver {
     pub(crate) fn new(parts: ControlParts) -> Self {
         let published = Instant::now();
         let shared_view = Arc::default();
-        Self { parts, log_news: None, shared_view, published, failovers: 0, leaving: false }
+        Self {
+            parts,
+            log_news: None,
+            shared_view,
+            published,
+            failovers: 0,
+            leaving: false,
+            stopped: false,
+        }
     }
 
     /// Runs until the node is stopped.
@@ -90,7 +99,8 @@ impl Driver {
         loop {
             let wake = self.wait().await;
             if *self.parts.stop.borrow() {
-                return;
+                self.stopped = true;
+                return self.publish();
             }
             // First of all: what the leader may do with an input depends on how the log stands now.
             self.read_log();
@@ -297,7 +307,7 @@ impl Driver {
         let brain = &self.parts.brain;
         let member = brain.view().members().contains_key(&brain.node());
         let phase = match () {
-            () if brain.has_left() => Phase::Left,
+            () if self.stopped || brain.has_left() => Phase::Left,
             () if self.leaving => Phase::Draining,
             () if !member => Phase::Joining,
             () if self.parts.data.has_lease() => Phase::Serving,

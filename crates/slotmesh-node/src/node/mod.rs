@@ -123,7 +123,8 @@ impl Node {
         left
     }
 
-    /// Stops at once. The others notice as they would notice a crash; use [`Node::leave`] to spare them that.
+    /// Stops at once. The others notice as they would notice a crash; use [`Node::leave`] to spare them that. The addresses
+    /// are free again when the last clone of this handle, and of what was made from it, is dropped.
     pub async fn stop(&self) {
         self.end(false).await;
     }
@@ -135,6 +136,10 @@ impl Node {
             endpoint.close(leaving).await;
         }
         self.inner.stop.send_replace(true);
+        if self.inner.inputs.is_some() {
+            // False when the control thread has ended already: then the status is as it was left.
+            let _ = self.wait_until(|status| status.phase == Phase::Left).await;
+        }
     }
 }
 

@@ -4,10 +4,11 @@ use crate::protocol::Frame;
 
 use super::failure;
 
-/// A decimal integer.
+/// A decimal integer, written as Redis would write it: no sign but a minus, no zeros before it.
 pub(super) fn integer(arg: &[u8]) -> Result<i64, Frame> {
-    let digits = std::str::from_utf8(arg).ok().filter(|digits| !digits.starts_with('+'));
-    digits.and_then(|digits| digits.parse().ok()).ok_or_else(failure::not_an_integer)
+    let number: Option<i64> = std::str::from_utf8(arg).ok().and_then(|digits| digits.parse().ok());
+    let number = number.filter(|number| number.to_string().as_bytes() == arg);
+    number.ok_or_else(failure::not_an_integer)
 }
 
 /// Whether a time counts in seconds or milliseconds.
@@ -21,7 +22,13 @@ pub(super) enum Unit {
 pub(super) fn millis(arg: &[u8], unit: Unit, command: &str) -> Result<i64, Frame> {
     let number = integer(arg)?;
     let factor = if unit == Unit::Seconds { 1_000 } else { 1 };
-    number.checked_mul(factor).ok_or_else(|| failure::invalid_expire(command))
+    let millis = number.checked_mul(factor).ok_or_else(|| failure::invalid_expire(command))?;
+    // As in Redis, the point in time has to be a number too.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    if millis > i64::MAX - i64::try_from(now).unwrap_or_default() {
+        return Err(failure::invalid_expire(command));
+    }
+    Ok(millis)
 }
 
 /// A lifetime, which must be positive.
