@@ -7,7 +7,7 @@ use crate::entry::{DISPLACEMENT_MAX, Stored};
 /// Places of the smallest table that is not empty.
 const PLACES_MIN: usize = 4;
 
-/// The entries of a slot in one array, each a cache line: a lookup misses the cache once for the place and once for the
+/// The entries of a slot in one array, each of a cache line's size: a lookup misses the cache once for the place and once for the
 /// key, where a table with its control bytes apart misses once more.
 ///
 /// Linear probing with Robin Hood order (Celis, Larson and Munro 1985): along a run of entries the distance to where each
