@@ -23,6 +23,16 @@ pub fn zipf(keys: u32, count: usize) -> Vec<u32> {
     (0..count).map(|_| draw()).collect()
 }
 
+/// Length of a [`key`] in bytes.
+pub const KEY_BYTES: usize = 16;
+
+/// Sixteen hexadecimal digits, so that neighbours in rank are no neighbours in the order of keys.
+#[must_use]
+pub fn key(number: u32) -> [u8; KEY_BYTES] {
+    let mixed = u64::from(number).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    std::array::from_fn(|digit| b"0123456789abcdef"[(mixed >> (digit * 4) & 15) as usize])
+}
+
 /// The middle one, and nothing that an outlier could move.
 ///
 /// # Panics

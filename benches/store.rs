@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 use bytes::Bytes;
 use dashmap::DashMap;
+use slotmesh_benches::{KEY_BYTES, key};
 use slotmesh_slots::{Epoch, MonoTime, Slot};
 use slotmesh_store::{Put, Store, StoreConfig};
 
 const VALUE_BYTES: usize = 64;
-const KEY_BYTES: usize = 16;
 const NOW: MonoTime = MonoTime::from_micros(1);
 /// Length of the precomputed key sequence: longer than any cache, so that it does not repeat within reach.
 const SEQUENCE: usize = 1 << 21;
@@ -183,12 +183,6 @@ fn resident_bytes() -> i64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<i64>().ok());
     pages.unwrap_or_default() * 4096
-}
-
-/// Sixteen hexadecimal digits, so that neighbours in rank are no neighbours in memory.
-fn key(number: u32) -> [u8; KEY_BYTES] {
-    let mixed = u64::from(number).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    std::array::from_fn(|digit| b"0123456789abcdef"[(mixed >> (digit * 4) & 15) as usize])
 }
 
 fn median(values: &mut [f64]) -> f64 {
