@@ -39,7 +39,16 @@ pub fn key(number: u32) -> [u8; KEY_BYTES] {
 /// When there are none.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
+    spread(values)[1]
+}
+
+/// The least, the middle one and the most.
+///
+/// # Panics
+/// When there are none.
+#[must_use]
+pub fn spread(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    [sorted[0], sorted[sorted.len() / 2], sorted[sorted.len() - 1]]
 }

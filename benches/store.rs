@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 use bytes::Bytes;
 use dashmap::DashMap;
-use slotmesh_benches::{KEY_BYTES, key};
+use slotmesh_benches::{KEY_BYTES, key, median, spread};
 use slotmesh_slots::{Epoch, MonoTime, Slot};
 use slotmesh_store::{Put, Store, StoreConfig};
 
@@ -158,15 +158,13 @@ fn line(effort: &Effort, workload: &Workload<'_>, dashmap: &Dashmap, store: &Sto
         ours.push(b);
         ratios.push(b / a);
     }
-    let (theirs, ours) = (median(&mut theirs), median(&mut ours));
-    let middle = median(&mut ratios);
+    let (theirs, ours) = (median(&theirs), median(&ours));
+    let [least, middle, most] = spread(&ratios);
     println!(
-        "{:>7}% {:>8} {theirs:>9.2} {ours:>9.2} {:>7.2}  {:.2} / {middle:.2} / {:.2}",
+        "{:>7}% {:>8} {theirs:>9.2} {ours:>9.2} {:>7.2}  {least:.2} / {middle:.2} / {most:.2}",
         workload.writes_percent,
         workload.threads,
-        ours / theirs,
-        ratios[0],
-        ratios[ratios.len() - 1]
+        ours / theirs
     );
 }
 
@@ -183,9 +181,4 @@ fn resident_bytes() -> i64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<i64>().ok());
     pages.unwrap_or_default() * 4096
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

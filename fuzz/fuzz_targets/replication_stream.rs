@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use slotmesh_fuzz::noise;
 use slotmesh_replication::{
     ApplyError, Config, Primary, PrimaryEvent, PrimarySlot, Replica, ReplicaAction, ReplicaSlot,
     Ring,
@@ -14,7 +15,8 @@ use slotmesh_replication::{
 use slotmesh_slots::{Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version, Writer};
 
 fuzz_target!(|input: &[u8]| {
-    let input = if cfg!(fuzzing) { input.to_vec() } else { stretch(input) };
+    let input =
+        if cfg!(fuzzing) { input.to_vec() } else { noise(input).take(STRETCHED_BYTES).collect() };
     let mut bytes = input.into_iter();
     let mut fixture = Fixture::new();
     fixture.raw(&bytes.clone().collect::<Vec<u8>>().into());
@@ -198,18 +200,4 @@ fn nearly_right(next: &mut impl FnMut() -> u8) -> Bytes {
         }
     }
     out.finish()
-}
-
-/// A plain build has no coverage feedback, so libFuzzer stays with inputs of a few bytes: take them as a seed
-/// (FNV-1a, then xorshift64).
-fn stretch(input: &[u8]) -> Vec<u8> {
-    let fold = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-    let mut state = input.iter().fold(0xcbf2_9ce4_8422_2325, fold) | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    };
-    std::iter::repeat_with(next).take(STRETCHED_BYTES).collect()
 }

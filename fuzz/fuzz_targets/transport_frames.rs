@@ -5,6 +5,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
+use slotmesh_fuzz::noise;
 use slotmesh_transport::{Frame, FrameDecoder, FrameError, FrameHeader, FrameType};
 
 /// Small, so that lengths above it are found soon.
@@ -74,16 +75,6 @@ fn nearly_right(input: &[u8]) -> Bytes {
 /// Bytes made of one input where no coverage guides the fuzzer to longer ones.
 const STRETCHED_BYTES: usize = 120;
 
-/// A plain build has no coverage feedback, so libFuzzer stays with inputs of a few bytes: take them as a seed.
 fn stretch(input: &[u8]) -> Vec<u8> {
-    let fold = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-    let mut state = input.iter().fold(0xcbf2_9ce4_8422_2325, fold) | 1;
-    let mut stretched = input.to_vec();
-    stretched.resize_with(input.len() + STRETCHED_BYTES, || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 24) as u8
-    });
-    stretched
+    input.iter().copied().chain(noise(input).take(STRETCHED_BYTES)).collect()
 }

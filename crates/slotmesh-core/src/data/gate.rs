@@ -142,7 +142,7 @@ impl Gate {
     /// of the check.
     pub(super) fn confirm(&self, slot: Slot, role: RoleWord) -> Result<MonoTime, DataError> {
         let now = self.clock.now();
-        if now >= self.lease_until() || self.has_ended() {
+        if !self.is_leased_at(now) {
             return Err(DataError::NoLease);
         }
         if !self.role(slot).same_reign(role) {
@@ -168,7 +168,11 @@ impl Gate {
     }
 
     fn has_lease(&self) -> bool {
-        self.clock.now() < self.lease_until() && !self.has_ended()
+        self.is_leased_at(self.clock.now())
+    }
+
+    fn is_leased_at(&self, now: MonoTime) -> bool {
+        now < self.lease_until() && !self.has_ended()
     }
 
     pub(super) fn not_owner(&self, slot: Slot) -> DataError {

@@ -67,12 +67,12 @@ impl Call<'_> {
 pub(crate) async fn run(gateway: &Gateway, session: &mut Session, args: &[Bytes]) -> Frame {
     gateway.counters.commands.fetch_add(1, Ordering::Relaxed);
     let name = args.first().map(AsRef::as_ref).unwrap_or_default();
-    if [&b"post"[..], b"host:"].iter().any(|word| name.eq_ignore_ascii_case(word)) {
-        // No client of ours: a browser that somebody else's page has sent here. What follows is not to be obeyed.
-        session.closing = true;
-        return Frame::error("ERR this is no HTTP server");
-    }
     let Some(spec) = table::find(name) else {
+        if [&b"post"[..], b"host:"].iter().any(|word| name.eq_ignore_ascii_case(word)) {
+            // No client of ours: a browser that somebody else's page has sent here. What follows is not to be obeyed.
+            session.closing = true;
+            return Frame::error("ERR this is no HTTP server");
+        }
         return if session.trusted { failure::unknown_command(args) } else { failure::no_auth() };
     };
     if !spec.takes(args.len()) {
