@@ -33,6 +33,10 @@ pub struct TransportConfig {
     pub send_window_bytes: u64,
     /// Most connections that peers may hold open to this endpoint.
     pub accepted_max: usize,
+    /// How long, at most, the endpoint's thread looks for packets after it has sent a batch of frames, before it sleeps;
+    /// 4 us for each frame, so single calls hardly count. Longer spares a busy peer the wakes, which cost more than the
+    /// work, and burns processor time that nobody else wants; zero never looks.
+    pub busy_poll_max: Duration,
 }
 
 impl Default for TransportConfig {
@@ -51,6 +55,7 @@ impl Default for TransportConfig {
             socket_buffer_bytes: 4 << 20,
             send_window_bytes: 8 << 20,
             accepted_max: 4096,
+            busy_poll_max: Duration::ZERO,
         }
     }
 }
@@ -82,6 +87,7 @@ impl TransportConfig {
             self.keep_alive_interval < self.idle_timeout,
             "keep_alive_interval must be below idle_timeout",
         );
+        check(self.busy_poll_max <= BUSY_POLL_LIMIT, "busy_poll_max must be 10 ms or less");
         check(!self.handshake_timeout.is_zero(), "handshake_timeout must be above 0");
         check(
             IdleTimeout::try_from(self.idle_timeout).is_ok(),
@@ -146,6 +152,9 @@ const MTU_MIN: u16 = 1200;
 /// Ten packets of this size are one 65,507 byte batch, the most that the kernel's segmentation offload takes.
 const MTU_LIMIT: u16 = 6550;
 
+/// Beyond this nothing is gained: a batch of 4,096 calls is back long before.
+const BUSY_POLL_LIMIT: Duration = Duration::from_millis(10);
+
 /// Lengths travel as `u32`; 1 GiB is already more than any cache value.
 const FRAME_BYTES_LIMIT: usize = 1 << 30;
 
@@ -162,8 +171,9 @@ mod tests {
             frame_bytes_max: 0,
             mtu_max: 9000,
             keep_alive_interval: Duration::from_secs(60),
+            busy_poll_max: Duration::from_secs(1),
             ..TransportConfig::default()
         };
-        assert_eq!(bad.problems().len(), 5, "{:?}", bad.problems());
+        assert_eq!(bad.problems().len(), 6, "{:?}", bad.problems());
     }
 }

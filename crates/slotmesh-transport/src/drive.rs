@@ -20,6 +20,10 @@ use crate::stream::FrameStream;
 /// twice this much late.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(5);
 
+/// How long the thread stays awake for each frame of a batch that it has sent, up to the configured longest time: a wake
+/// costs tens of microseconds, which is much for a batch and little for a single call.
+const BUSY_POLL_PER_FRAME: Duration = Duration::from_micros(4);
+
 /// Looks without a waiting call before the sweeper rests; waking it costs more than twenty empty looks.
 const IDLE_SWEEPS_MAX: u32 = 20;
 
@@ -84,10 +88,15 @@ async fn write(link: Arc<Link>, mut stream: SendStream) {
         // Lets everybody who is about to queue something do so first: on a multi-thread runtime this task would
         // otherwise run after every single frame, at five times the cost.
         tokio::task::yield_now().await;
+        let mut awake_until = None;
         loop {
-            let Some(bytes) = link.take_outbox(&mut pieces) else { return };
-            if bytes == 0 {
-                break;
+            let Some(taken) = link.take_outbox(&mut pieces) else { return };
+            if taken.frames == 0 {
+                if awake_until.is_none_or(|until| Instant::now() >= until) {
+                    break;
+                }
+                stay_awake().await;
+                continue;
             }
             if stream.write_all_chunks(&mut pieces).await.is_err() {
                 // Lost already, or the peer has stopped the one stream that must last.
@@ -95,9 +104,17 @@ async fn write(link: Arc<Link>, mut stream: SendStream) {
                 return;
             }
             pieces.clear();
-            link.wrote(bytes);
+            link.wrote(taken.bytes);
+            let wait = link.config.busy_poll_max.min(BUSY_POLL_PER_FRAME * taken.frames as u32);
+            awake_until = (!wait.is_zero()).then(|| Instant::now() + wait);
         }
     }
+}
+
+/// Looks for packets once, without sleeping; threads that have work go first.
+async fn stay_awake() {
+    std::thread::yield_now();
+    tokio::task::yield_now().await;
 }
 
 async fn sweep(link: Arc<Link>) {

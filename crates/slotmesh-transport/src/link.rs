@@ -13,7 +13,7 @@ use crate::error::{BusyAt, CallError};
 use crate::frame::{Frame, FrameHeader, FrameType};
 use crate::handler::PeerInfo;
 use crate::hello::Hello;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Taken};
 use crate::pending::{Answer, Pending};
 use crate::ready::{Ended, Ready};
 
@@ -184,8 +184,8 @@ impl Link {
         if idle { Sweep::Idle } else { Sweep::Waiting }
     }
 
-    /// Takes what waits for the writer; zero bytes when nothing does, `None` once the link has ended.
-    pub(crate) fn take_outbox(&self, pieces: &mut Vec<Bytes>) -> Option<usize> {
+    /// Takes what waits for the writer; `None` once the link has ended.
+    pub(crate) fn take_outbox(&self, pieces: &mut Vec<Bytes>) -> Option<Taken> {
         let mut state = self.state.lock();
         if state.ended.is_some() { None } else { Some(state.outbox.take(pieces)) }
     }

@@ -10,9 +10,17 @@ use crate::frame::{FrameHeader, HEADER_BYTES};
 pub(crate) struct Outbox {
     whole: Vec<Bytes>,
     tail: BytesMut,
+    waiting_frames: usize,
     waiting_bytes: usize,
     writing_bytes: usize,
     bytes_max: usize,
+}
+
+/// What the writer has taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) frames: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Bodies from this size on are not copied.
@@ -26,6 +34,7 @@ impl Outbox {
         Self {
             whole: Vec::new(),
             tail: BytesMut::new(),
+            waiting_frames: 0,
             waiting_bytes: 0,
             writing_bytes: 0,
             bytes_max,
@@ -46,6 +55,7 @@ impl Outbox {
     /// Appends a frame whatever the budget; true when the writer must be woken for it.
     pub(crate) fn push(&mut self, header: FrameHeader, body: Bytes) -> bool {
         let was_empty = self.waiting_bytes == 0;
+        self.waiting_frames += 1;
         self.waiting_bytes += HEADER_BYTES + body.len();
         let small = body.len() < COPY_BYTES_MAX;
         let needed = HEADER_BYTES + if small { body.len() } else { 0 };
@@ -64,13 +74,14 @@ impl Outbox {
         was_empty
     }
 
-    /// Moves everything that waits into `pieces` and returns how many bytes that is.
-    pub(crate) fn take(&mut self, pieces: &mut Vec<Bytes>) -> usize {
+    /// Moves everything that waits into `pieces` and returns how much that is.
+    pub(crate) fn take(&mut self, pieces: &mut Vec<Bytes>) -> Taken {
         self.cut_tail();
         pieces.append(&mut self.whole);
-        let taken = std::mem::take(&mut self.waiting_bytes);
-        self.writing_bytes += taken;
-        taken
+        let frames = std::mem::take(&mut self.waiting_frames);
+        let bytes = std::mem::take(&mut self.waiting_bytes);
+        self.writing_bytes += bytes;
+        Taken { frames, bytes }
     }
 
     /// QUIC has accepted this many of the bytes taken.
@@ -112,7 +123,7 @@ mod tests {
             assert_eq!(woken, id == 0, "only the first wakes the writer");
         }
         let mut pieces = Vec::new();
-        outbox.take(&mut pieces);
+        assert_eq!(outbox.take(&mut pieces).frames, sizes.len());
         assert!(pieces.len() <= 6, "{} pieces", pieces.len());
         let mut decoder = FrameDecoder::new(1 << 20);
         let mut frames: Vec<Frame> = Vec::new();
@@ -135,7 +146,7 @@ mod tests {
         let mut pieces = Vec::new();
         let taken = outbox.take(&mut pieces);
         assert!(!outbox.fits(150) && outbox.is_half_full(), "taken is not written");
-        outbox.written(taken);
+        outbox.written(taken.bytes);
         assert!(outbox.fits(150) && !outbox.is_half_full());
         assert!(outbox.push(header(2), Bytes::new()), "empty again, so the writer must be woken");
     }

@@ -11,7 +11,17 @@ use slotmesh_transport::{BusyAt, CallError, DATAGRAM_BYTES_MAX, Disconnect, Tran
 
 #[tokio::test]
 async fn echo_at_256_in_flight() {
-    let (client, server) = (Node::start(1), Node::start(2));
+    echo_at_256(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn echo_at_256_in_flight_with_busy_polling() {
+    echo_at_256(Duration::from_micros(500)).await;
+}
+
+async fn echo_at_256(busy_poll_max: Duration) {
+    let start = |number| Setup::new(number).config(|c| c.busy_poll_max = busy_poll_max).start();
+    let (client, server) = (start(1), start(2));
     let peer = client.peer(&server);
     let callers: Vec<_> = (0..256u32)
         .map(|caller| {
