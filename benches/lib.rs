@@ -52,3 +52,14 @@ pub fn spread(values: &[f64]) -> [f64; 3] {
     sorted.sort_by(f64::total_cmp);
     [sorted[0], sorted[sorted.len() / 2], sorted[sorted.len() - 1]]
 }
+
+/// The median of the rounds' ratios, and how far they lie apart.
+///
+/// # Panics
+/// When there are no rounds.
+#[must_use]
+pub fn ratios(ours: &[f64], theirs: &[f64]) -> String {
+    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
+    let [least, middle, most] = spread(&ratios);
+    format!("ratio {middle:.2} ({least:.2} to {most:.2})")
+}

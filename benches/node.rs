@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 use bytes::Bytes;
 use dashmap::DashMap;
-use slotmesh_benches::{key, median, spread, zipf};
+use slotmesh_benches::{key, median, ratios, zipf};
 use slotmesh_node::{CallOptions, ClusterSecret, Node, NodeConfig, PutOptions};
 use slotmesh_slots::{NodeId, Slot};
 use slotmesh_transport::Identity;
@@ -145,13 +145,6 @@ async fn remote_get(rounds: usize) {
     );
     node.stop().await;
     other.kill();
-}
-
-/// The median of the rounds' ratios, and how far they lie apart.
-fn ratios(ours: &[f64], theirs: &[f64]) -> String {
-    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
-    let [least, middle, most] = spread(&ratios);
-    format!("ratio {middle:.2} ({least:.2} to {most:.2})")
 }
 
 /// Operations per second of [`IN_FLIGHT`] tasks that each do one at a time.

@@ -1,4 +1,5 @@
-//! The store against a bare dashmap in one process, interleaved, printed as ratios of medians.
+//! The store against a bare dashmap in one process, interleaved, printed as ratios of medians; and what an entry takes in
+//! memory on each side, each in a process of its own.
 //!
 //! `cargo bench -p slotmesh-benches --bench store [-- --quick]`
 //!
@@ -7,13 +8,14 @@
 //! function and knows none of that. Values arrive as part of a larger frame on both sides and are copied once on each.
 
 use std::hint::black_box;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use bytes::Bytes;
 use dashmap::DashMap;
-use slotmesh_benches::{KEY_BYTES, key, median, spread};
+use slotmesh_benches::{KEY_BYTES, key, median, ratios, spread};
 use slotmesh_slots::{Epoch, MonoTime, Slot};
 use slotmesh_store::{Put, Store, StoreConfig};
 
@@ -27,7 +29,7 @@ const BATCH: usize = 1_024;
 /// One side of the comparison.
 trait Side: Sync {
     fn get(&self, key: &[u8]) -> bool;
-    fn put(&self, key: &[u8], value: &Bytes);
+    fn put(&self, key: &[u8], value: &Bytes, deadline: Option<MonoTime>);
 }
 
 impl Side for Store {
@@ -35,8 +37,8 @@ impl Side for Store {
         black_box(self.get(Slot::of_key(key), key, NOW)).is_some()
     }
 
-    fn put(&self, key: &[u8], value: &Bytes) {
-        let put = Put::new(Bytes::copy_from_slice(key), value.clone());
+    fn put(&self, key: &[u8], value: &Bytes, deadline: Option<MonoTime>) {
+        let put = Put { deadline, ..Put::new(Bytes::copy_from_slice(key), value.clone()) };
         let outcome = self.lock(Slot::of_key(key)).put(Epoch(1), put, NOW);
         let _ = black_box(outcome.expect("the entry fits"));
     }
@@ -49,7 +51,7 @@ impl Side for Dashmap {
         black_box(self.0.get(key).map(|value| Bytes::clone(&value))).is_some()
     }
 
-    fn put(&self, key: &[u8], value: &Bytes) {
+    fn put(&self, key: &[u8], value: &Bytes, _: Option<MonoTime>) {
         black_box(self.0.insert(key.into(), Bytes::copy_from_slice(value)));
     }
 }
@@ -63,6 +65,7 @@ struct Effort {
 
 /// What is measured in one line of the output.
 struct Workload<'a> {
+    name: &'static str,
     sequence: &'a [u32],
     writes_percent: usize,
     threads: usize,
@@ -90,7 +93,7 @@ impl Workload<'_> {
                 let key = key(self.sequence[position]);
                 if done * 61 % 100 < self.writes_percent {
                     let at = done % 200 * VALUE_BYTES;
-                    side.put(&key, &frame.slice(at..at + VALUE_BYTES));
+                    side.put(&key, &frame.slice(at..at + VALUE_BYTES), None);
                 } else {
                     assert!(side.get(&key), "every key is there");
                 }
@@ -101,15 +104,24 @@ impl Workload<'_> {
     }
 }
 
+/// Makes this program load one side and print what an entry takes.
+const MEMORY_FLAG: &str = "--memory";
+
 fn main() {
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some(at) = arguments.iter().position(|argument| argument == MEMORY_FLAG) {
+        return print_memory(&arguments[at + 1..]);
+    }
+    let quick = arguments.iter().any(|argument| argument == "--quick");
     let effort = if quick {
         Effort { rounds: 3, window: Duration::from_millis(25), key_counts: [100_000, 20_000] }
     } else {
         Effort { rounds: 7, window: Duration::from_millis(150), key_counts: [1_000_000, 20_000] }
     };
+    memory(effort.key_counts);
+    stalls(effort.key_counts[0]);
     println!(
-        "Zipf 0.99, keys of {KEY_BYTES} B, values of {VALUE_BYTES} B, Mop/s, median of {} rounds",
+        "\nkeys of {KEY_BYTES} B, values of {VALUE_BYTES} B, Mop/s, median of {} rounds",
         effort.rounds
     );
     for keys in effort.key_counts {
@@ -117,30 +129,144 @@ fn main() {
     }
 }
 
+fn memory([many, few]: [u32; 2]) {
+    println!("resident bytes per entry beyond key and value");
+    println!("{:>9} {:>7} {:>9} {:>7}", "entries", "value", "dashmap", "store");
+    for (keys, value_bytes, ttl) in
+        [(many, 64, false), (many, 64, true), (many / 4, 1024, true), (few, 64, true)]
+    {
+        let take = |side: &str| {
+            let program = std::env::current_exe().expect("own path");
+            let arguments = [side, &keys.to_string(), &value_bytes.to_string(), &ttl.to_string()];
+            let output = Command::new(program).arg(MEMORY_FLAG).args(arguments).output();
+            String::from_utf8(output.expect("another process").stdout).expect("a number")
+        };
+        let note = if ttl { "store with deadlines" } else { "" };
+        let (theirs, ours) = (take("dashmap"), take("store"));
+        println!("{keys:>9} {value_bytes:>7} {:>9} {:>7}  {note}", theirs.trim(), ours.trim());
+    }
+}
+
+/// How long single steps take in one slot that holds everything: growing, the search for expired entries, dropping it.
+fn stalls(keys: u32) {
+    let (store, slot) = (new_store(), Slot::of_key(b"{t}"));
+    let frame = Bytes::from(vec![1; VALUE_BYTES]);
+    let micros = |step: &mut dyn FnMut()| {
+        let start = Instant::now();
+        step();
+        start.elapsed().as_secs_f64() * 1e6
+    };
+    let deadline = Some(MonoTime::from_micros(1_000));
+    let mut puts: Vec<f64> = (0..keys)
+        .map(|number| {
+            let put = Put { deadline, ..Put::new(key(number).to_vec(), frame.clone()) };
+            micros(&mut || {
+                let _ = black_box(store.lock(slot).put(Epoch(1), put.clone(), NOW));
+            })
+        })
+        .collect();
+    puts.sort_by(f64::total_cmp);
+    let p999 = puts[puts.len() / 1000 * 999];
+    let longest = puts[puts.len() - 1];
+    let later = MonoTime::from_micros(2_000);
+    let searches = (0..64).map(|_| micros(&mut || drop(black_box(store.expired(later, 100)))));
+    let searches: Vec<f64> = searches.collect();
+    let mut dropped = None;
+    let drop_locked = micros(&mut || dropped = Some(store.lock(slot).reset()));
+    let free = micros(&mut || drop(dropped.take()));
+    println!(
+        "\none slot of {keys} entries, in us: put p99.9 {p999:.1}, longest {longest:.0}; a search for expired entries {:.0}, \
+         longest {:.0}; dropping the slot {drop_locked:.1}, and freeing it unlocked {free:.0}",
+        median(&searches),
+        spread(&searches)[2],
+    );
+}
+
+/// Loads one side into this fresh process; the empty store's own memory counts too.
+fn print_memory(arguments: &[String]) {
+    let number = |at: usize| arguments[at].parse::<u32>().expect("a number");
+    let (keys, value_bytes) = (number(1), number(2) as usize);
+    let deadline = (arguments[3] == "true").then(|| MonoTime::from_micros(u64::MAX / 2));
+    let frame = Bytes::from(vec![1; value_bytes]);
+    let before = resident_bytes();
+    let side = side(&arguments[0]);
+    (0..keys).for_each(|number| side.put(&key(number), &frame, deadline));
+    let taken = resident_bytes() - before;
+    println!("{}", taken / i64::from(keys) - (KEY_BYTES + value_bytes) as i64);
+}
+
+fn side(name: &str) -> Box<dyn Side> {
+    match name {
+        "store" => Box::new(new_store()),
+        _ => Box::new(Dashmap(DashMap::with_hasher(RandomState::new()))),
+    }
+}
+
+fn new_store() -> Store {
+    Store::new(StoreConfig { budget_bytes: 8 << 30, ..StoreConfig::default() })
+}
+
 fn compare(effort: &Effort, keys: u32) {
-    let store = Store::new(StoreConfig { budget_bytes: 4 << 30, ..StoreConfig::default() });
+    let store = new_store();
     let dashmap = Dashmap(DashMap::with_hasher(RandomState::new()));
-    let (theirs, ours) = (load(&dashmap, keys), load(&store, keys));
-    println!("\n{keys} keys");
-    // Later loads reuse what earlier ones freed: only the first tells how much memory an entry takes.
-    if keys == effort.key_counts[0] {
-        let counted = slotmesh_store::ENTRY_OVERHEAD_BYTES;
-        println!(
-            "bytes per entry beyond key and value: dashmap {theirs}, store {ours} (counts {counted})"
-        );
+    let frame = Bytes::from(vec![1; VALUE_BYTES]);
+    for side in [&dashmap as &dyn Side, &store] {
+        (0..keys).for_each(|number| side.put(&key(number), &frame, None));
     }
     println!(
-        "{:>8} {:>8} {:>9} {:>9} {:>7}  ratio of each round: least / median / most",
-        "writes", "threads", "dashmap", "store", "ratio"
+        "\n{keys} keys\n{:>8} {:>7} {:>8} {:>9} {:>9} {:>7}  ratio of each round: least / median / most",
+        "", "writes", "threads", "dashmap", "store", "ratio"
     );
-    let sequence = slotmesh_benches::zipf(keys, SEQUENCE);
-    for writes_percent in [0, 5, 50] {
-        for threads in [1, 2] {
-            let workload =
-                Workload { sequence: &sequence, writes_percent, threads, window: effort.window };
-            line(effort, &workload, &dashmap, &store);
+    let mut state = 88_172_645_463_325_252_u64;
+    let uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % u64::from(keys)) as u32
+    };
+    let uniform: Vec<u32> = std::iter::repeat_with(uniform).take(SEQUENCE).collect();
+    let zipf = slotmesh_benches::zipf(keys, SEQUENCE);
+    for (name, sequence) in [("Zipf", &zipf), ("uniform", &uniform)] {
+        for writes_percent in [0, 5, 50] {
+            for threads in [1, 2] {
+                let window = effort.window;
+                let workload = Workload { name, sequence, writes_percent, threads, window };
+                line(effort, &workload, &dashmap, &store);
+            }
         }
     }
+    batches(effort, &store, &uniform);
+}
+
+/// Many reads at once against one after the other, of the same store.
+fn batches(effort: &Effort, store: &Store, sequence: &[u32]) {
+    let rate = |at_once: usize| {
+        let (start, mut done) = (Instant::now(), 0);
+        for numbers in sequence.chunks(16).cycle() {
+            let keys: Vec<_> = numbers.iter().map(|&number| key(number)).collect();
+            let keys: Vec<_> = keys.iter().map(|key| (Slot::of_key(key), &key[..])).collect();
+            if at_once > 1 {
+                black_box(store.get_many(&keys, NOW));
+            } else {
+                for (slot, key) in &keys {
+                    black_box(store.get(*slot, key, NOW));
+                }
+            }
+            done += keys.len();
+            if done % BATCH == 0 && start.elapsed() > effort.window {
+                break;
+            }
+        }
+        done as f64 / start.elapsed().as_secs_f64() / 1e6
+    };
+    let rounds = (0..effort.rounds).map(|_| (rate(1), rate(16)));
+    let (single, many): (Vec<f64>, Vec<f64>) = rounds.unzip();
+    println!(
+        "uniform reads, one thread: one by one {:.2} Mop/s, get_many of 16 {:.2} Mop/s, {}",
+        median(&single),
+        median(&many),
+        ratios(&many, &single)
+    );
 }
 
 fn line(effort: &Effort, workload: &Workload<'_>, dashmap: &Dashmap, store: &Store) {
@@ -161,19 +287,12 @@ fn line(effort: &Effort, workload: &Workload<'_>, dashmap: &Dashmap, store: &Sto
     let (theirs, ours) = (median(&theirs), median(&ours));
     let [least, middle, most] = spread(&ratios);
     println!(
-        "{:>7}% {:>8} {theirs:>9.2} {ours:>9.2} {:>7.2}  {least:.2} / {middle:.2} / {most:.2}",
+        "{:>8} {:>6}% {:>8} {theirs:>9.2} {ours:>9.2} {:>7.2}  {least:.2} / {middle:.2} / {most:.2}",
+        workload.name,
         workload.writes_percent,
         workload.threads,
         ours / theirs
     );
-}
-
-/// Writes every key once; resident bytes per entry beyond the payload.
-fn load(side: &dyn Side, keys: u32) -> i64 {
-    let before = resident_bytes();
-    let frame = Bytes::from(vec![1; VALUE_BYTES]);
-    (0..keys).for_each(|number| side.put(&key(number), &frame));
-    (resident_bytes() - before) / i64::from(keys) - (KEY_BYTES + VALUE_BYTES) as i64
 }
 
 /// Resident memory of this process; zero where there is no `/proc`.

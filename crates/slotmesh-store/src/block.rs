@@ -1,8 +1,7 @@
 use bytes::Bytes;
 
-/// A key and its value in the same allocation as their reference count: `Bytes` made of a `Vec` keep the count in a second
-/// one, which costs 32 bytes an entry and a cache miss a read. The length is fixed per type, so there is one type per size
-/// class and the rest of it is padding.
+/// A key and its value in the same allocation as their reference count, as records carry them: `Bytes` made of a `Vec` keep
+/// the count in a second one. The length is fixed per type, so there is one type per size class and the rest of it is padding.
 struct Block<const SIZE: usize> {
     used: u16,
     bytes: [u8; SIZE],
@@ -38,15 +37,8 @@ macro_rules! smallest_block {
 pub(crate) fn join(key: &[u8], value: &[u8]) -> Bytes {
     // Sixteen bytes apart up to 256, then at most an eighth, each less the 18 of count, length and malloc's header.
     let block = smallest_block!(key, value,
-        30 46 62 78 94 110 126 142 158 174 190 206 222 238 254 286 318 350 382 414 446 478
-        510 574 638 702 766 830 894 958 1022);
-    block.unwrap_or_else(|| {
-        // Beyond 1 KiB the second allocation no longer matters, and exact size does.
-        let mut joined = Vec::with_capacity(key.len() + value.len());
-        joined.extend_from_slice(key);
-        joined.extend_from_slice(value);
-        Bytes::from(joined)
-    })
+        30 46 62 78 94 110 126 142 158 174 190 206 222 238 254 286 318 350 382 414 446 478 510 574);
+    block.unwrap_or_else(|| Bytes::from([key, value].concat()))
 }
 
 #[cfg(test)]

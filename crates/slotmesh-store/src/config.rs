@@ -4,9 +4,9 @@ pub const KEY_BYTES_LIMIT: usize = u16::MAX as usize;
 /// Sizes of a [`Store`](crate::Store).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// Bytes that all entries together may take, keys, values and the overhead of
-    /// [`ENTRY_OVERHEAD_BYTES`](crate::ENTRY_OVERHEAD_BYTES) per entry included. More keeps more and evicts later. The store
-    /// reports that it is over budget; evicting is up to its caller. Sane: 16 MiB to three quarters of the host's memory.
+    /// Memory that all entries together may take, in bytes: keys, values and what they need beside
+    /// ([`Store::used_bytes`](crate::Store::used_bytes)). More keeps more and evicts later. The store reports that it is over
+    /// budget; evicting is up to its caller. Sane: 16 MiB to three quarters of the host's memory.
     pub budget_bytes: usize,
     /// Longest value taken, in bytes. Larger values hold the slot's lock longer while they are copied and hashed.
     /// Sane: 64 KiB to 64 MiB.

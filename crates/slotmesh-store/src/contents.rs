@@ -1,23 +1,20 @@
 use ahash::RandomState;
 use slotmesh_slots::{Epoch, MonoTime, Seq, Version};
 
+use crate::blob::Blob;
 use crate::digest;
-use crate::entry::{NEVER, Stored};
+use crate::entry::{NEVER, NewEntry, Stored};
 use crate::expiry::Sweep;
-use crate::table::Table;
-
-/// Tables at least this large shrink when three quarters of their capacity is unused; smaller ones are not worth the work.
-const SHRINK_CAPACITY_MIN: usize = 56;
+use crate::pages::{Pages, Place};
 
 /// All that a slot holds. Its own type so that a whole slot can be swapped out in O(1) under the lock; dropping it frees
 /// the entries, which takes about 0.1 us each: do that after unlocking.
 //
-// In this order the lock and the table share a cache line: a read touches no other of the slot's header.
+// In this order the lock and the page's header share a cache line: a read touches no other of the slot's header.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct SlotContents {
-    pub(crate) table: Table,
-    bytes: usize,
+    pub(crate) pages: Pages,
     /// Of the last mutation applied.
     pub(crate) version: Version,
     /// Of the last delete, eviction, expiry or clear; or `(epoch, 0)` of the first mutation of an empty slot and the version
@@ -32,19 +29,19 @@ impl SlotContents {
     /// Number of entries, expired ones not yet removed included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.pages.len()
     }
 
     /// Whether there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.pages.is_empty()
     }
 
-    /// What the entries count against the byte budget.
+    /// What the entries count against the byte budget: the memory that is allocated for them.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.pages.footprint()
     }
 
     /// Version of the last mutation applied.
@@ -58,13 +55,9 @@ impl SlotContents {
         Self { version, last_delete, ..Self::default() }
     }
 
-    pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<&Stored> {
-        self.table.find(hash, key)
-    }
-
     /// The entry unless it has expired.
-    pub(crate) fn find_live(&self, hash: u64, key: &[u8], now: MonoTime) -> Option<&Stored> {
-        self.find(hash, key).filter(|stored| !stored.is_expired(now))
+    pub(crate) fn find_live(&self, hash: u64, key: &[u8], now: MonoTime) -> Option<Stored<'_>> {
+        self.pages.find(hash, key).filter(|stored| !stored.is_expired(now))
     }
 
     /// Gives the next mutation its version.
@@ -77,57 +70,57 @@ impl SlotContents {
         self.version
     }
 
-    /// Adds the entry or replaces the one with its key, which is returned.
+    /// Adds the entry or replaces the one with its key, which is at the place; the old one's blob, if it had one.
     pub(crate) fn insert(
         &mut self,
-        hash: u64,
-        mut stored: Stored,
+        (hash, place): (u64, Option<Place>),
+        mut new: NewEntry<'_>,
         hasher: &RandomState,
-    ) -> Option<Stored> {
-        let key_hash = digest::key_hash(stored.key());
-        self.bytes += stored.bytes();
-        self.digest = self.digest.wrapping_add(stored.digest(key_hash));
-        self.sweep.note(stored.expires_at());
-        match self.table.find_mut(hash, stored.key()) {
+    ) -> Option<Blob> {
+        let key_hash = digest::key_hash(new.key);
+        self.sweep.note(new.deadline);
+        self.digest = self.digest.wrapping_add(new.digest(key_hash));
+        match place {
             Some(place) => {
-                stored.take_place_of(place);
-                let old = std::mem::replace(place, stored);
-                self.subtract(&old, key_hash);
-                Some(old)
+                if let Some(old) = self.pages.at(place) {
+                    self.digest = self.digest.wrapping_sub(old.digest(key_hash));
+                    // The write counts as a use.
+                    new.usage = old.usage().touched();
+                }
+                self.pages.replace(place, hash, new, hasher)
             }
             None => {
-                // What moves may leave the part of the table that the search for expired entries has yet to look at.
-                let sweep = &mut self.sweep;
-                self.table.insert(hash, stored, hasher, |moved| sweep.note(moved.expires_at()));
+                self.pages.insert(hash, new, hasher);
                 None
             }
         }
     }
 
-    /// Takes the entry out.
-    pub(crate) fn remove(&mut self, hash: u64, key: &[u8], hasher: &RandomState) -> Option<Stored> {
-        let sweep = &mut self.sweep;
-        let stored = self.table.remove(hash, key, |moved| sweep.note(moved.expires_at()))?;
-        self.subtract(&stored, digest::key_hash(key));
-        if self.table.is_empty() {
-            (self.table, self.sweep) = (Table::default(), Sweep::default());
+    /// Takes the entry out; its blob, if it had one.
+    pub(crate) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Blob> {
+        let place = self.pages.place(hash, key)?;
+        if let Some(old) = self.pages.at(place) {
+            self.digest = self.digest.wrapping_sub(old.digest(digest::key_hash(key)));
         }
-        let capacity = self.table.capacity();
-        if capacity >= SHRINK_CAPACITY_MIN && self.table.len() < capacity / 4 {
-            let wanted = self.table.len() * 2;
-            self.table.shrink_to(wanted, hasher);
+        let blob = self.pages.remove(place);
+        if self.is_empty() {
+            self.sweep = Sweep::default();
         }
-        Some(stored)
+        blob
     }
 
-    /// Changes when the entry expires; false when there is none.
-    pub(crate) fn set_deadline(&mut self, hash: u64, key: &[u8], deadline: MonoTime) -> bool {
-        let Some(stored) = self.table.find_mut(hash, key) else {
-            return false;
-        };
-        stored.set_expires_at(deadline);
-        self.sweep.note(deadline);
-        true
+    /// Changes when the entry expires; nothing happens when there is none.
+    pub(crate) fn set_deadline(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        deadline: MonoTime,
+        hasher: &RandomState,
+    ) {
+        if let Some(place) = self.pages.place(hash, key) {
+            self.pages.set_deadline(place, hash, deadline, hasher);
+            self.sweep.note(deadline);
+        }
     }
 
     /// Empties the slot but keeps its history; returns what was there.
@@ -136,16 +129,11 @@ impl SlotContents {
         std::mem::replace(self, kept)
     }
 
-    fn subtract(&mut self, stored: &Stored, key_hash: u128) {
-        self.bytes -= stored.bytes();
-        self.digest = self.digest.wrapping_sub(stored.digest(key_hash));
-    }
-
     /// Recounts what is kept incrementally and names the first difference.
-    pub(crate) fn check(&self) -> Result<(), &'static str> {
-        let (mut bytes, mut digest, mut earliest) = (0, 0_u128, NEVER);
-        for stored in self.table.iter() {
-            bytes += stored.bytes();
+    pub(crate) fn check(&self, hasher: &RandomState) -> Result<(), &'static str> {
+        self.pages.check(hasher)?;
+        let (mut digest, mut earliest) = (0_u128, NEVER);
+        for stored in self.pages.iter() {
             digest = digest.wrapping_add(stored.digest(digest::key_hash(stored.key())));
             earliest = earliest.min(stored.expires_at());
             if !stored.is_intact() {
@@ -154,9 +142,6 @@ impl SlotContents {
             if stored.version() > self.version {
                 return Err("entry is newer than its slot");
             }
-        }
-        if bytes != self.bytes {
-            return Err("bytes are miscounted");
         }
         if digest != self.digest {
             return Err("digest is wrong");

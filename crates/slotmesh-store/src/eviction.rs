@@ -4,35 +4,62 @@ use bytes::Bytes;
 use slotmesh_slots::{MonoTime, Slot};
 
 use crate::contents::SlotContents;
+use crate::entry::Usage;
+use crate::pages::position;
 use crate::store::Store;
 
 /// Entries that one call of [`Store::victim`] passes before it settles for the least used one seen: about 20 us.
 const ENTRIES_MAX: usize = 1024;
-/// Empty table places that it passes at most: about 100 us. Only a slot of which tens of thousands of entries went in a
-/// row has that many; the next call goes on from there.
-const EMPTY_PLACES_MAX: usize = 1 << 16;
+/// Uses that make a newcomer one of the main entries.
+const PROMOTING_USES: u8 = 2;
+/// Newcomers that one call looks at.
+const NEWCOMERS_MAX: usize = 256;
 /// Slots in which one call looks for an expired entry first: 1 KiB of deadlines.
 const EXPIRED_SLOTS: usize = 128;
 /// Times the hand goes round a nearly empty store: an entry of the highest frequency is cold after three passes.
 const ROUNDS_MAX: usize = 4;
 
-/// Where the eviction hand stands: slot in the upper, place in its table in the lower half. Concurrent callers may
-/// overwrite each other's steps; a hand that jumps only evicts in another order.
+/// Where the eviction hand stands: slot, position in it and entry of the page there. Concurrent callers may overwrite each
+/// other's steps; a hand that jumps only evicts in another order.
 #[derive(Debug)]
 pub(crate) struct Hand(AtomicU64);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Spot {
+    slot: usize,
+    position: u32,
+    at: usize,
+}
+
+/// Bits of the hand for the entry within a page. One that has more loses its place in it.
+const AT_BITS: u32 = 18;
+
+/// Slots and positions in them.
+const ROUND: u64 = 1 << (u64::BITS - AT_BITS);
 
 impl Hand {
     pub(crate) const fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    fn load(&self) -> (usize, usize) {
+    fn load(&self) -> Spot {
         let hand = self.0.load(Ordering::Relaxed);
-        ((hand >> 32) as usize, (hand & u64::from(u32::MAX)) as usize)
+        let (rest, at) = (hand >> AT_BITS, hand & ((1 << AT_BITS) - 1));
+        Spot { slot: (rest >> u32::BITS) as usize, position: rest as u32, at: at as usize }
     }
 
-    fn store(&self, slot: usize, place: usize) {
-        self.0.store((slot as u64) << 32 | place as u64 & u64::from(u32::MAX), Ordering::Relaxed);
+    /// Whether the hand comes by within half a round. Whoever joins the main entries then gets one use in advance: in a queue
+    /// it would stay for a whole round, and so it does for between a half and one and a half.
+    pub(crate) fn is_near(&self, slot: Slot, position: u32) -> bool {
+        let hand = self.0.load(Ordering::Relaxed) >> AT_BITS;
+        let there = u64::from(slot.number()) << u32::BITS | u64::from(position);
+        there.wrapping_sub(hand) & (ROUND - 1) < ROUND / 2
+    }
+
+    fn store(&self, spot: Spot) {
+        let at = spot.at as u64 & ((1 << AT_BITS) - 1);
+        let rest = (spot.slot as u64) << u32::BITS | u64::from(spot.position);
+        self.0.store(rest << AT_BITS | at, Ordering::Relaxed);
     }
 }
 
@@ -40,38 +67,44 @@ impl Hand {
 struct Walk {
     now: MonoTime,
     entries_left: usize,
-    empty_left: usize,
     /// The least used entry passed, with its frequency.
     best: Option<(u8, Slot, Bytes)>,
 }
 
 impl Walk {
-    /// Passes a slot's entries from `place` on; stops at a cold or expired one or when the work is done, and returns the
-    /// next place.
-    fn pass(&mut self, slot: Slot, contents: &SlotContents, mut place: usize) -> Option<usize> {
-        let places = contents.table.places();
-        while place < places && !self.is_over() {
-            let stored = contents.table.at(place);
-            place += 1;
-            let Some(stored) = stored else {
-                self.empty_left -= 1;
-                continue;
-            };
-            self.entries_left -= 1;
-            let frequency = if stored.is_expired(self.now) { 0 } else { stored.frequency() };
-            if self.best.as_ref().is_none_or(|(least, ..)| frequency < *least) {
-                self.best = Some((frequency, slot, stored.key_handle()));
+    /// Passes a slot's entries from the spot on; stops at a cold or expired one or when the work is done, and returns the
+    /// next spot.
+    fn pass(&mut self, slot: Slot, contents: &mut SlotContents, mut spot: Spot) -> Option<Spot> {
+        loop {
+            let (page, next) = contents.pages.page_at_mut(spot.position);
+            while let Some(stored) = page.entry(spot.at) {
+                if stored.is_young() {
+                    // In the queue of newcomers, or dropped out of it when that was full: then the next pass may take it.
+                    page.grow_up(spot.at);
+                    spot.at += 1;
+                    self.entries_left -= 1;
+                    if self.entries_left == 0 {
+                        return Some(spot);
+                    }
+                    continue;
+                }
+                let frequency = if stored.is_expired(self.now) { 0 } else { stored.frequency() };
+                if self.best.as_ref().is_none_or(|(least, ..)| frequency < *least) {
+                    self.best = Some((frequency, slot, Bytes::copy_from_slice(stored.key())));
+                }
+                page.cool(spot.at);
+                self.entries_left -= 1;
+                if frequency == 0 {
+                    // The one behind takes its place.
+                    return Some(spot);
+                }
+                spot.at += 1;
+                if self.entries_left == 0 {
+                    return Some(spot);
+                }
             }
-            if frequency == 0 {
-                return Some(place);
-            }
-            stored.cool();
+            spot = Spot { position: next?, at: 0, ..spot };
         }
-        self.is_over().then_some(place)
-    }
-
-    fn is_over(&self) -> bool {
-        self.entries_left == 0 || self.empty_left == 0
     }
 
     fn victim(self) -> Option<(Slot, Bytes)> {
@@ -83,37 +116,91 @@ impl Store {
     /// The next entry to evict among the slots that `may_evict` accepts (those this node is primary of), for
     /// [`SlotGuard::evict`](crate::SlotGuard::evict). `None` when nothing was found this time.
     ///
-    /// CLOCK with a frequency of two bits (as Corbató's, with the counter of S3-FIFO's main queue): a new entry starts
-    /// at zero, so one that is never read again goes at the hand's first pass, and a scan cannot push out what is in
-    /// use. Expired entries go first. Work per call is bounded. Slots that are locked at the moment are skipped, so calling it while holding a
+    /// S3-FIFO (Yang, Zhang, Qiu, Yue and Rashmi, SOSP 2023) with CLOCK for its main queue: new entries queue in a small FIFO of a tenth of
+    /// the store, where those that are not read again go at its end, so a scan cannot push out what is in use; the others
+    /// are the hand's, which passes each as often as it was used. One whose fingerprint is still known comes back without queueing. Expired entries
+    /// go first. Work per call is bounded. Slots that are locked at the moment are skipped, so calling it while holding a
     /// guard is safe. Several threads may call it at once and may be told the same key.
     #[must_use]
     pub fn victim(&self, may_evict: &dyn Fn(Slot) -> bool, now: MonoTime) -> Option<(Slot, Bytes)> {
         if let Some(found) = self.due(may_evict, now, (EXPIRED_SLOTS, 1)).pop() {
             return Some(found);
         }
-        let (mut index, mut place) = self.hand.load();
-        let mut walk =
-            Walk { now, entries_left: ENTRIES_MAX, empty_left: EMPTY_PLACES_MAX, best: None };
-        let mut rounds = 0;
-        while rounds < ROUNDS_MAX {
-            let Some(slot) = self.occupancy.next(index) else {
-                rounds += 1;
-                (index, place) = (0, 0);
+        if self.newcomers.are_many(self.len())
+            && let Some(found) = self.unused_newcomer(may_evict, now)
+        {
+            return Some(found);
+        }
+        self.passed_by_hand(may_evict, now).or_else(|| self.unused_newcomer(may_evict, now))
+    }
+
+    /// How a new entry begins.
+    pub(crate) fn admit(&self, slot: Slot, hash: u64) -> Usage {
+        if self.newcomers.admit(slot, hash, self.len()) {
+            return Usage::YOUNG;
+        }
+        let near = self.hand.is_near(slot, position(hash));
+        if near { Usage::default().touched() } else { Usage::default() }
+    }
+
+    /// The oldest newcomer that was hardly used since it came; those before it that were are newcomers no more.
+    fn unused_newcomer(
+        &self,
+        may_evict: &dyn Fn(Slot) -> bool,
+        now: MonoTime,
+    ) -> Option<(Slot, Bytes)> {
+        for _ in 0..NEWCOMERS_MAX {
+            let newcomer = self.newcomers.pop()?;
+            let slot = newcomer.slot;
+            if !may_evict(slot) {
+                continue;
+            }
+            let Some(mut contents) = self.cell(slot).try_lock() else {
+                self.newcomers.push(newcomer, self.len());
                 continue;
             };
-            if slot.index() != index {
-                place = 0;
+            let (page, _) = contents.pages.page_at_mut(newcomer.position);
+            let Some(at) = page.find_young(newcomer.tag) else { continue };
+            let Some(stored) = page.entry(at) else { continue };
+            if stored.frequency() < PROMOTING_USES || stored.is_expired(now) {
+                let key = Bytes::copy_from_slice(stored.key());
+                drop(contents);
+                self.newcomers.remember(newcomer, self.len());
+                return Some((slot, key));
             }
-            index = slot.index();
+            page.grow_up(at);
+            if self.hand.is_near(slot, newcomer.position) {
+                page.touch(at);
+            }
+        }
+        None
+    }
+
+    fn passed_by_hand(
+        &self,
+        may_evict: &dyn Fn(Slot) -> bool,
+        now: MonoTime,
+    ) -> Option<(Slot, Bytes)> {
+        let mut spot = self.hand.load();
+        let mut walk = Walk { now, entries_left: ENTRIES_MAX, best: None };
+        let mut rounds = 0;
+        while rounds < ROUNDS_MAX {
+            let Some(slot) = self.occupancy.next(spot.slot) else {
+                rounds += 1;
+                spot = Spot::default();
+                continue;
+            };
+            if slot.index() != spot.slot {
+                spot = Spot { slot: slot.index(), ..Spot::default() };
+            }
             if may_evict(slot)
-                && let Some(contents) = self.cell(slot).try_lock()
-                && let Some(next) = walk.pass(slot, &contents, place)
+                && let Some(mut contents) = self.cell(slot).try_lock()
+                && let Some(next) = walk.pass(slot, &mut contents, spot)
             {
-                self.hand.store(index, next);
+                self.hand.store(next);
                 return walk.victim();
             }
-            (index, place) = (index + 1, 0);
+            spot = Spot { slot: slot.index() + 1, ..Spot::default() };
         }
         walk.victim()
     }

@@ -4,24 +4,24 @@ use bytes::Bytes;
 use slotmesh_slots::{MonoTime, SLOT_COUNT, Slot};
 
 use crate::entry::NEVER;
+use crate::pages::Pages;
 use crate::store::Store;
-use crate::table::Table;
 
-/// Table places that one call of [`Store::expired`] looks at: about 50 us of work, in one slot at a time.
-const SCAN_PLACES_MAX: usize = 4096;
+/// Entries that one call of [`Store::expired`] looks at: about 50 us of work, in one slot at a time.
+const SCAN_ENTRIES_MAX: usize = 4096;
 
-/// A slot's search for expired entries: a cursor over its table that learns the earliest deadline as it goes, so that
+/// A slot's search for expired entries: a cursor over its positions that learns the earliest deadline as it goes, so that
 /// a slot without anything due is skipped without being locked.
 #[derive(Debug)]
 pub(crate) struct Sweep {
     /// No entry expires before this.
     earliest: MonoTime,
-    /// Earliest deadline seen since the cursor was at zero; becomes `earliest` when it has passed the whole table.
+    /// Earliest deadline seen since the cursor was at zero; becomes `earliest` when it has passed all positions.
     seen: MonoTime,
-    /// The next place to look at.
+    /// The next position to look at.
     cursor: u32,
-    /// Size of the table that the cursor belongs to; entries move when it changes.
-    places: u32,
+    /// How many entries of the page there were named already.
+    named: u32,
 }
 
 impl Sweep {
@@ -36,42 +36,46 @@ impl Sweep {
         self.seen = self.seen.min(deadline);
     }
 
-    /// Looks at up to `budget` places and appends up to `room` expired keys; returns how many places it looked at.
+    /// Looks at about `budget` entries and names up to `room` expired keys; returns how many entries it looked at.
     fn scan(
         &mut self,
-        table: &Table,
+        pages: &Pages,
         now: MonoTime,
         (budget, room): (usize, usize),
         mut found: impl FnMut(Bytes),
     ) -> usize {
-        let places = table.places();
-        if self.places as usize != places {
-            (self.places, self.cursor, self.seen) = (places as u32, 0, NEVER);
-        }
-        let start = self.cursor as usize;
-        let mut left = room;
-        let mut place = start;
-        while place < places && place - start < budget && left > 0 {
-            if let Some(stored) = table.at(place) {
-                self.seen = self.seen.min(stored.expires_at());
-                if stored.is_expired(now) {
-                    found(stored.key_handle());
+        let (mut looked, mut left) = (0, room);
+        while looked < budget && left > 0 {
+            let (page, next) = pages.page_at(self.cursor);
+            let earliest = page.iter().map(|stored| stored.expires_at()).min();
+            self.seen = self.seen.min(earliest.unwrap_or(NEVER));
+            looked += page.len() + 1;
+            let skip = self.named as usize;
+            for (at, stored) in page.iter().enumerate().skip(skip) {
+                if left > 0 && stored.is_expired(now) {
+                    found(Bytes::copy_from_slice(stored.key()));
+                    self.named = at as u32 + 1;
                     left -= 1;
                 }
             }
-            place += 1;
+            if left == 0 && page.iter().skip(self.named as usize).any(|other| other.is_expired(now))
+            {
+                return looked;
+            }
+            self.named = 0;
+            self.cursor = next.unwrap_or(0);
+            if next.is_none() {
+                (self.earliest, self.seen) = (self.seen, NEVER);
+                break;
+            }
         }
-        self.cursor = place as u32;
-        if place >= places {
-            (self.earliest, self.seen, self.cursor) = (self.seen, NEVER, 0);
-        }
-        place - start
+        looked
     }
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Self { earliest: NEVER, seen: NEVER, cursor: 0, places: 0 }
+        Self { earliest: NEVER, seen: NEVER, cursor: 0, named: 0 }
     }
 }
 
@@ -133,7 +137,7 @@ impl Store {
         (slots, limit): (usize, usize),
     ) -> Vec<(Slot, Bytes)> {
         let mut keys = Vec::new();
-        let mut budget = SCAN_PLACES_MAX;
+        let mut budget = SCAN_ENTRIES_MAX;
         let start = self.deadlines.cursor.load(Ordering::Relaxed);
         let mut end = start + slots as u32;
         for slot in circle(start).take(slots) {
@@ -148,7 +152,7 @@ impl Store {
             let contents = &mut *contents;
             let bounds = (budget, limit - keys.len());
             let found = |key| keys.push((slot, key));
-            budget -= contents.sweep.scan(&contents.table, now, bounds, found).min(budget);
+            budget -= contents.sweep.scan(&contents.pages, now, bounds, found).min(budget);
             self.deadlines.publish(slot, contents.sweep.earliest());
         }
         self.deadlines.cursor.store(end % SLOT_COUNT as u32, Ordering::Relaxed);
@@ -238,9 +242,9 @@ mod tests {
         assert!(store.expired(seconds(2), 100).is_empty());
         let passed = {
             let contents = store.cell(slot).lock();
-            let cursor = contents.sweep.cursor as usize;
-            assert!((1..contents.table.places()).contains(&cursor), "stopped midway");
-            (0..cursor).find_map(|place| contents.table.at(place)).unwrap().key_handle()
+            assert!(contents.sweep.cursor > 0, "stopped midway");
+            let first = contents.pages.page_at(0).0.entry(0);
+            Bytes::copy_from_slice(first.unwrap().key())
         };
         let _ = store.lock(slot).expire(Epoch(1), &passed, Some(seconds(50)), START).unwrap();
         assert_eq!(drain(&store, seconds(2), 8), 0);

@@ -1,7 +1,7 @@
+use crate::blob::Blob;
 use crate::contents::SlotContents;
-use crate::entry::Stored;
 
-/// Handles that a guard keeps until it has unlocked. A batch that replaces more frees the rest under the lock: 16 KiB of
+/// Handles that a guard keeps until it has unlocked. A batch that replaces more frees the rest under the lock: 8 KiB of
 /// handles is enough for any ordinary batch.
 const DEFERRED_MAX: usize = 256;
 
@@ -9,16 +9,16 @@ const DEFERRED_MAX: usize = 256;
 /// mutation itself. The first entry needs no allocation, and most guards remove at most one.
 #[derive(Debug, Default)]
 pub(crate) struct Garbage {
-    first: Option<Stored>,
-    more: Vec<Stored>,
+    first: Option<Blob>,
+    more: Vec<Blob>,
     contents: Vec<SlotContents>,
 }
 
 impl Garbage {
-    pub(crate) fn entry(&mut self, stored: Option<Stored>) {
-        match stored {
-            Some(stored) if self.first.is_none() => self.first = Some(stored),
-            Some(stored) if self.more.len() < DEFERRED_MAX => self.more.push(stored),
+    pub(crate) fn blob(&mut self, blob: Option<Blob>) {
+        match blob {
+            Some(blob) if self.first.is_none() => self.first = Some(blob),
+            Some(blob) if self.more.len() < DEFERRED_MAX => self.more.push(blob),
             _ => {}
         }
     }

@@ -2,13 +2,16 @@ use bytes::Bytes;
 use parking_lot::MutexGuard;
 use slotmesh_slots::{Effect, Epoch, MonoTime, Record, Seq, Slot, Version};
 
+use crate::blob::INLINE_BYTES_MAX;
+use crate::block;
 use crate::condition::{Condition, Facts};
 use crate::contents::SlotContents;
-use crate::entry::{Entry, NEVER, Stored};
+use crate::entry::{Entry, NEVER, Stored, Usage};
 use crate::error::StoreError;
 use crate::garbage::Garbage;
 use crate::integer;
 use crate::outcome::{DeleteOutcome, ExpireOutcome, IncrementOutcome, Put, PutOutcome};
+use crate::pages::Place;
 use crate::store::Store;
 
 /// Exclusive access to one slot. Mutations return the record to replicate; append it to the log before dropping the
@@ -76,18 +79,17 @@ impl<'a> SlotGuard<'a> {
         self.contents.last_delete.seq
     }
 
-    /// The key's entry, unless it has expired at `now`.
+    /// The key's entry, unless it has expired at `now`. Does not count as a use of it: [`Store::get`] does.
     #[must_use]
     pub fn get(&self, key: &[u8], now: MonoTime) -> Option<Entry> {
         let stored = self.contents.find_live(self.store.hash(key), key, now)?;
-        stored.touch();
         Some(stored.entry())
     }
 
-    /// All unexpired keys with their entries, in no particular order. Handles only: it copies no value.
+    /// All unexpired keys with their entries, in no particular order. Small values are copied, large ones shared.
     pub fn entries(&self, now: MonoTime) -> impl Iterator<Item = (Bytes, Entry)> + '_ {
-        let live = self.contents.table.iter().filter(move |stored| !stored.is_expired(now));
-        live.map(|stored| (stored.key_handle(), stored.entry()))
+        let live = self.contents.pages.iter().filter(move |stored| !stored.is_expired(now));
+        live.map(|stored| (Bytes::copy_from_slice(stored.key()), stored.entry()))
     }
 
     /// Writes a value if the condition holds.
@@ -99,18 +101,18 @@ impl<'a> SlotGuard<'a> {
         let Put { key, value, deadline, condition, keep_deadline } = put;
         self.check_epoch(epoch)?;
         self.store.check_size(&key, &value)?;
-        let hash = self.store.hash(&key);
-        let current = self.contents.find_live(hash, &key, now);
+        let (hash, place) = self.find(&key);
+        let current = self.live(place, now);
         let existed = current.is_some();
         let deadline = match current {
             Some(current) if keep_deadline => current.expires_at(),
             _ => deadline.unwrap_or(NEVER),
         };
-        let version = current.map(Stored::version);
+        let version = current.map(|current| current.version());
         if !condition.holds(&self.facts(version)) {
             return Ok(PutOutcome { record: None, applied: false, version, existed });
         }
-        let record = self.write(epoch, hash, (&key, &value), deadline);
+        let record = self.write(epoch, (hash, place), (&key, &value), deadline);
         let version = Some(record.version());
         Ok(PutOutcome { record: Some(record), applied: true, version, existed })
     }
@@ -130,7 +132,7 @@ impl<'a> SlotGuard<'a> {
         self.check_epoch(epoch)?;
         self.store.check_key(key)?;
         let hash = self.store.hash(key);
-        let version = self.contents.find_live(hash, key, now).map(Stored::version);
+        let version = self.contents.find_live(hash, key, now).map(|current| current.version());
         let existed = version.is_some();
         if !condition.holds(&self.facts(version)) {
             return Ok(DeleteOutcome { record: None, applied: false, version, existed });
@@ -166,8 +168,8 @@ impl<'a> SlotGuard<'a> {
             let record = Some(self.erase(epoch, hash, key));
             return Ok(ExpireOutcome { record, applied: true, version: None, previous });
         }
-        let key = current.key_handle();
-        self.expire_next(epoch, hash, &key, deadline);
+        self.expire_next(epoch, hash, key, deadline);
+        let key = Bytes::copy_from_slice(key);
         let record = Some(self.record(Effect::Expire { key, deadline }));
         Ok(ExpireOutcome { record, applied: true, version: Some(version), previous })
     }
@@ -185,14 +187,14 @@ impl<'a> SlotGuard<'a> {
         now: MonoTime,
     ) -> Result<IncrementOutcome, StoreError> {
         self.check_epoch(epoch)?;
-        let hash = self.store.hash(key);
-        let current = self.contents.find_live(hash, key, now);
+        let (hash, place) = self.find(key);
+        let current = self.live(place, now);
         let existed = current.is_some();
-        let deadline = current.map_or(NEVER, Stored::expires_at);
-        let value = integer::sum(current.map(Stored::value).as_deref(), delta)?;
+        let deadline = current.map_or(NEVER, |current| current.expires_at());
+        let value = integer::sum(current.map(|current| current.value_bytes()), delta)?;
         let text = Bytes::from(value.to_string());
         self.store.check_size(key, &text)?;
-        let record = self.write(epoch, hash, (key, &text), deadline);
+        let record = self.write(epoch, (hash, place), (key, &text), deadline);
         let version = record.version();
         Ok(IncrementOutcome { record: Some(record), value, version, existed })
     }
@@ -226,7 +228,7 @@ impl<'a> SlotGuard<'a> {
     ) -> Option<Record> {
         self.check_epoch(epoch).ok()?;
         let hash = self.store.hash(key);
-        let expired = self.contents.find(hash, key)?.is_expired(now);
+        let expired = self.contents.pages.find(hash, key)?.is_expired(now);
         if !wanted(expired) {
             return None;
         }
@@ -244,16 +246,40 @@ impl<'a> SlotGuard<'a> {
         Facts { entry, slot: version, last_delete }
     }
 
-    /// Stores the value as the next version. The record shares the stored buffer, so it does not keep the caller's alive.
+    /// The key's hash and where its entry is, expired or not.
+    fn find(&self, key: &[u8]) -> (u64, Option<Place>) {
+        let hash = self.store.hash(key);
+        (hash, self.contents.pages.place(hash, key))
+    }
+
+    fn live(&self, place: Option<Place>, now: MonoTime) -> Option<Stored<'_>> {
+        self.contents.pages.at(place?).filter(|stored| !stored.is_expired(now))
+    }
+
+    /// Stores the value as the next version. The record has copies or shares what is stored, so it does not keep the
+    /// caller's buffer alive.
     fn write(
         &mut self,
         epoch: Epoch,
-        hash: u64,
+        found: (u64, Option<Place>),
         (key, value): (&Bytes, &Bytes),
         deadline: MonoTime,
     ) -> Record {
-        let effect = self.put_next(epoch, hash, (key, value), deadline);
-        self.record(effect)
+        let usage = match found {
+            (hash, None) => self.store.admit(self.slot, hash),
+            _ => Usage::default(),
+        };
+        self.put_next(epoch, found, (key, value), (deadline, usage));
+        let deadline = (deadline != NEVER).then_some(deadline);
+        let (key, value) = if key.len() + value.len() <= INLINE_BYTES_MAX {
+            let joined = block::join(key, value);
+            (joined.slice(..key.len()), joined.slice(key.len()..))
+        } else {
+            let stored = self.contents.pages.find(found.0, key);
+            let value = stored.map_or_else(|| value.clone(), |stored| stored.value());
+            (Bytes::copy_from_slice(key), value)
+        };
+        self.record(Effect::Put { key, value, deadline })
     }
 
     /// Deletes as the next version, whether there is an entry or not.

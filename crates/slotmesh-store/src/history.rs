@@ -3,37 +3,37 @@
 
 use ahash::RandomState;
 use bytes::Bytes;
-use slotmesh_slots::{Effect, Epoch, MonoTime};
+use slotmesh_slots::{Epoch, MonoTime};
 
 use crate::contents::SlotContents;
-use crate::entry::{NEVER, Stored};
+use crate::entry::{NEVER, NewEntry, Usage};
 use crate::guard::SlotGuard;
+use crate::pages::Place;
 
 impl SlotGuard<'_> {
-    /// Stores the value; returns the effect with handles to the stored buffer.
+    /// Stores the value of a key with this hash, whose entry is at the place if there is one.
     pub(crate) fn put_next(
         &mut self,
         epoch: Epoch,
-        hash: u64,
+        found: (u64, Option<Place>),
         (key, value): (&[u8], &Bytes),
-        deadline: MonoTime,
-    ) -> Effect {
-        let (old, effect) = self.change(|contents, hasher| {
-            let stored = Stored::new(key, value, contents.advance(epoch), deadline);
-            let (key, value, deadline) = (stored.key_handle(), stored.value(), stored.deadline());
-            (contents.insert(hash, stored, hasher), Effect::Put { key, value, deadline })
+        (deadline, usage): (MonoTime, Usage),
+    ) {
+        let old = self.change(|contents, hasher| {
+            let version = contents.advance(epoch);
+            let new = NewEntry { usage, ..NewEntry::new(key, value, version, deadline) };
+            contents.insert(found, new, hasher)
         });
-        self.garbage.entry(old);
-        effect
+        self.garbage.blob(old);
     }
 
     /// Removes the entry if there is one.
     pub(crate) fn delete_next(&mut self, epoch: Epoch, hash: u64, key: &[u8]) {
-        let old = self.change(|contents, hasher| {
+        let old = self.change(|contents, _| {
             contents.last_delete = contents.advance(epoch);
-            contents.remove(hash, key, hasher)
+            contents.remove(hash, key)
         });
-        self.garbage.entry(old);
+        self.garbage.blob(old);
     }
 
     /// Changes the deadline of the entry if there is one.
@@ -44,9 +44,9 @@ impl SlotGuard<'_> {
         key: &[u8],
         deadline: Option<MonoTime>,
     ) {
-        self.change(|contents, _| {
+        self.change(|contents, hasher| {
             contents.advance(epoch);
-            contents.set_deadline(hash, key, deadline.unwrap_or(NEVER));
+            contents.set_deadline(hash, key, deadline.unwrap_or(NEVER), hasher);
         });
     }
 

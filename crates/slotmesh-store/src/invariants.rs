@@ -13,7 +13,7 @@ impl Store {
         let (mut bytes, mut entries) = (0, 0);
         for slot in Slot::all() {
             let contents = self.cell(slot).lock();
-            contents.check().map_err(|what| format!("slot {slot}: {what}"))?;
+            contents.check(&self.hasher).map_err(|what| format!("slot {slot}: {what}"))?;
             if self.occupancy.contains(slot) == contents.is_empty() {
                 return Err(format!("slot {slot}: occupied bit is wrong"));
             }

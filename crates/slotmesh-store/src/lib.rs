@@ -18,33 +18,39 @@
 //! # Ok::<(), slotmesh_store::StoreError>(())
 //! ```
 
+mod batch;
+mod blob;
 mod block;
 mod condition;
 mod config;
 mod contents;
 mod digest;
+mod directory;
 mod entry;
 mod error;
 mod eviction;
 mod expiry;
+mod footprint;
 mod garbage;
 mod guard;
 mod history;
 mod integer;
 mod invariants;
+mod newcomers;
 mod occupancy;
 mod outcome;
+mod page;
+mod pages;
 mod replica;
 mod snapshot;
 mod store;
-mod table;
 
 pub use condition::Condition;
 pub use config::{KEY_BYTES_LIMIT, StoreConfig};
 pub use contents::SlotContents;
-pub use entry::{ENTRY_OVERHEAD_BYTES, Entry};
+pub use entry::Entry;
 pub use error::{ApplyError, StoreError};
 pub use guard::SlotGuard;
 pub use outcome::{DeleteOutcome, ExpireOutcome, IncrementOutcome, Put, PutOutcome};
 pub use snapshot::{SlotSnapshot, SnapshotEntry};
-pub use store::{FIXED_BYTES, Store, StoreStats};
+pub use store::{ENTRY_OVERHEAD_BYTES, FIXED_BYTES, Store, StoreStats};

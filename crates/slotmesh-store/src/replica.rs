@@ -1,7 +1,7 @@
 use slotmesh_slots::{Effect, Record, Seq};
 
 use crate::contents::SlotContents;
-use crate::entry::NEVER;
+use crate::entry::{NEVER, Usage};
 use crate::error::ApplyError;
 use crate::guard::SlotGuard;
 use crate::snapshot::SlotSnapshot;
@@ -27,7 +27,10 @@ impl SlotGuard<'_> {
         match &record.effect {
             Effect::Put { key, value, deadline } => {
                 let hash = self.store.hash(key);
-                self.put_next(epoch, hash, (key, value), deadline.unwrap_or(NEVER));
+                let place = self.contents.pages.place(hash, key);
+                // Replicas evict by record only, so nothing of theirs queues as a newcomer.
+                let standing = (deadline.unwrap_or(NEVER), Usage::default());
+                self.put_next(epoch, (hash, place), (key, value), standing);
             }
             Effect::Delete { key } => self.delete_next(epoch, self.store.hash(key), key),
             Effect::Expire { key, deadline } => {
@@ -38,7 +41,7 @@ impl SlotGuard<'_> {
         Ok(())
     }
 
-    /// All the slot holds: handles only, no value is copied. Expired entries are part of it, since replicas keep them
+    /// All the slot holds; small values are copied, large ones shared. Expired entries are part of it, since replicas keep them
     /// until the primary's delete.
     #[must_use]
     pub fn snapshot(&self) -> SlotSnapshot {

@@ -3,9 +3,9 @@ use bytes::Bytes;
 use slotmesh_slots::{MonoTime, Version};
 
 use crate::contents::SlotContents;
-use crate::entry::{NEVER, Stored};
+use crate::entry::{NEVER, NewEntry, Stored};
 
-/// All that a slot held at one version, as handles to the stored bytes. Holding it keeps overwritten values in memory.
+/// All that a slot held at one version, small values as copies, large ones as handles that keep overwritten ones in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct SlotSnapshot {
     /// Version of the last mutation it contains.
@@ -31,8 +31,8 @@ pub struct SnapshotEntry {
 
 impl SlotSnapshot {
     pub(crate) fn of(contents: &SlotContents) -> Self {
-        let entry = |stored: &Stored| SnapshotEntry {
-            key: stored.key_handle(),
+        let entry = |stored: Stored<'_>| SnapshotEntry {
+            key: Bytes::copy_from_slice(stored.key()),
             value: stored.value(),
             version: stored.version(),
             deadline: stored.deadline(),
@@ -40,16 +40,18 @@ impl SlotSnapshot {
         Self {
             version: contents.version,
             digest: contents.digest,
-            entries: contents.table.iter().map(entry).collect(),
+            entries: contents.pages.iter().map(entry).collect(),
         }
     }
 
     pub(crate) fn into_contents(self, hasher: &RandomState) -> SlotContents {
         let mut contents = SlotContents::starting_at(self.version, self.version);
-        contents.table.reserve(self.entries.len(), hasher);
         for SnapshotEntry { key, value, version, deadline } in &self.entries {
-            let stored = Stored::new(key, value, *version, deadline.unwrap_or(NEVER));
-            contents.insert(hasher.hash_one(&key[..]), stored, hasher);
+            let new = NewEntry::new(key, value, *version, deadline.unwrap_or(NEVER));
+            let hash = hasher.hash_one(&key[..]);
+            // A peer could send a key twice.
+            let place = contents.pages.place(hash, key);
+            contents.insert((hash, place), new, hasher);
         }
         contents
     }

@@ -6,12 +6,17 @@ use slotmesh_slots::{MonoTime, SLOT_COUNT, Slot};
 
 use crate::config::{KEY_BYTES_LIMIT, StoreConfig};
 use crate::contents::SlotContents;
-use crate::entry::{ENTRY_OVERHEAD_BYTES, Entry};
+use crate::entry::Entry;
 use crate::error::StoreError;
 use crate::eviction::Hand;
 use crate::expiry::Deadlines;
 use crate::guard::SlotGuard;
+use crate::newcomers::Newcomers;
 use crate::occupancy::Occupancy;
+
+/// About what an entry takes beyond its key and value, in bytes: its head of 17 (25 with a deadline), 6 of index, room for its
+/// page to grow and what the allocator adds. [`Store::used_bytes`] is exact; this is for judging sizes beforehand.
+pub const ENTRY_OVERHEAD_BYTES: usize = 48;
 
 /// Memory that a store takes while it is empty, in bytes: the slots' headers and side tables. Not part of
 /// [`Store::used_bytes`], which counts entries only.
@@ -20,7 +25,7 @@ pub const FIXED_BYTES: usize = SLOT_COUNT * (size_of::<Cell>() + size_of::<u64>(
 /// The 16384 slots of a node. Every method may be called from any thread; see the crate's page for how mutation works.
 #[derive(Debug)]
 pub struct Store {
-    cells: Box<[Cell]>,
+    pub(crate) cells: Box<[Cell]>,
     /// Keyed per store, so that nobody outside can aim keys at one bucket.
     pub(crate) hasher: RandomState,
     pub(crate) config: StoreConfig,
@@ -28,14 +33,15 @@ pub struct Store {
     pub(crate) deadlines: Deadlines,
     pub(crate) occupancy: Occupancy,
     pub(crate) hand: Hand,
+    pub(crate) newcomers: Newcomers,
 }
 
 /// A slot on cache lines of its own, so that writers of neighbours do not disturb each other.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Cell(Mutex<SlotContents>);
+pub(crate) struct Cell(Mutex<SlotContents>);
 
-const _: () = assert!(size_of::<Cell>() <= 192);
+const _: () = assert!(size_of::<Cell>() == 128);
 
 /// Counters that every mutation writes, away from what every read reads.
 #[derive(Debug, Default)]
@@ -75,6 +81,7 @@ impl Store {
             deadlines: Deadlines::new(),
             occupancy: Occupancy::new(),
             hand: Hand::new(),
+            newcomers: Newcomers::default(),
         }
     }
 
@@ -82,11 +89,14 @@ impl Store {
     /// it while holding a guard of the same slot ([`SlotGuard::get`] is for that).
     #[must_use]
     pub fn get(&self, slot: Slot, key: &[u8], now: MonoTime) -> Option<Entry> {
-        let hash = self.hash(key);
-        let contents = self.cell(slot).lock();
-        let stored = contents.find_live(hash, key, now)?;
-        stored.touch();
-        Some(stored.entry())
+        self.read(slot, self.hash(key), key, now)
+    }
+
+    #[inline]
+    pub(crate) fn read(&self, slot: Slot, hash: u64, key: &[u8], now: MonoTime) -> Option<Entry> {
+        let mut contents = self.cell(slot).lock();
+        let stored = contents.pages.find_and_touch(hash, key)?;
+        (!stored.is_expired(now)).then(|| stored.entry())
     }
 
     /// Locks a slot, for every mutation and for reads that must be consistent with each other. Waits for other holders;
@@ -95,8 +105,8 @@ impl Store {
         SlotGuard::new(self, slot, self.cell(slot).lock())
     }
 
-    /// What all entries count: keys, values and [`ENTRY_OVERHEAD_BYTES`] each. Counts a removed entry no more even
-    /// while somebody still holds its value.
+    /// Memory that is allocated for all entries: pages with their free room, large values, what the system's allocator adds.
+    /// Counts a removed large value no more even while somebody still holds it.
     #[must_use]
     pub fn used_bytes(&self) -> usize {
         self.totals.bytes.load(Ordering::Relaxed)

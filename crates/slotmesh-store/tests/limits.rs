@@ -18,7 +18,7 @@ fn slot() -> Slot {
 }
 
 fn store() -> Store {
-    let config = StoreConfig { budget_bytes: 1_000, value_bytes_max: 900, key_bytes_max: 50 };
+    let config = StoreConfig { budget_bytes: 940, value_bytes_max: 900, key_bytes_max: 50 };
     let store = Store::new(config);
     let _ = store.lock(slot()).put(EPOCH, Put::new("k", "v"), NOW).unwrap();
     store
@@ -38,7 +38,7 @@ fn sizes() {
     check(Put::new(key, "v"), &StoreError::KeyTooLarge { bytes: 51, max: 50 });
     check(Put::new("k", value), &StoreError::ValueTooLarge { bytes: 901, max: 900 });
     let bytes = 1 + 900 + ENTRY_OVERHEAD_BYTES;
-    check(Put::new("k", vec![b'v'; 900]), &StoreError::Full { bytes, budget: 1_000 });
+    check(Put::new("k", vec![b'v'; 900]), &StoreError::Full { bytes, budget: 940 });
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn records_taken_under_the_lock_are_in_order_and_rebuild_the_store() {
         assert_eq!((ours.version(), ours.digest()), (copy.version(), copy.digest()));
     }
     store.check_invariants().unwrap();
-    assert_eq!(store.used_bytes(), replica.used_bytes());
+    assert_eq!(store.len(), replica.len());
     let counter = store.get(slot(0), b"counter", NOW).unwrap();
     assert_eq!(&counter.value[..], (THREADS * ROUNDS).to_string().as_bytes());
 }

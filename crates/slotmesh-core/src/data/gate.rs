@@ -141,7 +141,16 @@ impl Gate {
     /// Whether an answer found in this role may be given: the reign is the same and the lease lasts. Returns the time
     /// of the check.
     pub(super) fn confirm(&self, slot: Slot, role: RoleWord) -> Result<MonoTime, DataError> {
-        let now = self.clock.now();
+        self.confirm_at(slot, role, self.clock.now())
+    }
+
+    /// As [`Gate::confirm`], by a clock that was read after all that is to be answered was found.
+    pub(super) fn confirm_at(
+        &self,
+        slot: Slot,
+        role: RoleWord,
+        now: MonoTime,
+    ) -> Result<MonoTime, DataError> {
         if !self.is_leased_at(now) {
             return Err(DataError::NoLease);
         }

@@ -74,17 +74,52 @@ impl DataPlane {
         // Asking at the origin of time hides nothing; whether it has expired is judged by the time of the check.
         let entry = self.store.get(slot, key, MonoTime::ZERO);
         let now = self.gate.confirm(slot, role)?;
-        if let Some(entry) = entry.filter(|entry| !is_expired(entry, now)) {
-            let seq = entry.version.seq;
-            let reply = Reply::Value(value(entry, now));
-            let known = committed.is_some_and(|committed| seq <= committed);
-            return Ok(if known || self.is_committed(slot, seq) {
-                Found::Committed(reply)
-            } else {
-                Found::Uncommitted(reply, seq)
-            });
+        match entry.filter(|entry| !is_expired(entry, now)) {
+            Some(entry) => Ok(self.found(slot, committed, entry, now)),
+            None => self.look_closer(slot, role, key),
         }
-        self.look_closer(slot, role, key)
+    }
+
+    /// Reads many entries as [`DataPlane::get_now`] does each, in their order and several times as fast.
+    #[must_use]
+    pub fn get_many_now(&self, keys: &[&[u8]]) -> Vec<Result<Option<Reply>, DataError>> {
+        let serve = |key: &&[u8]| {
+            let slot = Slot::of_key(key);
+            Ok((slot, self.gate.serving(slot)?, self.primary.committed(slot)))
+        };
+        let served: Vec<Result<_, DataError>> = keys.iter().map(serve).collect();
+        let wanted = served.iter().zip(keys);
+        let wanted = wanted.filter_map(|(served, &key)| Some((served.as_ref().ok()?.0, key)));
+        let entries = self.store.get_many(&wanted.collect::<Vec<_>>(), MonoTime::ZERO);
+        let now = self.gate.now();
+        let mut entries = entries.into_iter();
+        let mut answers = Vec::with_capacity(keys.len());
+        for (served, key) in served.into_iter().zip(keys) {
+            answers.push(served.and_then(|(slot, role, committed)| {
+                let entry = entries.next().flatten();
+                self.gate.confirm_at(slot, role, now)?;
+                let found = match entry.filter(|entry| !is_expired(entry, now)) {
+                    Some(entry) => self.found(slot, committed, entry, now),
+                    None => self.look_closer(slot, role, key)?,
+                };
+                Ok(match found {
+                    Found::Committed(reply) => Some(reply),
+                    Found::Uncommitted(..) => None,
+                })
+            }));
+        }
+        answers
+    }
+
+    fn found(&self, slot: Slot, committed: Option<Seq>, entry: Entry, now: MonoTime) -> Found {
+        let seq = entry.version.seq;
+        let reply = Reply::Value(value(entry, now));
+        let known = committed.is_some_and(|committed| seq <= committed);
+        if known || self.is_committed(slot, seq) {
+            Found::Committed(reply)
+        } else {
+            Found::Uncommitted(reply, seq)
+        }
     }
 
     /// Nothing there, it seems. That answer must not be given while the delete that made it so is uncommitted, so the

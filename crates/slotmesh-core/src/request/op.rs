@@ -81,6 +81,12 @@ impl Op {
         }
     }
 
+    /// The key that is read; none if it is a write.
+    #[must_use]
+    pub const fn read_key(&self) -> Option<&Bytes> {
+        if let Self::Get { key } = self { Some(key) } else { None }
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub const fn is_read(&self) -> bool {

@@ -123,9 +123,11 @@ impl Router {
     ) -> Vec<(usize, Result<Reply, OpError>)> {
         let mut done = Vec::with_capacity(group.len());
         let mut tasks = JoinSet::new();
+        let keys = group.iter().filter_map(|(_, op)| op.read_key().cloned());
+        let mut reads = self.get_many_now(&keys.collect::<Vec<_>>()).into_iter();
         for (index, op) in group {
-            if let Op::Get { key } = &op
-                && let Some(reply) = self.get_now(key)
+            if op.read_key().is_some()
+                && let Some(reply) = reads.next().flatten()
             {
                 // Most reads here wait for nothing and need no task.
                 done.push((index, Ok(reply)));

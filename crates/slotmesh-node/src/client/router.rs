@@ -56,6 +56,12 @@ impl Router {
         self.data.get_now(key).ok().flatten()
     }
 
+    /// As [`Router::get_now`] for each key, in their order.
+    pub(crate) fn get_many_now(&self, keys: &[Bytes]) -> Vec<Option<Reply>> {
+        let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+        self.data.get_many_now(&keys).into_iter().map(|read| read.ok().flatten()).collect()
+    }
+
     /// Carries an operation out, with retries until the deadline.
     pub(crate) async fn run(&self, op: Op, options: CallOptions) -> Result<Reply, OpError> {
         let deadline = self.deadline(options);

@@ -172,6 +172,9 @@ impl Starting {
     }
 }
 
+/// Numbers tried for the control socket and its guard where the system chooses them.
+const PORT_ATTEMPTS: usize = 32;
+
 /// What the control thread needs to begin.
 struct ControlStart {
     id: NodeId,
@@ -222,15 +225,24 @@ impl ControlStart {
         log.stop().await;
     }
 
-    /// The control socket, and the guard port of the same number.
+    /// The control socket, and the guard port of the same number. Where the system chooses the number, it knows of the socket
+    /// only: a number that is taken for the guard is given back for another.
     async fn open(&self, log: LogSlot) -> Result<(Endpoint, Guard), StartError> {
-        let handler = Arc::new(ControlHandler { inputs: self.inputs.clone(), log });
-        let hello = hello(self.id, &self.config, 0);
-        let config = TransportConfig::default();
-        let endpoint = bind(self.config.bind, &self.identity, hello, config, handler)?;
-        let addr = endpoint.local_addr();
-        let guard = Guard::bind(addr).await.map_err(|source| StartError::Guard { addr, source })?;
-        Ok((endpoint, guard))
+        let mut attempts = if self.config.bind.port() == 0 { PORT_ATTEMPTS } else { 1 };
+        loop {
+            let handler = ControlHandler { inputs: self.inputs.clone(), log: log.clone() };
+            let hello = hello(self.id, &self.config, 0);
+            let config = TransportConfig::default();
+            let endpoint =
+                bind(self.config.bind, &self.identity, hello, config, Arc::new(handler))?;
+            let addr = endpoint.local_addr();
+            attempts -= 1;
+            match Guard::bind(addr).await {
+                Ok(guard) => return Ok((endpoint, guard)),
+                Err(source) if attempts == 0 => return Err(StartError::Guard { addr, source }),
+                Err(error) => tracing::debug!(%addr, %error, "guard port taken; another number"),
+            }
+        }
     }
 
     fn brain(&self, control: SocketAddr) -> Brain {

@@ -256,6 +256,10 @@ impl World {
             let owner = self.committed.state().table().slot(slot).primary;
             let process = owner.and_then(|owner| self.processes.get(&owner));
             let reply = process.map(|process| process.data.get_now(&name));
+            let in_batch = process.and_then(|process| process.data.get_many_now(&[&name]).pop());
+            if reply != in_batch {
+                return Err(format!("{slot} reads {reply:?}, and {in_batch:?} in a batch"));
+            }
             let Some(Ok(Some(reply))) = reply else {
                 return Err(format!("{slot} cannot be read at the end: {reply:?}"));
             };

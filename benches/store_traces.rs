@@ -1,0 +1,251 @@
+//! Hit ratios of the store as a bounded cache on recorded traces, beside S3-FIFO and LRU of the same number of entries.
+//!
+//! `cargo bench -p slotmesh-benches --bench store_traces -- FOLDER`
+//!
+//! Takes every file of the folder whose format its name tells: `*.lis.zst` (ARC), `*.trace.gz` (LIRS), `cache2k-*.xz`, `corda-*.gz`,
+//! `adapt_size-*.xz`, `*.oracleGeneral.bin`; zstd, xz and gzip unpack them.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ahash::RandomState;
+use bytes::Bytes;
+use slotmesh_benches::median;
+use slotmesh_slots::{Epoch, MonoTime, Slot};
+use slotmesh_store::{Put, Store, StoreConfig};
+
+/// Cache sizes as parts of the trace's different keys, in per mille.
+const SIZES: [usize; 5] = [10, 30, 100, 200, 400];
+const NOW: MonoTime = MonoTime::from_micros(1);
+
+fn main() {
+    let folder = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let Some(folder) = folder.map(PathBuf::from) else {
+        return println!("give it a folder of traces; the first lines of the source say which");
+    };
+    let entries = std::fs::read_dir(&folder).expect("a folder of traces");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
+    paths.sort();
+    println!(
+        "{:>34} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "trace", "requests", "entries", "LRU %", "S3-FIFO", "store", "points"
+    );
+    let mut differences = Vec::new();
+    for path in paths {
+        if let Some(keys) = read(&path) {
+            differences.extend(replay(&path, &keys));
+        }
+    }
+    assert!(!differences.is_empty(), "no trace in {}", folder.display());
+    let least = differences.iter().copied().fold(f64::INFINITY, f64::min);
+    let mean = differences.iter().sum::<f64>() / differences.len() as f64;
+    println!(
+        "store less S3-FIFO, in points: mean {mean:+.2}, median {:+.2}, least {least:+.2}",
+        median(&differences)
+    );
+}
+
+fn replay(path: &Path, keys: &[u64]) -> Vec<f64> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let different = keys.iter().collect::<HashSet<_, RandomState>>().len();
+    let sizes = SIZES.iter().map(|per_mille| different * per_mille / 1000);
+    { sizes }
+        .filter(|&entries| entries >= 100)
+        .map(|entries| {
+            let percent = |hits: usize| hits as f64 * 100.0 / keys.len() as f64;
+            let lru = percent(Lru::new(entries).hits(keys));
+            let s3 = percent(S3Fifo::new(entries).hits(keys));
+            let ours = percent(hits(entries, keys));
+            println!(
+                "{name:>34} {:>9} {entries:>8} {lru:>8.2} {s3:>8.2} {ours:>8.2} {:>+8.2}",
+                keys.len(),
+                ours - s3
+            );
+            ours - s3
+        })
+        .collect()
+}
+
+/// Hits of the store, which is kept at so many entries as its caller keeps it below the budget.
+fn hits(entries: usize, keys: &[u64]) -> usize {
+    let store = Store::new(StoreConfig::default());
+    let mut hits = 0;
+    for key in keys {
+        let key = key.to_be_bytes();
+        let slot = Slot::of_key(&key);
+        if store.get(slot, &key, NOW).is_some() {
+            hits += 1;
+            continue;
+        }
+        let put = Put::new(Bytes::copy_from_slice(&key), Bytes::new());
+        let _ = store.lock(slot).put(Epoch(1), put, NOW).expect("a small entry");
+        while store.len() > entries {
+            let (slot, key) = store.victim(&|_| true, NOW).expect("there are entries");
+            store.lock(slot).evict(Epoch(1), &key, NOW).expect("it was named just now");
+        }
+    }
+    hits
+}
+
+struct Lru {
+    capacity: usize,
+    used: HashMap<u64, usize, RandomState>,
+    order: VecDeque<(u64, usize)>,
+}
+
+impl Lru {
+    fn new(capacity: usize) -> Self {
+        Self { capacity, used: HashMap::default(), order: VecDeque::new() }
+    }
+
+    fn hits(mut self, keys: &[u64]) -> usize {
+        let mut hits = 0;
+        for (time, &key) in keys.iter().enumerate() {
+            hits += usize::from(self.used.insert(key, time).is_some());
+            self.order.push_back((key, time));
+            while self.used.len() > self.capacity {
+                let (key, time) = self.order.pop_front().expect("every key is in it");
+                if self.used.get(&key) == Some(&time) {
+                    self.used.remove(&key);
+                }
+            }
+        }
+        hits
+    }
+}
+
+/// S3-FIFO as its authors describe it (Yang, Zhang, Qiu, Yue and Rashmi: FIFO queues are all you need for cache eviction, SOSP
+/// 2023, algorithm 1): a small queue of a tenth, a ghost queue as long as the main one.
+struct S3Fifo {
+    small_max: usize,
+    main_max: usize,
+    small: VecDeque<u64>,
+    main: VecDeque<u64>,
+    ghosts: VecDeque<u64>,
+    known: HashMap<u64, Known, RandomState>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Cached(u8),
+    Ghost,
+}
+
+impl S3Fifo {
+    fn new(capacity: usize) -> Self {
+        let small_max = (capacity / 10).max(1);
+        Self {
+            small_max,
+            main_max: capacity - small_max,
+            small: VecDeque::new(),
+            main: VecDeque::new(),
+            ghosts: VecDeque::new(),
+            known: HashMap::default(),
+        }
+    }
+
+    fn hits(mut self, keys: &[u64]) -> usize {
+        keys.iter().filter(|&&key| self.read(key)).count()
+    }
+
+    fn read(&mut self, key: u64) -> bool {
+        if let Some(Known::Cached(uses)) = self.known.get_mut(&key) {
+            *uses = (*uses + 1).min(3);
+            return true;
+        }
+        while self.small.len() + self.main.len() >= self.small_max + self.main_max {
+            if self.small.len() >= self.small_max { self.evict_small() } else { self.evict_main() }
+        }
+        if self.known.insert(key, Known::Cached(0)) == Some(Known::Ghost) {
+            self.main.push_back(key);
+        } else {
+            self.small.push_back(key);
+        }
+        false
+    }
+
+    fn evict_small(&mut self) {
+        while let Some(key) = self.small.pop_front() {
+            if let Some(Known::Cached(uses)) = self.known.get_mut(&key)
+                && *uses > 1
+            {
+                *uses = 0;
+                self.main.push_back(key);
+                if self.main.len() > self.main_max {
+                    self.evict_main();
+                }
+                continue;
+            }
+            self.known.insert(key, Known::Ghost);
+            self.ghosts.push_back(key);
+            while self.ghosts.len() > self.main_max {
+                let oldest = self.ghosts.pop_front().expect("it is not empty");
+                if self.known.get(&oldest) == Some(&Known::Ghost) {
+                    self.known.remove(&oldest);
+                }
+            }
+            return;
+        }
+    }
+
+    fn evict_main(&mut self) {
+        while let Some(key) = self.main.pop_front() {
+            if let Some(Known::Cached(uses)) = self.known.get_mut(&key)
+                && *uses > 0
+            {
+                *uses -= 1;
+                self.main.push_back(key);
+                continue;
+            }
+            self.known.remove(&key);
+            return;
+        }
+    }
+}
+
+/// The keys of a trace; `None` when the name tells no known format.
+fn read(path: &Path) -> Option<Vec<u64>> {
+    let name = path.file_name()?.to_str()?;
+    let unpacked = |program: &str| {
+        let output = Command::new(program).arg("-dc").arg(path).output();
+        output
+            .unwrap_or_else(|error| panic!("{program} is needed to unpack traces: {error}"))
+            .stdout
+    };
+    let integers = |bytes: Vec<u8>, width: usize| -> Vec<u64> {
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+        bytes.chunks_exact(width).map(number).collect()
+    };
+    if name.ends_with(".lis.zst") {
+        return Some(lines(&unpacked("zstd"), |line| {
+            let mut words = line.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
+            let (start, count) = (words.next().unwrap_or(0), words.next().unwrap_or(1));
+            (start..start + count).collect()
+        }));
+    }
+    if name.starts_with("cache2k") && name.ends_with(".xz") {
+        return Some(integers(unpacked("xz"), 4));
+    }
+    if name.starts_with("corda") && name.ends_with(".gz") {
+        return Some(integers(unpacked("gzip"), 8));
+    }
+    if name.starts_with("adapt_size") && name.ends_with(".xz") {
+        let hash = RandomState::with_seeds(1, 2, 3, 4);
+        let key = |line: &str| line.split_once(' ').map(|(_, key)| hash.hash_one(key));
+        return Some(lines(&unpacked("xz"), |line| key(line).into_iter().collect()));
+    }
+    if name.starts_with("lirs") && name.ends_with(".gz") {
+        return Some(lines(&unpacked("gzip"), |line| line.trim().parse().into_iter().collect()));
+    }
+    if name.ends_with(".oracleGeneral.bin") {
+        let bytes = std::fs::read(path).expect("a readable trace");
+        let key = |record: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| record[4 + i]));
+        return Some(bytes.chunks_exact(24).map(key).collect());
+    }
+    None
+}
+
+fn lines(bytes: &[u8], keys: impl Fn(&str) -> Vec<u64>) -> Vec<u64> {
+    String::from_utf8_lossy(bytes).lines().flat_map(keys).collect()
+}

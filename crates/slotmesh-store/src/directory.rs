@@ -1,0 +1,191 @@
+use crate::entry::Stored;
+use crate::footprint::allocated;
+use crate::page::{PAGE_BYTES_MAX, Page};
+
+/// Pages of a slot at most, as a power of two: 16 GiB of them. Beyond it pages grow longer than they should.
+const DEPTH_MAX: u32 = 20;
+
+/// Two neighbours that hold less than this together become one page: well below half, so that the next entry does not split
+/// them again.
+const MERGE_BYTES_MAX: usize = PAGE_BYTES_MAX / 4;
+
+/// Pages by the upper bits of their entries' positions: extendible hashing (Fagin, Nievergelt, Pippenger and Strong 1979).
+///
+/// A page that is full is split in two by the next bit, which costs no more than copying that page, so a slot of any size grows
+/// without a pause. Only when the page is of full depth the index doubles as well: four bytes a page to copy.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    /// Which page has the positions that begin with these bits.
+    index: Vec<u32>,
+    /// How many bits the index looks at.
+    depth: u32,
+    pages: Vec<Page>,
+    /// How many leading bits the entries of each page share.
+    depths: Vec<u8>,
+    /// Entries and memory of all pages.
+    len: usize,
+    page_bytes: usize,
+}
+
+impl Directory {
+    pub(crate) fn new(page: Page) -> Self {
+        let (len, page_bytes) = (page.len(), page.footprint());
+        Self { index: vec![0], depth: 0, pages: vec![page], depths: vec![0], len, page_bytes }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn pages(&self) -> &[Page] {
+        &self.pages
+    }
+
+    /// All its memory.
+    pub(crate) fn footprint(&self) -> usize {
+        self.page_bytes
+            + allocated(size_of::<Self>())
+            + allocated(self.index.capacity() * size_of::<u32>())
+            + allocated(self.pages.capacity() * size_of::<Page>())
+            + allocated(self.depths.capacity())
+    }
+
+    /// The page with this position, and the first position behind its range, if any is.
+    pub(crate) fn page_at(&self, position: u32) -> (&Page, Option<u32>) {
+        let number = self.number(position);
+        (&self.pages[number], self.end(number, position))
+    }
+
+    /// As [`Directory::page_at`].
+    pub(crate) fn page_at_mut(&mut self, position: u32) -> (&mut Page, Option<u32>) {
+        let number = self.number(position);
+        let end = self.end(number, position);
+        (&mut self.pages[number], end)
+    }
+
+    /// Changes a page and counts what it holds and takes.
+    pub(crate) fn change<R>(&mut self, position: u32, change: impl FnOnce(&mut Page) -> R) -> R {
+        let number = self.number(position);
+        let page = &mut self.pages[number];
+        (self.len, self.page_bytes) = (self.len - page.len(), self.page_bytes - page.footprint());
+        let result = change(page);
+        (self.len, self.page_bytes) = (self.len + page.len(), self.page_bytes + page.footprint());
+        result
+    }
+
+    pub(crate) fn may_split(&self, position: u32) -> bool {
+        u32::from(self.depths[self.number(position)]) < DEPTH_MAX
+    }
+
+    /// Splits the page of a position by one more bit of its entries' positions.
+    pub(crate) fn split(&mut self, position: u32, of: impl Fn(&Stored<'_>) -> u32) {
+        let number = self.number(position);
+        let depth = u32::from(self.depths[number]);
+        if depth == self.depth {
+            self.index = self.index.iter().flat_map(|&number| [number, number]).collect();
+            self.depth += 1;
+        }
+        let bit = 1 << (u32::BITS - depth - 1);
+        let upper = self.change(position, |page| page.split_off(|stored| of(stored) & bit != 0));
+        let range = self.range(position | bit, depth + 1);
+        self.index[range].fill(self.pages.len() as u32);
+        self.depths[number] += 1;
+        self.depths.push(self.depths[number]);
+        (self.len, self.page_bytes) = (self.len + upper.len(), self.page_bytes + upper.footprint());
+        self.pages.push(upper);
+    }
+
+    /// Joins the page of a position with its neighbour, again and again while both are small.
+    pub(crate) fn merge(&mut self, position: u32) {
+        while let Some(sibling) = self.small_sibling(position) {
+            let gone = std::mem::take(&mut self.pages[sibling]);
+            (self.len, self.page_bytes) =
+                (self.len - gone.len(), self.page_bytes - gone.footprint());
+            self.change(position, |page| page.absorb(gone));
+            let number = self.number(position);
+            self.depths[number] -= 1;
+            let range = self.range(position, u32::from(self.depths[number]));
+            self.index[range].fill(number as u32);
+            self.forget(sibling);
+            self.halve();
+        }
+    }
+
+    /// The page that this position's may be merged with.
+    fn small_sibling(&self, position: u32) -> Option<usize> {
+        let number = self.number(position);
+        let bit = 1_u32.checked_shl(u32::BITS - u32::from(self.depths[number]))?;
+        let sibling = self.number(position ^ bit);
+        let bytes = self.pages[number].live_bytes() + self.pages[sibling].live_bytes();
+        let fits = self.depths[sibling] == self.depths[number] && bytes <= MERGE_BYTES_MAX;
+        fits.then_some(sibling)
+    }
+
+    /// The only page, once all others were merged into it.
+    pub(crate) fn take_last(&mut self) -> Option<Page> {
+        if self.depth == 0 { self.pages.pop() } else { None }
+    }
+
+    /// Recounts what is kept incrementally and names the first difference.
+    pub(crate) fn check(&self, of: impl Fn(&Stored<'_>) -> u32) -> Result<(), &'static str> {
+        let mut position = 0;
+        let mut seen = 0;
+        loop {
+            let (page, next) = self.page_at(position);
+            page.check()?;
+            seen += 1;
+            let ends = |at| next.is_none_or(|next| at < next);
+            if page.iter().any(|stored| of(&stored) < position || !ends(of(&stored))) {
+                return Err("an entry is in the wrong page");
+            }
+            match next {
+                Some(next) => position = next,
+                None if seen == self.pages.len() => break,
+                None => return Err("a page is in no range"),
+            }
+        }
+        let len: usize = self.pages.iter().map(Page::len).sum();
+        let bytes: usize = self.pages.iter().map(Page::footprint).sum();
+        let counted = (len, bytes) == (self.len, self.page_bytes);
+        if counted { Ok(()) } else { Err("entries or their memory are miscounted") }
+    }
+
+    fn number(&self, position: u32) -> usize {
+        self.index[self.shorten(position)] as usize
+    }
+
+    /// The leading bits that the index looks at.
+    fn shorten(&self, position: u32) -> usize {
+        position.checked_shr(u32::BITS - self.depth).unwrap_or(0) as usize
+    }
+
+    /// Places in the index of the positions that share so many leading bits with this one.
+    fn range(&self, position: u32, depth: u32) -> std::ops::Range<usize> {
+        let count = 1 << (self.depth - depth);
+        let start = self.shorten(position) & !(count - 1);
+        start..start + count
+    }
+
+    fn end(&self, number: usize, position: u32) -> Option<u32> {
+        let rest = u32::MAX.checked_shr(u32::from(self.depths[number])).unwrap_or(0);
+        (position | rest).checked_add(1)
+    }
+
+    /// Drops a page that no place of the index has any more; the last one takes its number.
+    fn forget(&mut self, number: usize) {
+        self.pages.swap_remove(number);
+        self.depths.swap_remove(number);
+        let moved = self.pages.len() as u32;
+        let places = self.index.iter_mut().filter(|place| **place == moved);
+        places.for_each(|place| *place = number as u32);
+    }
+
+    /// Halves the index while no page needs its last bit.
+    fn halve(&mut self) {
+        while self.depth > 0 && self.depths.iter().all(|&depth| u32::from(depth) < self.depth) {
+            self.index = self.index.iter().copied().step_by(2).collect();
+            self.depth -= 1;
+            self.pages.shrink_to(self.pages.len() * 2);
+        }
+    }
+}

@@ -1,0 +1,361 @@
+use std::ops::Range;
+
+use prefetch_index::prefetch_index;
+use slotmesh_slots::MonoTime;
+
+use crate::blob::{Blob, Blobs};
+use crate::entry::{self, NewEntry, Stored};
+use crate::footprint::{allocated, usable};
+
+/// A tag and the entry's offset.
+const INDEX_BYTES: usize = 6;
+
+const CACHE_LINE_BYTES: usize = 64;
+
+/// A page that would grow beyond this is split. Larger ones make each copy longer, smaller ones cost more in headers.
+pub(crate) const PAGE_BYTES_MAX: usize = 16 << 10;
+
+/// Room beyond what is needed that a page gets when it grows, and dead bytes that it bears: one part in so many.
+const SLACK: usize = 8;
+
+/// Pages below this do not shrink: nothing to gain.
+const SHRINK_BYTES_MIN: usize = 256;
+
+/// Entries in one piece of memory, as a database's slotted page: from the front an index of tags and offsets in the order of the
+/// tags; the entries themselves from the back, each before the last.
+///
+/// A tag is 16 bits of the key's hash, evenly spread, so the place of one in the index is guessed from its value and found a
+/// few steps from there. All of it is plain bytes, which nobody outside holds on to: entries may move whenever the page is locked, so
+/// a page is compacted, grown or split by copying.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    bytes: Box<[u8]>,
+    blobs: Option<Box<Blobs>>,
+    /// How many entries.
+    len: u32,
+    /// Bytes at the back that entries lie in.
+    used: u32,
+    /// How many of those no entry has any more.
+    dead: u32,
+}
+
+impl Page {
+    pub(crate) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Memory beside the page's own header.
+    pub(crate) fn footprint(&self) -> usize {
+        allocated(self.bytes.len()) + self.blobs.as_ref().map_or(0, |blobs| blobs.footprint())
+    }
+
+    /// Bytes that its entries and their index take.
+    pub(crate) fn live_bytes(&self) -> usize {
+        (self.used - self.dead) as usize + INDEX_BYTES * self.len()
+    }
+
+    /// The entry that is the `at`-th in the order of tags.
+    #[inline]
+    pub(crate) fn entry(&self, at: usize) -> Option<Stored<'_>> {
+        (at < self.len()).then(|| self.stored(self.start(at)))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Stored<'_>> {
+        (0..self.len()).map(|at| self.stored(self.start(at)))
+    }
+
+    /// Which entry has the key.
+    #[inline]
+    pub(crate) fn find(&self, tag: u16, key: &[u8]) -> Option<usize> {
+        let index = self.index();
+        let mut at = first_from(index, tag);
+        while let Some(&line) = index.get(at)
+            && tag_of(line) == tag
+        {
+            if self.stored(self.bytes.len() - offset_of(line)).key() == key {
+                return Some(at);
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// Has the processor fetch the part of the index where the tag will be.
+    pub(crate) fn prefetch_index(&self, tag: u16) {
+        let at = INDEX_BYTES * guess(tag, self.len());
+        prefetch_index(&*self.bytes, at.saturating_sub(4 * INDEX_BYTES));
+        prefetch_index(&*self.bytes, at + 4 * INDEX_BYTES);
+    }
+
+    /// Has the processor fetch the first entry with the tag.
+    pub(crate) fn prefetch_entry(&self, tag: u16) {
+        let index = self.index();
+        if let Some(&line) = index.get(first_from(index, tag)) {
+            let start = self.bytes.len() - offset_of(line);
+            prefetch_index(&*self.bytes, start);
+            prefetch_index(&*self.bytes, start + CACHE_LINE_BYTES);
+        }
+    }
+
+    /// Notes a use of the entry with the key and reads it.
+    #[inline]
+    pub(crate) fn find_and_touch(&mut self, tag: u16, key: &[u8]) -> Option<Stored<'_>> {
+        let at = self.find(tag, key)?;
+        let start = self.start(at);
+        entry::touch(&mut self.bytes[start..]);
+        Some(self.stored(start))
+    }
+
+    /// A young entry with the tag.
+    pub(crate) fn find_young(&self, tag: u16) -> Option<usize> {
+        let index = self.index();
+        let first = first_from(index, tag);
+        let same = index[first..].iter().take_while(|&&line| tag_of(line) == tag).count();
+        (first..first + same).find(|&at| self.stored(self.start(at)).is_young())
+    }
+
+    /// See [`entry::grow_up`].
+    pub(crate) fn grow_up(&mut self, at: usize) {
+        let start = self.start(at);
+        entry::grow_up(&mut self.bytes[start..]);
+    }
+
+    pub(crate) fn touch(&mut self, at: usize) {
+        let start = self.start(at);
+        entry::touch(&mut self.bytes[start..]);
+    }
+
+    pub(crate) fn cool(&mut self, at: usize) {
+        let start = self.start(at);
+        entry::cool(&mut self.bytes[start..]);
+    }
+
+    /// See [`entry::set_deadline`].
+    pub(crate) fn set_deadline(&mut self, at: usize, deadline: MonoTime) -> bool {
+        let start = self.start(at);
+        entry::set_deadline(&mut self.bytes[start..], deadline)
+    }
+
+    /// Makes room for an entry of this size; false when the page should be split first, unless it must not be.
+    pub(crate) fn make_room(&mut self, size: usize, may_split: bool) -> bool {
+        let needed = size + INDEX_BYTES;
+        if self.free() >= needed {
+            return true;
+        }
+        let want = self.live_bytes() + needed;
+        let is_worth = self.dead as usize * SLACK >= want;
+        if want <= self.bytes.len() && is_worth {
+            self.rebuild(self.bytes.len());
+            return true;
+        }
+        let roomy = usable(want + want / SLACK);
+        if may_split && roomy > PAGE_BYTES_MAX && self.len > 1 {
+            return false;
+        }
+        self.rebuild(roomy);
+        true
+    }
+
+    /// Adds an entry whose key is not there; there is room.
+    pub(crate) fn insert(&mut self, tag: u16, new: NewEntry<'_>) {
+        let place = self.add(tag, new.size());
+        new.write(&mut self.bytes[place], &mut self.blobs);
+    }
+
+    /// Replaces an entry by one of the same key and size in place; its blob, if it had one.
+    pub(crate) fn replace(&mut self, at: usize, new: NewEntry<'_>) -> Option<Blob> {
+        let blob = self.take_blob(at);
+        let (start, size) = (self.start(at), new.size());
+        new.write(&mut self.bytes[start..start + size], &mut self.blobs);
+        blob
+    }
+
+    /// Takes an entry out; its blob, if it had one.
+    pub(crate) fn remove(&mut self, at: usize) -> Option<Blob> {
+        let blob = self.take_blob(at);
+        let start = self.start(at);
+        let size = self.stored(start).size() as u32;
+        if start == self.bytes.len() - self.used as usize {
+            self.used -= size;
+        } else {
+            self.dead += size;
+        }
+        let behind = INDEX_BYTES * (at + 1)..INDEX_BYTES * self.len();
+        self.bytes.copy_within(behind, INDEX_BYTES * at);
+        self.len -= 1;
+        if self.blobs.as_ref().is_some_and(|blobs| blobs.is_empty()) {
+            self.blobs = None;
+        }
+        if self.len == 0 {
+            *self = Self::default();
+        }
+        blob
+    }
+
+    /// Gives memory back when half of it is unused.
+    pub(crate) fn shrink(&mut self) {
+        let live = self.live_bytes();
+        if self.bytes.len() >= SHRINK_BYTES_MIN && live < self.bytes.len() / 2 {
+            self.rebuild(usable(live + live / SLACK));
+        }
+    }
+
+    /// Moves the entries for which `goes` says so to a page of their own.
+    pub(crate) fn split_off(&mut self, mut goes: impl FnMut(&Stored<'_>) -> bool) -> Self {
+        let mut parts = [Self::default(), Self::default()];
+        let mut places = Vec::with_capacity(self.len());
+        let mut bytes = [0, 0];
+        for stored in self.iter() {
+            let part = usize::from(goes(&stored));
+            bytes[part] += stored.size() + INDEX_BYTES;
+            places.push(part);
+        }
+        for (part, bytes) in parts.iter_mut().zip(bytes) {
+            part.rebuild(usable(bytes + bytes / SLACK));
+        }
+        for (at, part) in places.into_iter().enumerate() {
+            self.hand_over(at, &mut parts[part]);
+        }
+        let [stays, goes] = parts;
+        *self = stays;
+        goes
+    }
+
+    /// Takes all entries of another page over.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        let want = self.live_bytes() + other.live_bytes();
+        self.rebuild(usable(want + want / SLACK));
+        for at in 0..other.len() {
+            other.hand_over(at, self);
+        }
+    }
+
+    /// Copies an entry to a page that has room, its blob moved. This page is only good for more of that afterwards.
+    fn hand_over(&mut self, at: usize, to: &mut Self) {
+        let (tag, blob) = (self.tag(at), self.take_blob(at));
+        let start = self.start(at);
+        let stored = self.stored(start).bytes();
+        let place = to.add(tag, stored.len());
+        to.bytes[place.clone()].copy_from_slice(stored);
+        if let Some(blob) = blob {
+            let blob_place = to.blobs.get_or_insert_default().add(blob);
+            entry::set_blob_place(&mut to.bytes[place], blob_place);
+        }
+    }
+
+    /// Recounts what is kept incrementally and names the first difference.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let sizes: usize = self.iter().map(|stored| stored.size()).sum();
+        if sizes + self.dead as usize != self.used as usize {
+            return Err("a page's bytes are miscounted");
+        }
+        if (1..self.len()).any(|at| self.tag(at - 1) > self.tag(at)) {
+            return Err("a page's index is out of order");
+        }
+        if self.used as usize + INDEX_BYTES * self.len() > self.bytes.len() {
+            return Err("a page's entries run into its index");
+        }
+        Ok(())
+    }
+
+    /// The entry whose bytes begin here.
+    #[inline]
+    fn stored(&self, start: usize) -> Stored<'_> {
+        Stored::new(&self.bytes[start..], self.blobs.as_deref())
+    }
+
+    fn take_blob(&mut self, at: usize) -> Option<Blob> {
+        let place = self.stored(self.start(at)).blob_place()?;
+        self.blobs.as_mut()?.take(place)
+    }
+
+    fn free(&self) -> usize {
+        self.bytes.len() - INDEX_BYTES * self.len() - self.used as usize
+    }
+
+    #[inline]
+    fn index(&self) -> &[IndexLine] {
+        self.bytes[..INDEX_BYTES * self.len()].as_chunks().0
+    }
+
+    #[inline]
+    fn tag(&self, at: usize) -> u16 {
+        tag_of(self.index()[at])
+    }
+
+    /// Where an entry's bytes begin.
+    #[inline]
+    fn start(&self, at: usize) -> usize {
+        self.bytes.len() - offset_of(self.index()[at])
+    }
+
+    /// Takes room for an entry of this size; where its bytes are to be.
+    fn add(&mut self, tag: u16, size: usize) -> Range<usize> {
+        let at = first_from(self.index(), tag);
+        let behind = INDEX_BYTES * at..INDEX_BYTES * self.len();
+        self.bytes.copy_within(behind, INDEX_BYTES * (at + 1));
+        self.len += 1;
+        self.used += size as u32;
+        self.bytes[INDEX_BYTES * at..][..INDEX_BYTES].copy_from_slice(&line(tag, self.used));
+        let start = self.bytes.len() - self.used as usize;
+        start..start + size
+    }
+
+    /// Copies the live entries to memory of this size, without gaps.
+    fn rebuild(&mut self, size: usize) {
+        let mut bytes = vec![0; size].into_boxed_slice();
+        let (index, used) = (INDEX_BYTES * self.len(), self.used as usize);
+        bytes[..index].copy_from_slice(&self.bytes[..index]);
+        if self.dead == 0 {
+            let data = &self.bytes[self.bytes.len() - used..];
+            bytes[size - used..].copy_from_slice(data);
+        } else {
+            (self.used, self.dead) = (0, 0);
+            for at in 0..self.len() {
+                let stored = self.stored(self.start(at)).bytes();
+                let used = self.used + stored.len() as u32;
+                bytes[size - used as usize..][..stored.len()].copy_from_slice(stored);
+                bytes[INDEX_BYTES * at..][..INDEX_BYTES].copy_from_slice(&line(self.tag(at), used));
+                self.used = used;
+            }
+        }
+        self.bytes = bytes;
+    }
+}
+
+/// One entry's tag and the distance of its first byte from the page's end.
+type IndexLine = [u8; INDEX_BYTES];
+
+fn line(tag: u16, offset: u32) -> IndexLine {
+    let (tag, offset) = (tag.to_le_bytes(), offset.to_le_bytes());
+    [tag[0], tag[1], offset[0], offset[1], offset[2], offset[3]]
+}
+
+#[inline]
+fn tag_of(line: IndexLine) -> u16 {
+    u16::from_le_bytes([line[0], line[1]])
+}
+
+#[inline]
+fn offset_of(line: IndexLine) -> usize {
+    u32::from_le_bytes([line[2], line[3], line[4], line[5]]) as usize
+}
+
+/// About where in an index of this length the tag is.
+#[inline]
+fn guess(tag: u16, len: usize) -> usize {
+    (usize::from(tag) * len) >> u16::BITS
+}
+
+/// The first entry whose tag is not below this one.
+#[inline]
+fn first_from(index: &[IndexLine], tag: u16) -> usize {
+    let mut at = guess(tag, index.len());
+    while at > 0 && tag_of(index[at - 1]) >= tag {
+        at -= 1;
+    }
+    while at < index.len() && tag_of(index[at]) < tag {
+        at += 1;
+    }
+    at
+}
