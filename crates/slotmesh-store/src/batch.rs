@@ -1,4 +1,3 @@
-use prefetch_index::prefetch_index;
 use slotmesh_slots::{MonoTime, Slot};
 
 use crate::entry::Entry;
@@ -18,7 +17,7 @@ impl Store {
         for group in keys.chunks(AT_ONCE) {
             let mut hashes = [0; AT_ONCE];
             for ((slot, key), hash) in group.iter().zip(&mut hashes) {
-                prefetch_index(&*self.cells, slot.index());
+                self.prefetch(*slot);
                 *hash = self.hash(key);
             }
             let hashed = || group.iter().zip(hashes);

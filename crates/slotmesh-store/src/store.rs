@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ahash::RandomState;
 use parking_lot::{Mutex, MutexGuard};
+use prefetch_index::prefetch_index;
 use slotmesh_slots::{MonoTime, SLOT_COUNT, Slot};
 
 use crate::config::{KEY_BYTES_LIMIT, StoreConfig};
@@ -90,6 +91,12 @@ impl Store {
     #[must_use]
     pub fn get(&self, slot: Slot, key: &[u8], now: MonoTime) -> Option<Entry> {
         self.read(slot, self.hash(key), key, now)
+    }
+
+    /// Has the processor fetch what a read of the slot needs first, while the caller does something else.
+    #[inline]
+    pub fn prefetch(&self, slot: Slot) {
+        prefetch_index(&*self.cells, slot.index());
     }
 
     #[inline]

@@ -23,6 +23,7 @@ impl DataPlane {
     /// When this node may not serve the slot.
     pub fn get_now(&self, key: &[u8]) -> Result<Option<Reply>, DataError> {
         let slot = Slot::of_key(key);
+        self.store.prefetch(slot);
         let role = self.gate.serving(slot)?;
         match self.look(slot, role, key)? {
             Found::Committed(reply) => Ok(Some(reply)),
