@@ -1,6 +1,7 @@
 //! Workloads and measuring helpers shared by the benchmarks.
 
 pub mod bare_quinn;
+pub mod maps;
 
 /// Numbers below `keys`, the lower the more frequent (Zipf with exponent 0.99), always the same ones.
 #[must_use]
@@ -12,15 +13,30 @@ pub fn zipf(keys: u32, count: usize) -> Vec<u32> {
             sum
         })
         .collect();
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = random();
     let mut draw = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let point = (state >> 11) as f64 / (1_u64 << 53) as f64 * sum;
+        let point = (random() >> 11) as f64 / (1_u64 << 53) as f64 * sum;
         cumulative.partition_point(|&below| below < point).min(keys as usize - 1) as u32
     };
     (0..count).map(|_| draw()).collect()
+}
+
+/// Numbers below `keys`, each as frequent as any other, always the same ones.
+#[must_use]
+pub fn uniform(keys: u32, count: usize) -> Vec<u32> {
+    let mut random = random();
+    (0..count).map(|_| (random() % u64::from(keys)) as u32).collect()
+}
+
+/// Marsaglia's xorshift from a fixed seed.
+fn random() -> impl FnMut() -> u64 {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
 }
 
 /// Length of a [`key`] in bytes.

@@ -8,54 +8,18 @@
 //! function and knows none of that. Values arrive as part of a larger frame on both sides and are copied once on each.
 
 use std::hint::black_box;
-use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use ahash::RandomState;
 use bytes::Bytes;
-use dashmap::DashMap;
+use slotmesh_benches::maps::{
+    BATCH, Dashmap, NOW, Side, VALUE_BYTES, Workload, memory as memory_of, new_store, weighed,
+};
 use slotmesh_benches::{KEY_BYTES, key, median, ratios, spread};
 use slotmesh_slots::{Epoch, MonoTime, Slot};
-use slotmesh_store::{Put, Store, StoreConfig};
+use slotmesh_store::{Put, Store};
 
-const VALUE_BYTES: usize = 64;
-const NOW: MonoTime = MonoTime::from_micros(1);
 /// Length of the precomputed key sequence: longer than any cache, so that it does not repeat within reach.
 const SEQUENCE: usize = 1 << 21;
-/// Operations between two looks at the clock.
-const BATCH: usize = 1_024;
-
-/// One side of the comparison.
-trait Side: Sync {
-    fn get(&self, key: &[u8]) -> bool;
-    fn put(&self, key: &[u8], value: &Bytes, deadline: Option<MonoTime>);
-}
-
-impl Side for Store {
-    fn get(&self, key: &[u8]) -> bool {
-        black_box(self.get(Slot::of_key(key), key, NOW)).is_some()
-    }
-
-    fn put(&self, key: &[u8], value: &Bytes, deadline: Option<MonoTime>) {
-        let put = Put { deadline, ..Put::new(Bytes::copy_from_slice(key), value.clone()) };
-        let outcome = self.lock(Slot::of_key(key)).put(Epoch(1), put, NOW);
-        let _ = black_box(outcome.expect("the entry fits"));
-    }
-}
-
-struct Dashmap(DashMap<Box<[u8]>, Bytes, RandomState>);
-
-impl Side for Dashmap {
-    fn get(&self, key: &[u8]) -> bool {
-        black_box(self.0.get(key).map(|value| Bytes::clone(&value))).is_some()
-    }
-
-    fn put(&self, key: &[u8], value: &Bytes, _: Option<MonoTime>) {
-        black_box(self.0.insert(key.into(), Bytes::copy_from_slice(value)));
-    }
-}
-
 /// How long the run takes.
 struct Effort {
     rounds: usize,
@@ -63,56 +27,11 @@ struct Effort {
     key_counts: [u32; 2],
 }
 
-/// What is measured in one line of the output.
-struct Workload<'a> {
-    name: &'static str,
-    sequence: &'a [u32],
-    writes_percent: usize,
-    threads: usize,
-    window: Duration,
-}
-
-impl Workload<'_> {
-    /// Million operations per second of all threads together.
-    fn measure(&self, side: &dyn Side) -> f64 {
-        let rates = thread::scope(|scope| {
-            let thread = |index| scope.spawn(move || self.one_thread(side, index));
-            let threads: Vec<_> = (0..self.threads).map(thread).collect();
-            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum::<f64>()
-        });
-        rates / 1e6
-    }
-
-    fn one_thread(&self, side: &dyn Side, index: usize) -> f64 {
-        let frame = Bytes::from(vec![index as u8; 16 << 10]);
-        let (mut position, mut done) = (index * self.sequence.len() / self.threads, 0_usize);
-        let start = Instant::now();
-        while start.elapsed() < self.window {
-            for _ in 0..BATCH {
-                position = (position + 1) % self.sequence.len();
-                let key = key(self.sequence[position]);
-                if done * 61 % 100 < self.writes_percent {
-                    let at = done % 200 * VALUE_BYTES;
-                    side.put(&key, &frame.slice(at..at + VALUE_BYTES), None);
-                } else {
-                    assert!(side.get(&key), "every key is there");
-                }
-                done += 1;
-            }
-        }
-        done as f64 / start.elapsed().as_secs_f64()
-    }
-}
-
-/// Makes this program load one side and print what an entry takes.
-const MEMORY_FLAG: &str = "--memory";
-
 fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let Some(at) = arguments.iter().position(|argument| argument == MEMORY_FLAG) {
-        return print_memory(&arguments[at + 1..]);
+    if weighed(|name, _| side(name)) {
+        return;
     }
-    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let quick = std::env::args().any(|argument| argument == "--quick");
     let effort = if quick {
         Effort { rounds: 3, window: Duration::from_millis(25), key_counts: [100_000, 20_000] }
     } else {
@@ -135,15 +54,10 @@ fn memory([many, few]: [u32; 2]) {
     for (keys, value_bytes, ttl) in
         [(many, 64, false), (many, 64, true), (many / 4, 1024, true), (few, 64, true)]
     {
-        let take = |side: &str| {
-            let program = std::env::current_exe().expect("own path");
-            let arguments = [side, &keys.to_string(), &value_bytes.to_string(), &ttl.to_string()];
-            let output = Command::new(program).arg(MEMORY_FLAG).args(arguments).output();
-            String::from_utf8(output.expect("another process").stdout).expect("a number")
-        };
+        let take = |side| memory_of(side, keys, value_bytes, ttl);
         let note = if ttl { "store with deadlines" } else { "" };
         let (theirs, ours) = (take("dashmap"), take("store"));
-        println!("{keys:>9} {value_bytes:>7} {:>9} {:>7}  {note}", theirs.trim(), ours.trim());
+        println!("{keys:>9} {value_bytes:>7} {theirs:>9} {ours:>7}  {note}");
     }
 }
 
@@ -182,33 +96,16 @@ fn stalls(keys: u32) {
     );
 }
 
-/// Loads one side into this fresh process; the empty store's own memory counts too.
-fn print_memory(arguments: &[String]) {
-    let number = |at: usize| arguments[at].parse::<u32>().expect("a number");
-    let (keys, value_bytes) = (number(1), number(2) as usize);
-    let deadline = (arguments[3] == "true").then(|| MonoTime::from_micros(u64::MAX / 2));
-    let frame = Bytes::from(vec![1; value_bytes]);
-    let before = resident_bytes();
-    let side = side(&arguments[0]);
-    (0..keys).for_each(|number| side.put(&key(number), &frame, deadline));
-    let taken = resident_bytes() - before;
-    println!("{}", taken / i64::from(keys) - (KEY_BYTES + value_bytes) as i64);
-}
-
 fn side(name: &str) -> Box<dyn Side> {
     match name {
         "store" => Box::new(new_store()),
-        _ => Box::new(Dashmap(DashMap::with_hasher(RandomState::new()))),
+        _ => Box::new(Dashmap::default()),
     }
-}
-
-fn new_store() -> Store {
-    Store::new(StoreConfig { budget_bytes: 8 << 30, ..StoreConfig::default() })
 }
 
 fn compare(effort: &Effort, keys: u32) {
     let store = new_store();
-    let dashmap = Dashmap(DashMap::with_hasher(RandomState::new()));
+    let dashmap = Dashmap::default();
     let frame = Bytes::from(vec![1; VALUE_BYTES]);
     for side in [&dashmap as &dyn Side, &store] {
         (0..keys).for_each(|number| side.put(&key(number), &frame, None));
@@ -217,21 +114,14 @@ fn compare(effort: &Effort, keys: u32) {
         "\n{keys} keys\n{:>8} {:>7} {:>8} {:>9} {:>9} {:>7}  ratio of each round: least / median / most",
         "", "writes", "threads", "dashmap", "store", "ratio"
     );
-    let mut state = 88_172_645_463_325_252_u64;
-    let uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % u64::from(keys)) as u32
-    };
-    let uniform: Vec<u32> = std::iter::repeat_with(uniform).take(SEQUENCE).collect();
+    let uniform = slotmesh_benches::uniform(keys, SEQUENCE);
     let zipf = slotmesh_benches::zipf(keys, SEQUENCE);
     for (name, sequence) in [("Zipf", &zipf), ("uniform", &uniform)] {
         for writes_percent in [0, 5, 50] {
             for threads in [1, 2] {
                 let window = effort.window;
-                let workload = Workload { name, sequence, writes_percent, threads, window };
-                line(effort, &workload, &dashmap, &store);
+                let workload = Workload { sequence, writes_percent, threads, window };
+                line(effort, name, &workload, [&dashmap, &store]);
             }
         }
     }
@@ -269,7 +159,7 @@ fn batches(effort: &Effort, store: &Store, sequence: &[u32]) {
     );
 }
 
-fn line(effort: &Effort, workload: &Workload<'_>, dashmap: &Dashmap, store: &Store) {
+fn line(effort: &Effort, name: &str, workload: &Workload<'_>, [dashmap, store]: [&dyn Side; 2]) {
     let (mut theirs, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..effort.rounds {
         // Each goes first in half of the rounds.
@@ -288,16 +178,9 @@ fn line(effort: &Effort, workload: &Workload<'_>, dashmap: &Dashmap, store: &Sto
     let [least, middle, most] = spread(&ratios);
     println!(
         "{:>8} {:>6}% {:>8} {theirs:>9.2} {ours:>9.2} {:>7.2}  {least:.2} / {middle:.2} / {most:.2}",
-        workload.name,
+        name,
         workload.writes_percent,
         workload.threads,
         ours / theirs
     );
-}
-
-/// Resident memory of this process; zero where there is no `/proc`.
-fn resident_bytes() -> i64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<i64>().ok());
-    pages.unwrap_or_default() * 4096
 }

@@ -39,9 +39,11 @@ impl Blob {
         if key.len() + value.len() <= INLINE_BYTES_MAX {
             return None;
         }
+        let large = value.len() > COPY_BYTES_MAX;
         let memory = if key.len() > INLINE_BYTES_MAX {
-            Memory::Keyed(Box::new((Bytes::copy_from_slice(key), value.clone())))
-        } else if value.len() > COPY_BYTES_MAX {
+            let kept = if large { value.clone() } else { Bytes::copy_from_slice(value) };
+            Memory::Keyed(Box::new((Bytes::copy_from_slice(key), kept)))
+        } else if large {
             Memory::Kept(Box::new(value.clone()))
         } else {
             Memory::Copied(Arc::from(&value[..]))
@@ -163,7 +165,8 @@ mod tests {
         check(1, INLINE_BYTES_MAX, Some(false));
         check(INLINE_BYTES_MAX, COPY_BYTES_MAX, Some(false));
         check(3, COPY_BYTES_MAX + 1, Some(true));
-        check(INLINE_BYTES_MAX + 1, 5, Some(true));
+        check(INLINE_BYTES_MAX + 1, 5, Some(false));
+        check(INLINE_BYTES_MAX + 1, COPY_BYTES_MAX + 1, Some(true));
     }
 
     #[test]

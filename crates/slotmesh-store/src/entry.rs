@@ -2,6 +2,7 @@ use bytes::Bytes;
 use slotmesh_slots::{Epoch, MonoTime, Seq, Version};
 
 use crate::blob::{Blob, Blobs};
+use crate::block;
 use crate::digest;
 
 /// A value as read: a handle to its bytes.
@@ -27,6 +28,8 @@ const HAS_DEADLINE: u8 = 1 << 2;
 const HAS_BLOB: u8 = 1 << 3;
 /// The entry waits in the queue of newcomers.
 const YOUNG: u8 = 1 << 4;
+/// The seq and the deadline take eight bytes instead of six: one of them is beyond what honest counting reaches.
+const LONG: u8 = 1 << 5;
 /// What becomes of an entry when it is rewritten stays.
 const USAGE: u8 = FREQUENCY | YOUNG;
 
@@ -36,9 +39,11 @@ const KEY_LEN: usize = 1;
 const VALUE_LEN: usize = 3;
 const EPOCH: usize = 5;
 const SEQ: usize = 9;
-const DEADLINE: usize = 17;
-const HEAD_BYTES: usize = 17;
-const DEADLINE_BYTES: usize = 8;
+
+/// Bytes of a seq and of a deadline: 2^48 mutations of a slot, and nine years of microseconds since the host's start.
+const SHORT_BYTES: usize = 6;
+const SHORT_MAX: u64 = (1 << (8 * SHORT_BYTES)) - 1;
+const LONG_BYTES: usize = 8;
 
 /// Stands for the value where that is a blob.
 const PLACE_BYTES: usize = 4;
@@ -97,6 +102,14 @@ impl<'a> Stored<'a> {
         }
     }
 
+    /// Key and value for somebody who keeps both, in one allocation where they are copied.
+    pub(crate) fn key_and_value(&self) -> (Bytes, Bytes) {
+        match self.blob() {
+            Some(blob) => (Bytes::copy_from_slice(self.key()), blob.value()),
+            None => block::pair(self.key(), self.in_page()),
+        }
+    }
+
     #[inline]
     pub(crate) fn entry(&self) -> Entry {
         Entry { value: self.value(), version: self.version(), deadline: self.deadline() }
@@ -104,13 +117,13 @@ impl<'a> Stored<'a> {
 
     #[inline]
     pub(crate) fn version(&self) -> Version {
-        Version::new(Epoch(u32::from_le_bytes(self.array(EPOCH))), Seq(self.u64(SEQ)))
+        Version::new(Epoch(u32::from_le_bytes(self.array(EPOCH))), Seq(self.number(SEQ)))
     }
 
     #[inline]
     pub(crate) fn deadline(&self) -> Option<MonoTime> {
         let has = self.flags() & HAS_DEADLINE != 0;
-        has.then(|| MonoTime::from_micros(self.u64(DEADLINE)))
+        has.then(|| MonoTime::from_micros(self.number(SEQ + number_bytes(self.flags()))))
     }
 
     /// The deadline with [`NEVER`] for none.
@@ -176,7 +189,7 @@ impl<'a> Stored<'a> {
 
     #[inline]
     fn key_start(&self) -> usize {
-        if self.flags() & HAS_DEADLINE != 0 { HEAD_BYTES + DEADLINE_BYTES } else { HEAD_BYTES }
+        head_bytes(self.flags())
     }
 
     #[inline]
@@ -190,8 +203,12 @@ impl<'a> Stored<'a> {
     }
 
     #[inline]
-    fn u64(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.array(at))
+    fn number(&self, at: usize) -> u64 {
+        if self.flags() & LONG != 0 {
+            return u64::from_le_bytes(self.array(at));
+        }
+        let [a, b, c, d, e, f] = self.array(at);
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
     }
 
     #[inline]
@@ -236,14 +253,30 @@ pub(crate) fn cool(entry: &mut [u8]) {
     }
 }
 
-/// Changes the deadline of the entry that begins here, if it has one and is to have one; false when the entry must be written anew.
+/// Changes the deadline of the entry that begins here, if there is room for it; false when the entry must be written anew.
 pub(crate) fn set_deadline(entry: &mut [u8], deadline: MonoTime) -> bool {
-    let fits = entry[0] & HAS_DEADLINE != 0 && deadline != NEVER;
-    if fits {
-        entry[DEADLINE..DEADLINE + DEADLINE_BYTES]
-            .copy_from_slice(&deadline.as_micros().to_le_bytes());
+    let flags = entry[0];
+    if flags & HAS_DEADLINE == 0 || deadline == NEVER {
+        return flags & HAS_DEADLINE == 0 && deadline == NEVER;
     }
-    fits || (entry[0] & HAS_DEADLINE == 0 && deadline == NEVER)
+    let (bytes, micros) = (number_bytes(flags), deadline.as_micros());
+    let fits = flags & LONG != 0 || micros <= SHORT_MAX;
+    if fits {
+        entry[SEQ + bytes..SEQ + 2 * bytes].copy_from_slice(&micros.to_le_bytes()[..bytes]);
+    }
+    fits
+}
+
+#[inline]
+fn number_bytes(flags: u8) -> usize {
+    if flags & LONG != 0 { LONG_BYTES } else { SHORT_BYTES }
+}
+
+/// Bytes before the key.
+#[inline]
+fn head_bytes(flags: u8) -> usize {
+    let numbers = if flags & HAS_DEADLINE != 0 { 2 } else { 1 };
+    SEQ + numbers * number_bytes(flags)
 }
 
 /// Tells the entry that begins here where its blob is now.
@@ -297,37 +330,45 @@ impl<'a> NewEntry<'a> {
             NewValue::Inline(value) => value.len(),
             NewValue::Blob(_) => PLACE_BYTES,
         };
-        let deadline = if self.deadline == NEVER { 0 } else { DEADLINE_BYTES };
-        HEAD_BYTES + deadline + self.key_in_page().len() + value_len
+        head_bytes(self.flags()) + self.key_in_page().len() + value_len
+    }
+
+    fn flags(&self) -> u8 {
+        let has_deadline = self.deadline != NEVER;
+        let is_long = self.version.seq.0 > SHORT_MAX
+            || (has_deadline && self.deadline.as_micros() > SHORT_MAX);
+        let has_blob = matches!(self.value, NewValue::Blob(_));
+        self.usage.0
+            | if has_deadline { HAS_DEADLINE } else { 0 }
+            | if is_long { LONG } else { 0 }
+            | if has_blob { HAS_BLOB } else { 0 }
     }
 
     /// Writes it to exactly [`NewEntry::size`] bytes.
     pub(crate) fn write(self, out: &mut [u8], blobs: &mut Option<Box<Blobs>>) {
-        let key = self.key_in_page();
-        let mut flags = self.usage.0;
+        let (flags, key) = (self.flags(), self.key_in_page());
         let place;
         let value = match self.value {
             NewValue::Inline(value) => value,
             NewValue::Blob(blob) => {
-                flags |= HAS_BLOB;
                 place = blobs.get_or_insert_default().add(blob).to_le_bytes();
                 &place
             }
         };
+        let bytes = number_bytes(flags);
+        out[0] = flags;
         // Both are at most `INLINE_BYTES_MAX`.
         out[KEY_LEN..VALUE_LEN].copy_from_slice(&(key.len() as u16).to_le_bytes());
         out[VALUE_LEN..EPOCH].copy_from_slice(&(value.len() as u16).to_le_bytes());
         out[EPOCH..SEQ].copy_from_slice(&self.version.epoch.0.to_le_bytes());
-        out[SEQ..HEAD_BYTES].copy_from_slice(&self.version.seq.0.to_le_bytes());
-        let mut end = HEAD_BYTES;
+        let numbers = &mut out[SEQ..head_bytes(flags)];
+        numbers[..bytes].copy_from_slice(&self.version.seq.0.to_le_bytes()[..bytes]);
         if self.deadline != NEVER {
-            flags |= HAS_DEADLINE;
-            end += DEADLINE_BYTES;
-            out[DEADLINE..end].copy_from_slice(&self.deadline.as_micros().to_le_bytes());
+            numbers[bytes..].copy_from_slice(&self.deadline.as_micros().to_le_bytes()[..bytes]);
         }
-        out[0] = flags;
-        out[end..end + key.len()].copy_from_slice(key);
-        out[end + key.len()..].copy_from_slice(value);
+        let (head, rest) = (head_bytes(flags), key.len());
+        out[head..head + rest].copy_from_slice(key);
+        out[head + rest..].copy_from_slice(value);
     }
 
     /// The key, unless the blob has it.
@@ -344,9 +385,9 @@ mod tests {
     use super::*;
     use crate::blob::INLINE_BYTES_MAX;
 
-    fn check(key_len: usize, value_len: usize, deadline: MonoTime) {
+    fn check(key_len: usize, value_len: usize, (seq, deadline): (u64, MonoTime)) {
         let (key, value) = (vec![b'k'; key_len], Bytes::from(vec![b'v'; value_len]));
-        let version = Version::new(Epoch(7), Seq(u64::MAX - 1));
+        let version = Version::new(Epoch(7), Seq(seq));
         let new = NewEntry::new(&key, &value, version, deadline);
         let (size, mut blobs) = (new.size(), None);
         // What follows in the page is not the entry's.
@@ -369,10 +410,13 @@ mod tests {
 
     #[test]
     fn every_size_comes_back() {
-        for deadline in [NEVER, MonoTime::from_micros(5)] {
+        let times = [NEVER, MonoTime::from_micros(5), MonoTime::from_micros(u64::MAX - 1)];
+        for numbers in
+            times.iter().flat_map(|&at| [1, SHORT_MAX, SHORT_MAX + 1].map(|seq| (seq, at)))
+        {
             for key_len in [0, 1, 20, INLINE_BYTES_MAX, INLINE_BYTES_MAX + 1, 60_000] {
                 for value_len in [0, 1, 64, INLINE_BYTES_MAX - 20, INLINE_BYTES_MAX, 100_000] {
-                    check(key_len, value_len, deadline);
+                    check(key_len, value_len, numbers);
                 }
             }
         }
@@ -381,14 +425,21 @@ mod tests {
     #[test]
     fn a_deadline_changes_in_place_only_where_there_is_one() {
         let value = Bytes::from_static(b"v");
-        let soon = MonoTime::from_micros(9);
-        for (before, after, in_place) in
-            [(NEVER, NEVER, true), (NEVER, soon, false), (soon, NEVER, false), (soon, soon, true)]
-        {
+        let (soon, far) = (MonoTime::from_micros(9), MonoTime::from_micros(SHORT_MAX + 1));
+        for (before, after, in_place) in [
+            (NEVER, NEVER, true),
+            (NEVER, soon, false),
+            (soon, NEVER, false),
+            (soon, soon, true),
+            (soon, far, false),
+            (far, soon, true),
+        ] {
             let new = NewEntry::new(b"k", &value, Version::default(), before);
             let mut page = vec![0; new.size()];
             new.write(&mut page, &mut None);
             assert_eq!(set_deadline(&mut page, after), in_place);
+            let now = if in_place { after } else { before };
+            assert_eq!(Stored::new(&page, None).expires_at(), now);
         }
     }
 

@@ -272,8 +272,7 @@ impl<'a> SlotGuard<'a> {
         self.put_next(epoch, found, (key, value), (deadline, usage));
         let deadline = (deadline != NEVER).then_some(deadline);
         let (key, value) = if key.len() + value.len() <= INLINE_BYTES_MAX {
-            let joined = block::join(key, value);
-            (joined.slice(..key.len()), joined.slice(key.len()..))
+            block::pair(key, value)
         } else {
             let stored = self.contents.pages.find(found.0, key);
             let value = stored.map_or_else(|| value.clone(), |stored| stored.value());

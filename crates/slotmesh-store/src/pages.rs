@@ -174,10 +174,12 @@ impl Pages {
         }
         let Some(stored) = self.at(place) else { return };
         let (version, usage) = (stored.version(), stored.usage());
-        let (key, value) = (stored.key().to_vec(), stored.value_bytes().to_vec());
-        let value = match (stored.blob_place(), self.take(place)) {
-            (Some(_), Some(blob)) => NewValue::Blob(blob),
-            _ => NewValue::Inline(&value),
+        let key = stored.key().to_vec();
+        // A large value moves without being copied.
+        let in_page = stored.blob_place().is_none().then(|| stored.value_bytes().to_vec());
+        let value = match (&in_page, self.take(place)) {
+            (None, Some(blob)) => NewValue::Blob(blob),
+            (value, _) => NewValue::Inline(value.as_deref().unwrap_or_default()),
         };
         self.insert(hash, NewEntry { key: &key, value, version, deadline, usage }, hasher);
         self.change(place.position, Page::shrink);

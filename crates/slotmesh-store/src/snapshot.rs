@@ -31,11 +31,9 @@ pub struct SnapshotEntry {
 
 impl SlotSnapshot {
     pub(crate) fn of(contents: &SlotContents) -> Self {
-        let entry = |stored: Stored<'_>| SnapshotEntry {
-            key: Bytes::copy_from_slice(stored.key()),
-            value: stored.value(),
-            version: stored.version(),
-            deadline: stored.deadline(),
+        let entry = |stored: Stored<'_>| {
+            let (key, value) = stored.key_and_value();
+            SnapshotEntry { key, value, version: stored.version(), deadline: stored.deadline() }
         };
         Self {
             version: contents.version,

@@ -15,7 +15,7 @@ use crate::guard::SlotGuard;
 use crate::newcomers::Newcomers;
 use crate::occupancy::Occupancy;
 
-/// About what an entry takes beyond its key and value, in bytes: its head of 17 (25 with a deadline), 6 of index, room for its
+/// About what an entry takes beyond its key and value, in bytes: its head of 15 (21 with a deadline), 6 of index, room for its
 /// page to grow and what the allocator adds. [`Store::used_bytes`] is exact; this is for judging sizes beforehand.
 pub const ENTRY_OVERHEAD_BYTES: usize = 48;
 

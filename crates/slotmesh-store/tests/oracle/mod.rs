@@ -17,10 +17,11 @@ use slotmesh_store::{
 /// Bytes of input that make one operation.
 pub(crate) const OPERATION_BYTES: usize = 6;
 const SLOTS: u8 = 3;
-const KEYS: u8 = 40;
-const VALUE_BYTES_MAX: usize = 300;
+const KEYS: u8 = 250;
+/// Enough for values that do not fit a page, and for all keys together to need several pages.
+const VALUE_BYTES_MAX: usize = 560;
 /// What an entry takes beyond key and value, without its place in an index.
-const HEAD_BYTES: usize = 17;
+const HEAD_BYTES: usize = 15;
 
 /// One slot as the oracle sees it.
 #[derive(Default)]
@@ -88,7 +89,7 @@ impl Model {
         let entries = self.entries.iter();
         let payload: usize = entries.map(|(key, entry)| key.len() + entry.value.len()).sum();
         let count = self.entries.len();
-        payload + count * HEAD_BYTES..=2 * (payload + count * ENTRY_OVERHEAD_BYTES) + 300
+        payload + count * HEAD_BYTES..=2 * (payload + count * ENTRY_OVERHEAD_BYTES) + 800
     }
 }
 
@@ -151,14 +152,15 @@ impl Harness {
             12..=15 => self.delete(&input),
             16..=18 => self.expire(&input),
             19..=22 => self.increment(&input),
-            23 => self.clear(&input),
+            // Seldom, so that slots fill.
+            23 if input.argument < 6 => self.clear(&input),
             24 => self.now = self.now + Duration::from_millis(u64::from(input.argument)),
             25 => self.evict(),
             26 => self.sweep(input.argument),
             27 => self.reinstall(&input),
             28 => self.refuse(&input),
             29 if input.argument < 40 => self.epoch = self.epoch.next(),
-            30 if input.argument < 20 => self.reset(&input),
+            30 if input.argument < 4 => self.reset(&input),
             _ => {}
         }
         self.compare(&input);
@@ -201,7 +203,7 @@ impl Harness {
         match input.size % 4 {
             0 => Bytes::from((i64::from(input.argument) - 100).to_string()),
             1 => Bytes::from(i64::MAX.to_string()),
-            _ => Bytes::from(vec![b'a' + input.argument % 26; usize::from(input.size) + 60]),
+            _ => Bytes::from(vec![b'a' + input.argument % 26; usize::from(input.size) * 2 + 60]),
         }
     }
 
