@@ -1,6 +1,5 @@
-use std::sync::Arc;
-
 use bytes::Bytes;
+use triomphe::{Arc, ThinArc};
 
 use crate::digest;
 use crate::footprint::allocated;
@@ -15,22 +14,31 @@ pub(crate) const INLINE_BYTES_MAX: usize = 512;
 /// frame's tail wastes, so the caller's buffer is kept.
 const COPY_BYTES_MAX: usize = 64 << 10;
 
-/// A value too large for its page, shared with whoever reads it.
+/// A value too large for its page, shared with whoever reads it. Eight bytes in itself: every one of them counts for each entry.
 #[derive(Clone, Debug)]
-pub(crate) struct Blob {
-    /// Kept so that removing a large value never reads it.
-    value_hash: u64,
-    memory: Memory,
+pub(crate) enum Blob {
+    /// A copy, in one allocation with its reference count and its hash.
+    Copied(Copied),
+    /// The caller's buffer, or a key that is too long for a page.
+    Kept(Arc<Kept>),
 }
 
+/// The hash is kept so that removing a large value never reads it.
 #[derive(Clone, Debug)]
-enum Memory {
-    /// A copy, with its reference count in the same allocation.
-    Copied(Arc<[u8]>),
-    /// The caller's buffer.
-    Kept(Box<Bytes>),
-    /// A key that is too long for a page, and the value.
-    Keyed(Box<(Bytes, Bytes)>),
+pub(crate) struct Copied(ThinArc<u64, u8>);
+
+#[derive(Debug)]
+pub(crate) struct Kept {
+    value_hash: u64,
+    value: Bytes,
+    /// Empty if it is in the page.
+    key: Bytes,
+}
+
+impl AsRef<[u8]> for Copied {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.slice
+    }
 }
 
 impl Blob {
@@ -39,105 +47,148 @@ impl Blob {
         if key.len() + value.len() <= INLINE_BYTES_MAX {
             return None;
         }
+        let value_hash = digest::value_hash(value);
         let large = value.len() > COPY_BYTES_MAX;
-        let memory = if key.len() > INLINE_BYTES_MAX {
-            let kept = if large { value.clone() } else { Bytes::copy_from_slice(value) };
-            Memory::Keyed(Box::new((Bytes::copy_from_slice(key), kept)))
-        } else if large {
-            Memory::Kept(Box::new(value.clone()))
-        } else {
-            Memory::Copied(Arc::from(&value[..]))
-        };
-        Some(Self { value_hash: digest::value_hash(value), memory })
+        let long_key = key.len() > INLINE_BYTES_MAX;
+        if !large && !long_key {
+            return Some(Self::Copied(Copied(ThinArc::from_header_and_slice(value_hash, value))));
+        }
+        let value = if large { value.clone() } else { Bytes::copy_from_slice(value) };
+        let key = if long_key { Bytes::copy_from_slice(key) } else { Bytes::new() };
+        Some(Self::Kept(Arc::new(Kept { value_hash, value, key })))
     }
 
     /// A handle to the value.
     pub(crate) fn value(&self) -> Bytes {
-        match &self.memory {
-            Memory::Copied(value) => Bytes::from_owner(Arc::clone(value)),
-            Memory::Kept(value) => Bytes::clone(value),
-            Memory::Keyed(parts) => parts.1.clone(),
+        match self {
+            Self::Copied(copied) => Bytes::from_owner(copied.clone()),
+            Self::Kept(kept) => kept.value.clone(),
         }
     }
 
     pub(crate) fn value_bytes(&self) -> &[u8] {
-        match &self.memory {
-            Memory::Copied(value) => value,
-            Memory::Kept(value) => value,
-            Memory::Keyed(parts) => &parts.1,
+        match self {
+            Self::Copied(copied) => copied.as_ref(),
+            Self::Kept(kept) => &kept.value,
         }
     }
 
     pub(crate) fn value_hash(&self) -> u64 {
-        self.value_hash
+        match self {
+            Self::Copied(copied) => copied.0.header.header,
+            Self::Kept(kept) => kept.value_hash,
+        }
     }
 
     /// The key, if it is here and not in the page.
     pub(crate) fn key(&self) -> Option<&Bytes> {
-        match &self.memory {
-            Memory::Keyed(parts) => Some(&parts.0),
+        match self {
+            Self::Kept(kept) if !kept.key.is_empty() => Some(&kept.key),
             _ => None,
         }
     }
 
     /// Memory that it takes, the caller's buffer counted as if it were used for this value alone.
     pub(crate) fn footprint(&self) -> usize {
-        match &self.memory {
-            Memory::Copied(value) => allocated(REFERENCE_COUNT_BYTES + value.len()),
-            Memory::Kept(value) => allocated(size_of::<Bytes>()) + allocated(value.len()),
-            Memory::Keyed(parts) => {
-                let (key, value) = &**parts;
-                allocated(2 * size_of::<Bytes>()) + allocated(key.len()) + allocated(value.len())
+        match self {
+            Self::Copied(copied) => allocated(COPIED_HEAD_BYTES + copied.as_ref().len()),
+            Self::Kept(kept) => {
+                let head = allocated(size_of::<Kept>() + size_of::<usize>());
+                head + allocated(kept.key.len()) + allocated(kept.value.len())
             }
         }
     }
 }
 
-/// Strong and weak count at the head of an `Arc`.
-const REFERENCE_COUNT_BYTES: usize = 16;
+/// Reference count, hash and length before a copied value.
+const COPIED_HEAD_BYTES: usize = 24;
 
 /// The blobs of a page's entries, which know them by their place.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Blobs {
-    places: Vec<Option<Blob>>,
-    free: Vec<u32>,
+    places: Vec<Place>,
+    /// The place that was given back last, or beyond all.
+    free: u32,
+    len: u32,
     bytes: usize,
+}
+
+#[derive(Debug)]
+enum Place {
+    Taken(Blob),
+    /// And the one that was given back before it.
+    Free(u32),
+}
+
+const _: () = assert!(size_of::<Place>() == 16);
+
+const NO_PLACE: u32 = u32::MAX;
+
+impl Default for Blobs {
+    fn default() -> Self {
+        Self { places: Vec::new(), free: NO_PLACE, len: 0, bytes: 0 }
+    }
 }
 
 impl Blobs {
     pub(crate) fn add(&mut self, blob: Blob) -> u32 {
         self.bytes += blob.footprint();
-        if let Some(place) = self.free.pop() {
-            self.places[place as usize] = Some(blob);
-            return place;
+        self.len += 1;
+        if let Some(place) = self.places.get_mut(self.free as usize) {
+            let freed = self.free;
+            if let Place::Free(next) = std::mem::replace(place, Place::Taken(blob)) {
+                self.free = next;
+            }
+            return freed;
         }
         if self.places.len() == self.places.capacity() {
-            // An eighth at a time: doubling would waste more than the rest of the entry takes.
-            self.places.reserve_exact(2 + self.places.len() / 8);
+            // Half as many more: smaller steps leave the allocator with more holes than they save.
+            self.places.reserve_exact(2 + self.places.len() / 2);
         }
-        self.places.push(Some(blob));
+        self.places.push(Place::Taken(blob));
         (self.places.len() - 1) as u32
     }
 
     pub(crate) fn get(&self, place: u32) -> Option<&Blob> {
-        self.places.get(place as usize)?.as_ref()
+        match self.places.get(place as usize)? {
+            Place::Taken(blob) => Some(blob),
+            Place::Free(_) => None,
+        }
     }
 
     pub(crate) fn take(&mut self, place: u32) -> Option<Blob> {
-        let blob = self.places.get_mut(place as usize)?.take()?;
-        self.bytes -= blob.footprint();
-        self.free.push(place);
-        Some(blob)
+        let taken = self.places.get_mut(place as usize)?;
+        match std::mem::replace(taken, Place::Free(self.free)) {
+            Place::Taken(blob) => {
+                self.free = place;
+                self.len -= 1;
+                self.bytes -= blob.footprint();
+                Some(blob)
+            }
+            free @ Place::Free(_) => {
+                *taken = free;
+                None
+            }
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.places.len() == self.free.len()
+        self.len == 0
+    }
+
+    /// Whether most places are free.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.places.len() > 2 * self.len as usize + 8
+    }
+
+    /// Memory of the values themselves.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn footprint(&self) -> usize {
-        let places = allocated(self.places.capacity() * size_of::<Option<Blob>>());
-        let free = allocated(self.free.capacity() * size_of::<u32>());
-        self.bytes + places + free + allocated(size_of::<Self>())
+        let places = allocated(self.places.capacity() * size_of::<Place>());
+        self.bytes + places + allocated(size_of::<Self>())
     }
 }
 

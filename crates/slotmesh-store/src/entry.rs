@@ -28,22 +28,49 @@ const HAS_DEADLINE: u8 = 1 << 2;
 const HAS_BLOB: u8 = 1 << 3;
 /// The entry waits in the queue of newcomers.
 const YOUNG: u8 = 1 << 4;
-/// The seq and the deadline take eight bytes instead of six: one of them is beyond what honest counting reaches.
+/// Lengths and numbers take their full width: one of them is more than the short form holds.
 const LONG: u8 = 1 << 5;
 /// What becomes of an entry when it is rewritten stays.
 const USAGE: u8 = FREQUENCY | YOUNG;
 
 // An entry in its page: flags, length of the key, length of what stands for the value, epoch, seq, deadline if there is one,
 // key, value. Not aligned: that would cost more room than the loads gain.
-const KEY_LEN: usize = 1;
-const VALUE_LEN: usize = 3;
-const EPOCH: usize = 5;
-const SEQ: usize = 9;
 
-/// Bytes of a seq and of a deadline: 2^48 mutations of a slot, and nine years of microseconds since the host's start.
-const SHORT_BYTES: usize = 6;
-const SHORT_MAX: u64 = (1 << (8 * SHORT_BYTES)) - 1;
-const LONG_BYTES: usize = 8;
+/// How wide the fields of an entry's head are, and so where.
+struct Layout {
+    len: usize,
+    epoch: usize,
+    seq: usize,
+    deadline: usize,
+}
+
+/// Lengths up to 255 bytes, 65,535 epochs and 2^40 mutations of a slot, nine years of microseconds since the host's start.
+const SHORT: Layout = Layout { len: 1, epoch: 2, seq: 5, deadline: 6 };
+const FULL: Layout = Layout { len: 2, epoch: 4, seq: 8, deadline: 8 };
+
+impl Layout {
+    #[inline]
+    const fn of(flags: u8) -> Self {
+        if flags & LONG != 0 { FULL } else { SHORT }
+    }
+
+    const fn epoch_at(&self) -> usize {
+        1 + 2 * self.len
+    }
+
+    const fn seq_at(&self) -> usize {
+        self.epoch_at() + self.epoch
+    }
+
+    const fn deadline_at(&self) -> usize {
+        self.seq_at() + self.seq
+    }
+}
+
+/// Whether a number fits so many bytes.
+const fn fits(number: u64, bytes: usize) -> bool {
+    bytes >= 8 || number >> (8 * bytes) == 0
+}
 
 /// Stands for the value where that is a blob.
 const PLACE_BYTES: usize = 4;
@@ -117,13 +144,17 @@ impl<'a> Stored<'a> {
 
     #[inline]
     pub(crate) fn version(&self) -> Version {
-        Version::new(Epoch(u32::from_le_bytes(self.array(EPOCH))), Seq(self.number(SEQ)))
+        let layout = Layout::of(self.flags());
+        let epoch = self.number(layout.epoch_at(), layout.epoch) as u32;
+        Version::new(Epoch(epoch), Seq(self.number(layout.seq_at(), layout.seq)))
     }
 
     #[inline]
     pub(crate) fn deadline(&self) -> Option<MonoTime> {
         let has = self.flags() & HAS_DEADLINE != 0;
-        has.then(|| MonoTime::from_micros(self.number(SEQ + number_bytes(self.flags()))))
+        let layout = Layout::of(self.flags());
+        let micros = || self.number(layout.deadline_at(), layout.deadline);
+        has.then(|| MonoTime::from_micros(micros()))
     }
 
     /// The deadline with [`NEVER`] for none.
@@ -194,26 +225,21 @@ impl<'a> Stored<'a> {
 
     #[inline]
     fn key_len(&self) -> usize {
-        usize::from(u16::from_le_bytes(self.array(KEY_LEN)))
+        let layout = Layout::of(self.flags());
+        self.number(1, layout.len) as usize
     }
 
     #[inline]
     fn value_len(&self) -> usize {
-        usize::from(u16::from_le_bytes(self.array(VALUE_LEN)))
+        let layout = Layout::of(self.flags());
+        self.number(1 + layout.len, layout.len) as usize
     }
 
     #[inline]
-    fn number(&self, at: usize) -> u64 {
-        if self.flags() & LONG != 0 {
-            return u64::from_le_bytes(self.array(at));
-        }
-        let [a, b, c, d, e, f] = self.array(at);
-        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
-    }
-
-    #[inline]
-    fn array<const N: usize>(&self, at: usize) -> [u8; N] {
-        std::array::from_fn(|i| self.bytes[at + i])
+    fn number(&self, at: usize, bytes: usize) -> u64 {
+        let mut number = [0; 8];
+        number[..bytes].copy_from_slice(&self.bytes[at..at + bytes]);
+        u64::from_le_bytes(number)
     }
 }
 
@@ -259,24 +285,20 @@ pub(crate) fn set_deadline(entry: &mut [u8], deadline: MonoTime) -> bool {
     if flags & HAS_DEADLINE == 0 || deadline == NEVER {
         return flags & HAS_DEADLINE == 0 && deadline == NEVER;
     }
-    let (bytes, micros) = (number_bytes(flags), deadline.as_micros());
-    let fits = flags & LONG != 0 || micros <= SHORT_MAX;
+    let (layout, micros) = (Layout::of(flags), deadline.as_micros());
+    let fits = fits(micros, layout.deadline);
     if fits {
-        entry[SEQ + bytes..SEQ + 2 * bytes].copy_from_slice(&micros.to_le_bytes()[..bytes]);
+        let at = layout.deadline_at();
+        entry[at..at + layout.deadline].copy_from_slice(&micros.to_le_bytes()[..layout.deadline]);
     }
     fits
-}
-
-#[inline]
-fn number_bytes(flags: u8) -> usize {
-    if flags & LONG != 0 { LONG_BYTES } else { SHORT_BYTES }
 }
 
 /// Bytes before the key.
 #[inline]
 fn head_bytes(flags: u8) -> usize {
-    let numbers = if flags & HAS_DEADLINE != 0 { 2 } else { 1 };
-    SEQ + numbers * number_bytes(flags)
+    let layout = Layout::of(flags);
+    layout.deadline_at() + if flags & HAS_DEADLINE != 0 { layout.deadline } else { 0 }
 }
 
 /// Tells the entry that begins here where its blob is now.
@@ -326,21 +348,27 @@ impl<'a> NewEntry<'a> {
 
     /// Bytes of a page that it will take.
     pub(crate) fn size(&self) -> usize {
-        let value_len = match &self.value {
+        head_bytes(self.flags()) + self.key_in_page().len() + self.value_in_page_len()
+    }
+
+    fn value_in_page_len(&self) -> usize {
+        match &self.value {
             NewValue::Inline(value) => value.len(),
             NewValue::Blob(_) => PLACE_BYTES,
-        };
-        head_bytes(self.flags()) + self.key_in_page().len() + value_len
+        }
     }
 
     fn flags(&self) -> u8 {
         let has_deadline = self.deadline != NEVER;
-        let is_long = self.version.seq.0 > SHORT_MAX
-            || (has_deadline && self.deadline.as_micros() > SHORT_MAX);
+        let is_short = fits(self.key_in_page().len() as u64, SHORT.len)
+            && fits(self.value_in_page_len() as u64, SHORT.len)
+            && fits(self.version.epoch.0.into(), SHORT.epoch)
+            && fits(self.version.seq.0, SHORT.seq)
+            && (!has_deadline || fits(self.deadline.as_micros(), SHORT.deadline));
         let has_blob = matches!(self.value, NewValue::Blob(_));
         self.usage.0
             | if has_deadline { HAS_DEADLINE } else { 0 }
-            | if is_long { LONG } else { 0 }
+            | if is_short { 0 } else { LONG }
             | if has_blob { HAS_BLOB } else { 0 }
     }
 
@@ -355,20 +383,23 @@ impl<'a> NewEntry<'a> {
                 &place
             }
         };
-        let bytes = number_bytes(flags);
+        let layout = Layout::of(flags);
         out[0] = flags;
-        // Both are at most `INLINE_BYTES_MAX`.
-        out[KEY_LEN..VALUE_LEN].copy_from_slice(&(key.len() as u16).to_le_bytes());
-        out[VALUE_LEN..EPOCH].copy_from_slice(&(value.len() as u16).to_le_bytes());
-        out[EPOCH..SEQ].copy_from_slice(&self.version.epoch.0.to_le_bytes());
-        let numbers = &mut out[SEQ..head_bytes(flags)];
-        numbers[..bytes].copy_from_slice(&self.version.seq.0.to_le_bytes()[..bytes]);
+        let mut at = 1;
+        let mut number = |number: u64, bytes: usize| {
+            out[at..at + bytes].copy_from_slice(&number.to_le_bytes()[..bytes]);
+            at += bytes;
+        };
+        number(key.len() as u64, layout.len);
+        number(value.len() as u64, layout.len);
+        number(self.version.epoch.0.into(), layout.epoch);
+        number(self.version.seq.0, layout.seq);
         if self.deadline != NEVER {
-            numbers[bytes..].copy_from_slice(&self.deadline.as_micros().to_le_bytes()[..bytes]);
+            number(self.deadline.as_micros(), layout.deadline);
         }
-        let (head, rest) = (head_bytes(flags), key.len());
-        out[head..head + rest].copy_from_slice(key);
-        out[head + rest..].copy_from_slice(value);
+        let rest = &mut out[at..];
+        rest[..key.len()].copy_from_slice(key);
+        rest[key.len()..].copy_from_slice(value);
     }
 
     /// The key, unless the blob has it.
@@ -385,9 +416,11 @@ mod tests {
     use super::*;
     use crate::blob::INLINE_BYTES_MAX;
 
-    fn check(key_len: usize, value_len: usize, (seq, deadline): (u64, MonoTime)) {
+    const SEQ_MAX: u64 = (1 << 40) - 1;
+
+    fn check(key_len: usize, value_len: usize, ((epoch, seq), deadline): ((u32, u64), MonoTime)) {
         let (key, value) = (vec![b'k'; key_len], Bytes::from(vec![b'v'; value_len]));
-        let version = Version::new(Epoch(7), Seq(seq));
+        let version = Version::new(Epoch(epoch), Seq(seq));
         let new = NewEntry::new(&key, &value, version, deadline);
         let (size, mut blobs) = (new.size(), None);
         // What follows in the page is not the entry's.
@@ -411,11 +444,12 @@ mod tests {
     #[test]
     fn every_size_comes_back() {
         let times = [NEVER, MonoTime::from_micros(5), MonoTime::from_micros(u64::MAX - 1)];
-        for numbers in
-            times.iter().flat_map(|&at| [1, SHORT_MAX, SHORT_MAX + 1].map(|seq| (seq, at)))
-        {
-            for key_len in [0, 1, 20, INLINE_BYTES_MAX, INLINE_BYTES_MAX + 1, 60_000] {
-                for value_len in [0, 1, 64, INLINE_BYTES_MAX - 20, INLINE_BYTES_MAX, 100_000] {
+        let versions = [(7, 1), (0xffff, SEQ_MAX), (7, SEQ_MAX + 1), (0x1_0000, 1)];
+        for numbers in times.iter().flat_map(|&at| versions.map(|version| (version, at))) {
+            for key_len in [0, 1, 20, 255, 256, INLINE_BYTES_MAX, INLINE_BYTES_MAX + 1, 60_000] {
+                for value_len in
+                    [0, 1, 64, 255, 256, INLINE_BYTES_MAX - 20, INLINE_BYTES_MAX, 100_000]
+                {
                     check(key_len, value_len, numbers);
                 }
             }
@@ -425,7 +459,7 @@ mod tests {
     #[test]
     fn a_deadline_changes_in_place_only_where_there_is_one() {
         let value = Bytes::from_static(b"v");
-        let (soon, far) = (MonoTime::from_micros(9), MonoTime::from_micros(SHORT_MAX + 1));
+        let (soon, far) = (MonoTime::from_micros(9), MonoTime::from_micros(1 << 48));
         for (before, after, in_place) in [
             (NEVER, NEVER, true),
             (NEVER, soon, false),

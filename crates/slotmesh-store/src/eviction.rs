@@ -80,6 +80,8 @@ impl Walk {
             while let Some(stored) = page.entry(spot.at) {
                 if stored.is_young() {
                     // In the queue of newcomers, or dropped out of it when that was full: then the next pass may take it.
+                    // It goes now only if there is nothing else.
+                    self.suggest(u8::MAX, slot, stored.key());
                     page.grow_up(spot.at);
                     spot.at += 1;
                     self.entries_left -= 1;
@@ -89,9 +91,7 @@ impl Walk {
                     continue;
                 }
                 let frequency = if stored.is_expired(self.now) { 0 } else { stored.frequency() };
-                if self.best.as_ref().is_none_or(|(least, ..)| frequency < *least) {
-                    self.best = Some((frequency, slot, Bytes::copy_from_slice(stored.key())));
-                }
+                self.suggest(frequency, slot, stored.key());
                 page.cool(spot.at);
                 self.entries_left -= 1;
                 if frequency == 0 {
@@ -104,6 +104,12 @@ impl Walk {
                 }
             }
             spot = Spot { position: next?, at: 0, ..spot };
+        }
+    }
+
+    fn suggest(&mut self, frequency: u8, slot: Slot, key: &[u8]) {
+        if self.best.as_ref().is_none_or(|(least, ..)| frequency < *least) {
+            self.best = Some((frequency, slot, Bytes::copy_from_slice(key)));
         }
     }
 

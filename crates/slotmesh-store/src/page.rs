@@ -5,7 +5,7 @@ use slotmesh_slots::MonoTime;
 
 use crate::blob::{Blob, Blobs};
 use crate::entry::{self, NewEntry, Stored};
-use crate::footprint::{allocated, usable};
+use crate::footprint::{allocated, roomy};
 
 /// A tag and the entry's offset.
 const INDEX_BYTES: usize = 6;
@@ -15,8 +15,12 @@ const CACHE_LINE_BYTES: usize = 64;
 /// A page that would grow beyond this is split. Larger ones make each copy longer, smaller ones cost more in headers.
 pub(crate) const PAGE_BYTES_MAX: usize = 16 << 10;
 
-/// Room beyond what is needed that a page gets when it grows, and dead bytes that it bears: one part in so many.
-const SLACK: usize = 8;
+/// Dead bytes that a page bears: one part in so many.
+const DEAD_SHARE: usize = 8;
+
+/// Room that a page gets for its large values, which make it grow as well: one byte in so many of theirs. Fewer and larger steps
+/// leave the allocator with fewer holes that do not fit them.
+const BLOB_SHARE: usize = 128;
 
 /// Pages below this do not shrink: nothing to gain.
 const SHRINK_BYTES_MIN: usize = 256;
@@ -142,18 +146,23 @@ impl Page {
         if self.free() >= needed {
             return true;
         }
-        let want = self.live_bytes() + needed;
-        let is_worth = self.dead as usize * SLACK >= want;
-        if want <= self.bytes.len() && is_worth {
-            self.rebuild(self.bytes.len());
+        let (want, have) = (self.live_bytes() + needed, self.bytes.len());
+        let is_worth = self.dead as usize * DEAD_SHARE >= want;
+        if want <= have && is_worth {
+            self.rebuild(have);
             return true;
         }
-        let roomy = usable(want + want / SLACK);
+        let roomy = self.roomy(want.max(have + 1));
         if may_split && roomy > PAGE_BYTES_MAX && self.len > 1 {
             return false;
         }
         self.rebuild(roomy);
         true
+    }
+
+    /// See [`roomy`].
+    fn roomy(&self, bytes: usize) -> usize {
+        roomy(bytes + self.blobs.as_ref().map_or(0, |blobs| blobs.bytes() / BLOB_SHARE))
     }
 
     /// Adds an entry whose key is not there; there is room.
@@ -195,8 +204,9 @@ impl Page {
     /// Gives memory back when half of it is unused.
     pub(crate) fn shrink(&mut self) {
         let live = self.live_bytes();
-        if self.bytes.len() >= SHRINK_BYTES_MIN && live < self.bytes.len() / 2 {
-            self.rebuild(usable(live + live / SLACK));
+        let is_sparse = self.blobs.as_ref().is_some_and(|blobs| blobs.is_sparse());
+        if is_sparse || (self.bytes.len() >= SHRINK_BYTES_MIN && live < self.bytes.len() / 2) {
+            self.split_off(|_| false);
         }
     }
 
@@ -211,7 +221,7 @@ impl Page {
             places.push(part);
         }
         for (part, bytes) in parts.iter_mut().zip(bytes) {
-            part.rebuild(usable(bytes + bytes / SLACK));
+            part.rebuild(roomy(bytes));
         }
         for (at, part) in places.into_iter().enumerate() {
             self.hand_over(at, &mut parts[part]);
@@ -224,7 +234,7 @@ impl Page {
     /// Takes all entries of another page over.
     pub(crate) fn absorb(&mut self, mut other: Self) {
         let want = self.live_bytes() + other.live_bytes();
-        self.rebuild(usable(want + want / SLACK));
+        self.rebuild(roomy(want));
         for at in 0..other.len() {
             other.hand_over(at, self);
         }

@@ -15,9 +15,9 @@ use crate::guard::SlotGuard;
 use crate::newcomers::Newcomers;
 use crate::occupancy::Occupancy;
 
-/// About what an entry takes beyond its key and value, in bytes: its head of 15 (21 with a deadline), 6 of index, room for its
+/// About what an entry takes beyond its key and value, in bytes: its head of 10 (16 with a deadline), 6 of index, room for its
 /// page to grow and what the allocator adds. [`Store::used_bytes`] is exact; this is for judging sizes beforehand.
-pub const ENTRY_OVERHEAD_BYTES: usize = 48;
+pub const ENTRY_OVERHEAD_BYTES: usize = 40;
 
 /// Memory that a store takes while it is empty, in bytes: the slots' headers and side tables. Not part of
 /// [`Store::used_bytes`], which counts entries only.

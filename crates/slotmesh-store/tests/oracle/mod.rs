@@ -21,7 +21,7 @@ const KEYS: u8 = 250;
 /// Enough for values that do not fit a page, and for all keys together to need several pages.
 const VALUE_BYTES_MAX: usize = 560;
 /// What an entry takes beyond key and value, without its place in an index.
-const HEAD_BYTES: usize = 15;
+const HEAD_BYTES: usize = 16;
 
 /// One slot as the oracle sees it.
 #[derive(Default)]
