@@ -50,4 +50,4 @@ pub use inbound::{ReplicaAction, Ticket};
 pub use primary::{Primary, PrimarySlot};
 pub use replica::{Replica, ReplicaSlot};
 pub use ring::Ring;
-pub use snapshot::SnapshotEntry;
+pub use snapshot::{SnapshotEntry, SnapshotSource, SourceGone};

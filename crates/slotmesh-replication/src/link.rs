@@ -9,7 +9,7 @@ use crate::error::LinkError;
 use crate::ring::cost;
 use crate::rota::Rota;
 use crate::slot_map::SlotMap;
-use crate::snapshot::Outgoing;
+use crate::snapshot::{Outgoing, SnapshotEntry, SnapshotSource, SourceGone};
 
 /// The way to one replica node. Exists while a slot names that node or the driver has it open.
 #[derive(Debug)]
@@ -235,6 +235,31 @@ impl LinkState {
         }
     }
 
+    /// The snapshot's source, if the window lets more through than is ready: to be called without the link's lock and given
+    /// back with [`LinkState::feed`].
+    pub(crate) fn hungry(&mut self, config: &Config) -> Option<(Slot, u64, SnapshotSource)> {
+        let room = config.snapshot_window_bytes.saturating_sub(self.snapshot_in_flight);
+        let outgoing = self.outgoing.as_mut()?;
+        Some((outgoing.slot, outgoing.attach, outgoing.hungry(room)?))
+    }
+
+    /// What the source said; of one whose slot is gone, another is asked for.
+    pub(crate) fn feed(
+        &mut self,
+        (slot, attach, source): (Slot, u64, SnapshotSource),
+        said: Result<Option<Vec<SnapshotEntry>>, SourceGone>,
+    ) {
+        let outgoing = self.outgoing.as_mut();
+        let outgoing = outgoing.filter(|it| (it.slot, it.attach) == (slot, attach));
+        if outgoing.is_some_and(|outgoing| !outgoing.feed(source, said)) {
+            self.outgoing = None;
+            if let Some(stream) = self.stream(slot, attach) {
+                stream.state = StreamState::Held;
+                self.want_snapshot(slot);
+            }
+        }
+    }
+
     /// Takes a new record: to the queue when the slot keeps up and the window is open, else it waits in the ring at
     /// `place`.
     pub(crate) fn offer(&mut self, record: &Record, place: u64, window_bytes: usize) {
@@ -283,8 +308,8 @@ impl LinkState {
     /// Whether there is something to write that no window holds back.
     pub(crate) fn has_output(&self, config: &Config) -> bool {
         let ring = !self.behind.is_empty() && self.load < config.window_bytes;
-        let snapshot =
-            self.outgoing.is_some() && self.snapshot_in_flight < config.snapshot_window_bytes;
+        let snapshot = self.outgoing.as_ref().is_some_and(Outgoing::has_output)
+            && self.snapshot_in_flight < config.snapshot_window_bytes;
         let first = !self.opened || self.heartbeat_due || !self.asks.is_empty();
         self.up && (first || !self.queue.is_empty() || ring || snapshot)
     }

@@ -177,6 +177,7 @@ impl Outbox<'_> {
             let mut sent =
                 InFlight { slot, attach, record_bytes: 0, snapshot_bytes: 0, confirms: None };
             match step {
+                Step::Hungry => return,
                 Step::Part(bytes) => {
                     sent.snapshot_bytes = bytes;
                     self.link.snapshot_in_flight += bytes;

@@ -15,7 +15,7 @@ use crate::link::{Link, StreamState};
 use crate::outbox;
 use crate::ring::Ring;
 use crate::role::{After, Fault, Role};
-use crate::snapshot::{Outgoing, SnapshotEntry};
+use crate::snapshot::{Outgoing, SnapshotSource};
 use crate::timers::Suspects;
 
 /// The primary side of a node's replication: the logs of the slots it owns and the links to their replicas.
@@ -245,10 +245,15 @@ impl Primary {
     }
 
     /// What to write on the link to the node now, about `bytes_max` of it; empty when there is nothing or the windows are
-    /// full. Frames must arrive whole and in order or the link be closed.
+    /// full. Frames must arrive whole and in order or the link be closed. Calls the source of a snapshot, if one is under way:
+    /// do not hold a lock that it takes.
     #[must_use]
     pub fn poll_frames(&self, replica: NodeId, bytes_max: usize, now: MonoTime) -> Vec<Bytes> {
         let Ok(link) = self.link(replica) else { return Vec::new() };
+        while let Some((slot, attach, mut source)) = link.with(|link| link.hungry(&self.config)) {
+            let said = source();
+            link.with(|link| link.feed((slot, attach, source), said));
+        }
         let written =
             link.with(|link| outbox::write(link, &self.ring, &self.config, bytes_max, now));
         let mut after = After::default();
@@ -280,8 +285,8 @@ impl Primary {
     }
 
     /// Answers [`PrimaryEvent::NeedSnapshot`]. Call it under the store's slot lock with the slot's version and digest;
-    /// `entries` is called, under the slot's log lock, only when the replica's copy differs: it lists the slot and calls
-    /// nothing here. False when the snapshot is no longer wanted or `version` is not the log's last; in the second case
+    /// `source` is called, under the slot's log lock, only when the replica's copy differs: it makes what lists the slot as
+    /// it is now, and calls nothing here. False when the snapshot is no longer wanted or `version` is not the log's last; in the second case
     /// the event comes again.
     pub fn snapshot(
         &self,
@@ -289,7 +294,7 @@ impl Primary {
         slot: Slot,
         version: Version,
         digest: u128,
-        entries: impl FnOnce() -> Vec<SnapshotEntry>,
+        source: impl FnOnce() -> SnapshotSource,
     ) -> bool {
         let Ok(link) = self.link(replica) else { return false };
         let mut after = After::default();
@@ -314,7 +319,7 @@ impl Primary {
                 link.with(|link| link.answered(slot));
                 role.advance(&mut after);
             } else {
-                let outgoing = Outgoing::new(slot, attach, version, digest, entries());
+                let outgoing = Outgoing::new((slot, attach), version, digest, source());
                 link.with(|link| link.copy(outgoing));
             }
             true

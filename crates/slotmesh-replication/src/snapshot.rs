@@ -1,5 +1,5 @@
-use std::iter::Peekable;
-use std::vec::IntoIter;
+use std::collections::VecDeque;
+use std::fmt;
 
 use bytes::Bytes;
 use slotmesh_slots::{DecodeError, MonoTime, Reader, Slot, Version, Writer};
@@ -40,15 +40,26 @@ impl SnapshotEntry {
     }
 }
 
-/// A snapshot on its way out: taken at once under the slot lock (a slot is 1/16384 of the data, its values are
-/// shared), written in batches as acknowledgements come in.
-#[derive(Debug)]
+/// Lists a slot as it was when the source was made, some entries at a time, in any order; `None` at its end, which is the last
+/// call. It may lock the store's slot: it is called under no lock of this engine. Dropped when nobody wants more.
+pub type SnapshotSource = Box<dyn FnMut() -> Result<Option<Vec<SnapshotEntry>>, SourceGone> + Send>;
+
+/// What a [`SnapshotSource`] lists is there no more; another one is asked for if the replica still needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the slot was replaced while it was listed")]
+pub struct SourceGone;
+
+/// A snapshot on its way out: listed and written in batches as acknowledgements come in.
 pub(crate) struct Outgoing {
     pub(crate) slot: Slot,
     pub(crate) attach: u64,
     pub(crate) version: Version,
     digest: u128,
-    entries: Peekable<IntoIter<SnapshotEntry>>,
+    /// Gone when a thread is about to feed from it, and at its end.
+    source: Option<SnapshotSource>,
+    complete: bool,
+    ready: VecDeque<SnapshotEntry>,
+    ready_bytes: usize,
     begun: bool,
     sent: u64,
 }
@@ -57,18 +68,59 @@ pub(crate) struct Outgoing {
 pub(crate) enum Step {
     Part(usize),
     End,
+    /// Nothing: it has to be fed first.
+    Hungry,
 }
 
 impl Outgoing {
     pub(crate) fn new(
-        slot: Slot,
-        attach: u64,
+        (slot, attach): (Slot, u64),
         version: Version,
         digest: u128,
-        entries: Vec<SnapshotEntry>,
+        source: SnapshotSource,
     ) -> Self {
-        let entries = entries.into_iter().peekable();
-        Self { slot, attach, version, digest, entries, begun: false, sent: 0 }
+        let ready = VecDeque::new();
+        let (source, complete, ready_bytes) = (Some(source), false, 0);
+        Self {
+            slot,
+            attach,
+            version,
+            digest,
+            source,
+            complete,
+            ready,
+            ready_bytes,
+            begun: false,
+            sent: 0,
+        }
+    }
+
+    /// Takes the source, if so many bytes are more than what is ready.
+    pub(crate) fn hungry(&mut self, bytes: usize) -> Option<SnapshotSource> {
+        if self.ready_bytes < bytes { self.source.take() } else { None }
+    }
+
+    /// Gives the source back with what it said; false when it can say no more but is not at its end.
+    pub(crate) fn feed(
+        &mut self,
+        source: SnapshotSource,
+        said: Result<Option<Vec<SnapshotEntry>>, SourceGone>,
+    ) -> bool {
+        match said {
+            Ok(Some(entries)) => {
+                self.ready_bytes += entries.iter().map(SnapshotEntry::cost).sum::<usize>();
+                self.ready.extend(entries);
+                self.source = Some(source);
+            }
+            Ok(None) => self.complete = true,
+            Err(SourceGone) => return false,
+        }
+        true
+    }
+
+    /// Whether there is something to write, or to feed from.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.begun || self.complete || self.source.is_some() || !self.ready.is_empty()
     }
 
     /// Writes the next message: the begin, a batch, or the end.
@@ -81,17 +133,32 @@ impl Outgoing {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         // An entry larger than a batch travels alone.
         let fits = |bytes: usize, more: usize| bytes == 0 || bytes + more <= batch_bytes;
-        while let Some(entry) = self.entries.next_if(|entry| fits(bytes, entry.cost())) {
+        while let Some(entry) = self.ready.front()
+            && fits(bytes, entry.cost())
+        {
             bytes += entry.cost();
-            batch.push(entry);
+            batch.extend(self.ready.pop_front());
         }
-        if batch.is_empty() {
-            wire::write_end(out, self, self.digest, self.sent);
-            return Step::End;
+        self.ready_bytes -= bytes;
+        if !batch.is_empty() {
+            self.sent += batch.len() as u64;
+            wire::write_batch(out, (self.slot, self.attach), &batch, now);
+            return Step::Part(bytes);
         }
-        self.sent += batch.len() as u64;
-        wire::write_batch(out, (self.slot, self.attach), &batch, now);
-        Step::Part(bytes)
+        if !self.complete {
+            return Step::Hungry;
+        }
+        wire::write_end(out, self, self.digest, self.sent);
+        Step::End
+    }
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { slot, attach, version, sent, .. } = self;
+        let mut out = f.debug_struct("Outgoing");
+        out.field("slot", slot).field("attach", attach).field("version", version);
+        out.field("sent", sent).finish_non_exhaustive()
     }
 }
 

@@ -283,7 +283,11 @@ mod tests {
         let entry = SnapshotEntry { key: key.clone(), value: key.clone(), version, deadline: None };
         let effect = Effect::Delete { key };
         let record = Record { slot, epoch: version.epoch, seq: version.seq, effect };
-        let mut snapshot = Outgoing::new(slot, 5, version, 77, vec![entry]);
+        let mut snapshot = Outgoing::new((slot, 5), version, 77, Box::new(|| Ok(None)));
+        let source = snapshot.hungry(1).unwrap();
+        assert!(snapshot.hungry(1).is_none() && snapshot.feed(source, Ok(Some(vec![entry]))));
+        let source = snapshot.hungry(1_000).unwrap();
+        assert!(snapshot.feed(source, Ok(None)));
         let mut messages: Vec<Writer> = (0..7).map(|_| Writer::new()).collect();
         write_open(&mut messages[0], 4);
         write_heartbeat(&mut messages[1], 8);

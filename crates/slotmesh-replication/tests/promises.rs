@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_replication::{
     AppendError, ApplyError, Config, LinkError, Outcome, Primary, PrimaryEvent, PrimarySlot,
-    Replica, ReplicaAction, ReplicaSlot, Ring, SnapshotEntry,
+    Replica, ReplicaAction, ReplicaSlot, Ring, SnapshotEntry, SnapshotSource, SourceGone,
 };
 use slotmesh_slots::{Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version};
 
@@ -51,6 +51,15 @@ fn in_sync(epoch: u32) -> PrimarySlot {
 fn copying(epoch: u32) -> PrimarySlot {
     let copying = [them()].into_iter().collect();
     PrimarySlot { epoch: Epoch(epoch), copying, ..PrimarySlot::default() }
+}
+
+/// Lists the entries two at a time.
+fn listed(entries: Vec<SnapshotEntry>) -> SnapshotSource {
+    let mut rest = entries.into_iter();
+    Box::new(move || {
+        let part: Vec<_> = rest.by_ref().take(2).collect();
+        Ok((!part.is_empty()).then_some(part))
+    })
 }
 
 impl Pair {
@@ -304,7 +313,10 @@ fn a_replica_that_lacks_data_leaves_first_and_is_filled_then() {
     pair.exchange();
     let need = PrimaryEvent::NeedSnapshot { replica: them(), slot: slot() };
     assert_eq!(pair.events(), [need]);
-    assert!(!pair.primary.snapshot(them(), slot(), version(1, 8), 5, Vec::new), "not the last");
+    assert!(
+        !pair.primary.snapshot(them(), slot(), version(1, 8), 5, || panic!("listed")),
+        "not the last"
+    );
     assert_eq!(pair.events(), [need], "asked again");
     let entry = SnapshotEntry {
         key: Bytes::from_static(b"k"),
@@ -312,7 +324,7 @@ fn a_replica_that_lacks_data_leaves_first_and_is_filled_then() {
         version: version(1, 9),
         deadline: None,
     };
-    assert!(pair.primary.snapshot(them(), slot(), version(1, 9), 5, || vec![entry; 3]));
+    assert!(pair.primary.snapshot(them(), slot(), version(1, 9), 5, || listed(vec![entry; 3])));
     let told = pair.append(1, 10);
     assert_eq!(outcomes(&told), [Outcome::Committed], "a copy does not count");
     pair.exchange();
@@ -348,6 +360,48 @@ fn an_equal_copy_is_not_sent() {
 }
 
 #[test]
+fn a_slot_that_goes_while_it_is_listed_is_asked_for_again() {
+    let mut pair = Pair::new(1 << 20, &Config::default());
+    pair.set(Some(copying(1)), version(1, 0));
+    pair.connect();
+    pair.exchange();
+    let need = PrimaryEvent::NeedSnapshot { replica: them(), slot: slot() };
+    assert_eq!(pair.events(), [need]);
+    let entry = SnapshotEntry {
+        key: Bytes::from_static(b"k"),
+        value: Bytes::from_static(b"v"),
+        version: version(1, 0),
+        deadline: None,
+    };
+    let mut parts = vec![Err(SourceGone), Ok(Some(vec![entry.clone()]))];
+    let source = || Box::new(move || parts.pop().unwrap()) as SnapshotSource;
+    assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, source));
+    pair.exchange();
+    assert_eq!((pair.events(), pair.installed.as_slice()), (vec![need], &[][..]));
+    assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, || listed(vec![entry; 5])));
+    pair.exchange();
+    assert_eq!(pair.installed, [5]);
+}
+
+#[test]
+fn nothing_more_is_listed_for_a_link_that_is_down() {
+    let mut pair = Pair::new(1 << 20, &Config::default());
+    pair.set(Some(copying(1)), version(1, 0));
+    pair.connect();
+    pair.exchange();
+    pair.events();
+    let held = Arc::new(());
+    let mine = held.clone();
+    let source = || -> SnapshotSource {
+        Box::new(move || if Arc::strong_count(&mine) > 9 { Err(SourceGone) } else { Ok(None) })
+    };
+    assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, source));
+    assert_eq!(Arc::strong_count(&held), 2);
+    pair.primary.link_down(them(), pair.now);
+    assert_eq!(Arc::strong_count(&held), 1, "what it held is free");
+}
+
+#[test]
 fn one_snapshot_at_a_time_whatever_comes_while_it_is_listed() {
     let mut pair = Pair::new(1 << 20, &Config::default());
     let other = Slot::new(10).unwrap();
@@ -361,13 +415,13 @@ fn one_snapshot_at_a_time_whatever_comes_while_it_is_listed() {
     let listing = || {
         assert_eq!(pair.primary.poll_frames(them(), usize::MAX, pair.now), Vec::<Bytes>::new());
         assert_eq!(pair.events(), [], "asked for a second one");
-        Vec::new()
+        listed(Vec::new())
     };
     assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, listing));
     pair.exchange();
     let grow = |slot| PrimaryEvent::Grow { slot, epoch: Epoch(1), round: 0, node: them() };
     assert_eq!(pair.events(), [grow(slot()), need(other)]);
-    assert!(pair.primary.snapshot(them(), other, version(1, 0), 5, Vec::new));
+    assert!(pair.primary.snapshot(them(), other, version(1, 0), 5, || listed(Vec::new())));
     pair.exchange();
     assert_eq!(pair.events(), [grow(other)]);
     assert_eq!(pair.after(0), [], "proposed a moment ago");
@@ -488,7 +542,7 @@ fn a_snapshot_beyond_the_bound_is_refused() {
     let value = Bytes::from_static(&[0; 2_000]);
     let entry = SnapshotEntry { key: value.clone(), value, version: version(1, 1), deadline: None };
     pair.events();
-    assert!(pair.primary.snapshot(them(), slot(), version(1, 1), 5, || vec![entry]));
+    assert!(pair.primary.snapshot(them(), slot(), version(1, 1), 5, || listed(vec![entry])));
     pair.exchange();
     assert_eq!(pair.installed, [] as [usize; 0]);
 }

@@ -104,7 +104,7 @@ impl Blob {
 const COPIED_HEAD_BYTES: usize = 24;
 
 /// The blobs of a page's entries, which know them by their place.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Blobs {
     places: Vec<Place>,
     /// The place that was given back last, or beyond all.
@@ -113,7 +113,7 @@ pub(crate) struct Blobs {
     bytes: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Place {
     Taken(Blob),
     /// And the one that was given back before it.

@@ -5,7 +5,8 @@ use crate::blob::Blob;
 use crate::digest;
 use crate::entry::{NEVER, NewEntry, Stored};
 use crate::expiry::Sweep;
-use crate::pages::{Pages, Place};
+use crate::pages::{Pages, Place, position};
+use crate::view::Views;
 
 /// All that a slot holds. Its own type so that a whole slot can be swapped out in O(1) under the lock; dropping it frees
 /// the entries, which takes about 0.1 us each: do that after unlocking.
@@ -22,7 +23,9 @@ pub struct SlotContents {
     pub(crate) last_delete: Version,
     pub(crate) sweep: Sweep,
     /// Wrapping sum of the entries' digests.
-    pub(crate) digest: u128,
+    pub(crate) digest: digest::Sum,
+    /// None is the usual case; a write then costs nothing more.
+    pub(crate) views: Option<Box<Views>>,
 }
 
 impl SlotContents {
@@ -48,6 +51,12 @@ impl SlotContents {
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// See [`SlotGuard::digest`](crate::SlotGuard::digest).
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.digest.get()
     }
 
     /// Empty contents with a history.
@@ -77,13 +86,14 @@ impl SlotContents {
         mut new: NewEntry<'_>,
         hasher: &RandomState,
     ) -> Option<Blob> {
+        self.keep_for_views(hash);
         let key_hash = digest::key_hash(new.key);
         self.sweep.note(new.deadline);
-        self.digest = self.digest.wrapping_add(new.digest(key_hash));
+        self.digest.add(new.digest(key_hash));
         match place {
             Some(place) => {
                 if let Some(old) = self.pages.at(place) {
-                    self.digest = self.digest.wrapping_sub(old.digest(key_hash));
+                    self.digest.subtract(old.digest(key_hash));
                     // The write counts as a use.
                     new.usage = old.usage().touched();
                 }
@@ -100,11 +110,16 @@ impl SlotContents {
     pub(crate) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Blob> {
         let place = self.pages.place(hash, key)?;
         if let Some(old) = self.pages.at(place) {
-            self.digest = self.digest.wrapping_sub(old.digest(digest::key_hash(key)));
+            self.digest.subtract(old.digest(digest::key_hash(key)));
         }
+        self.keep_for_views(hash);
         let blob = self.pages.remove(place);
         if self.is_empty() {
             self.sweep = Sweep::default();
+            drop(self.take_pages());
+        } else if self.views.is_none() {
+            // Else pages that a view has yet to read have to keep their bounds.
+            self.pages.merge(position(hash));
         }
         blob
     }
@@ -118,6 +133,7 @@ impl SlotContents {
         hasher: &RandomState,
     ) {
         if let Some(place) = self.pages.place(hash, key) {
+            self.keep_for_views(hash);
             self.pages.set_deadline(place, hash, deadline, hasher);
             self.sweep.note(deadline);
         }
@@ -125,8 +141,31 @@ impl SlotContents {
 
     /// Empties the slot but keeps its history; returns what was there.
     pub(crate) fn clear(&mut self) -> Self {
-        let kept = Self::starting_at(self.version, self.last_delete);
-        std::mem::replace(self, kept)
+        let pages = self.take_pages();
+        let views = self.views.take();
+        let kept = Self { views, ..Self::starting_at(self.version, self.last_delete) };
+        Self { pages, ..std::mem::replace(self, kept) }
+    }
+
+    /// Takes all pages, for views that have yet to read them if there are any.
+    fn take_pages(&mut self) -> Pages {
+        let pages = std::mem::take(&mut self.pages);
+        match &mut self.views {
+            Some(views) => {
+                views.keep_all(pages);
+                Pages::default()
+            }
+            None => pages,
+        }
+    }
+
+    /// Called before what belongs to a key with this hash changes.
+    fn keep_for_views(&mut self, hash: u64) {
+        if let Some(views) = &mut self.views
+            && !views.keep(&self.pages, hash)
+        {
+            self.views = None;
+        }
     }
 
     /// Recounts what is kept incrementally and names the first difference.
@@ -143,7 +182,7 @@ impl SlotContents {
                 return Err("entry is newer than its slot");
             }
         }
-        if digest != self.digest {
+        if digest != self.digest.get() {
             return Err("digest is wrong");
         }
         if self.last_delete > self.version {

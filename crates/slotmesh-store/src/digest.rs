@@ -25,6 +25,29 @@ pub(crate) fn entry_digest(key_hash: u128, value_hash: u64, version: Version) ->
     u128::from(low) << 64 | u128::from(folded(second ^ PATTERN[3], first ^ epoch))
 }
 
+/// A slot's digest. Two halves, so that it needs no more alignment than its neighbours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sum([u64; 2]);
+
+impl Sum {
+    pub(crate) fn get(self) -> u128 {
+        let [low, high] = self.0;
+        u128::from(high) << 64 | u128::from(low)
+    }
+
+    fn set(&mut self, sum: u128) {
+        self.0 = [sum as u64, (sum >> 64) as u64];
+    }
+
+    pub(crate) fn add(&mut self, entry: u128) {
+        self.set(self.get().wrapping_add(entry));
+    }
+
+    pub(crate) fn subtract(&mut self, entry: u128) {
+        self.set(self.get().wrapping_sub(entry));
+    }
+}
+
 /// Odd numbers without a pattern: the fractional part of the square roots of 2, 3, 5 and 7, as SHA-512 uses them.
 const PATTERN: [u64; 4] =
     [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b, 0x3c6e_f372_fe94_f82b, 0xa54f_f53a_5f1d_36f1];

@@ -56,6 +56,11 @@ impl Directory {
         (&self.pages[number], self.end(number, position))
     }
 
+    /// The first position of the page with this one.
+    pub(crate) fn page_start(&self, position: u32) -> u32 {
+        position & !self.rest(self.number(position))
+    }
+
     /// As [`Directory::page_at`].
     pub(crate) fn page_at_mut(&mut self, position: u32) -> (&mut Page, Option<u32>) {
         let number = self.number(position);
@@ -167,8 +172,12 @@ impl Directory {
     }
 
     fn end(&self, number: usize, position: u32) -> Option<u32> {
-        let rest = u32::MAX.checked_shr(u32::from(self.depths[number])).unwrap_or(0);
-        (position | rest).checked_add(1)
+        (position | self.rest(number)).checked_add(1)
+    }
+
+    /// The bits of a position that this page's entries do not share.
+    fn rest(&self, number: usize) -> u32 {
+        u32::MAX.checked_shr(u32::from(self.depths[number])).unwrap_or(0)
     }
 
     /// Drops a page that no place of the index has any more; the last one takes its number.

@@ -69,3 +69,12 @@ pub enum ApplyError {
         have: Version,
     },
 }
+
+/// A slot was replaced or reset while a [`SlotView`](crate::SlotView) of it was read. Nothing changed; take a new view if this
+/// node still owns the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("slot {slot} was replaced while it was read")]
+pub struct SnapshotGone {
+    /// The slot.
+    pub slot: Slot,
+}

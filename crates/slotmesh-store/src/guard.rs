@@ -51,7 +51,7 @@ impl<'a> SlotGuard<'a> {
     /// equal digests on every node, whatever their history; zero when empty.
     #[must_use]
     pub fn digest(&self) -> u128 {
-        self.contents.digest
+        self.contents.digest.get()
     }
 
     /// Number of entries, expired ones not yet removed included.

@@ -23,11 +23,11 @@ impl Store {
             bytes += contents.bytes();
             entries += contents.len();
         }
-        if (bytes, entries) != (self.used_bytes(), self.len()) {
+        if (bytes, entries) != (self.entry_bytes(), self.len()) {
             return Err(format!(
                 "slots hold {entries} entries of {bytes} bytes, the totals say {} of {}",
                 self.len(),
-                self.used_bytes()
+                self.entry_bytes()
             ));
         }
         Ok(())

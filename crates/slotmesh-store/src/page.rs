@@ -31,7 +31,7 @@ const SHRINK_BYTES_MIN: usize = 256;
 /// A tag is 16 bits of the key's hash, evenly spread, so the place of one in the index is guessed from its value and found a
 /// few steps from there. All of it is plain bytes, which nobody outside holds on to: entries may move whenever the page is locked, so
 /// a page is compacted, grown or split by copying.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Page {
     bytes: Box<[u8]>,
     blobs: Option<Box<Blobs>>,

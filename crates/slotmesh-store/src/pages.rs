@@ -108,6 +108,14 @@ impl Pages {
         }
     }
 
+    /// The first position of the page with this one.
+    pub(crate) fn page_start(&self, position: u32) -> u32 {
+        match self {
+            Self::One(_) => 0,
+            Self::Many(directory) => directory.page_start(position),
+        }
+    }
+
     /// As [`Pages::page_at`]; what is done to the page changes neither its entries' number nor its size.
     #[inline]
     pub(crate) fn page_at_mut(&mut self, position: u32) -> (&mut Page, Option<u32>) {
@@ -152,13 +160,17 @@ impl Pages {
     pub(crate) fn remove(&mut self, place: Place) -> Option<Blob> {
         let blob = self.take(place);
         self.change(place.position, Page::shrink);
+        blob
+    }
+
+    /// Joins the page of a position with its neighbours while they are small.
+    pub(crate) fn merge(&mut self, position: u32) {
         if let Self::Many(directory) = self {
-            directory.merge(place.position);
+            directory.merge(position);
             if let Some(page) = directory.take_last() {
                 *self = Self::One(page);
             }
         }
-        blob
     }
 
     /// Changes when an entry expires.
@@ -282,9 +294,12 @@ mod tests {
         }
 
         fn remove(&mut self, key: &[u8]) {
-            let (_, place) = self.place(key);
+            let (hash, place) = self.place(key);
             assert_eq!(place.is_some(), self.model.remove(key).is_some());
-            place.map(|place| self.pages.remove(place));
+            if let (hash, Some(place)) = (hash, place) {
+                drop(self.pages.remove(place));
+                self.pages.merge(position(hash));
+            }
         }
 
         fn set_deadline(&mut self, key: &[u8], deadline: MonoTime) {

@@ -48,11 +48,11 @@ impl SlotGuard<'_> {
         SlotSnapshot::of(&self.contents)
     }
 
-    /// Replaces all the slot holds, its version included; returns what was there, which the caller drops after the guard.
-    /// The digest is counted anew from the entries: compare [`SlotGuard::digest`] with the snapshot's afterwards. Fills
-    /// stamped before the snapshot's version are refused from now on.
-    pub fn install(&mut self, snapshot: SlotSnapshot) -> SlotContents {
-        self.change(|contents, hasher| std::mem::replace(contents, snapshot.into_contents(hasher)))
+    /// Replaces all the slot holds, its version included, in O(1) by what [`Store::prepare`](crate::Store::prepare) made; returns what
+    /// was there, which the caller drops after the guard. Fills stamped before the snapshot's version are refused from now on.
+    #[must_use = "drop it after the guard, so that freeing does not hold the slot's lock"]
+    pub fn install(&mut self, prepared: SlotContents) -> SlotContents {
+        self.change(|contents, _| std::mem::replace(contents, prepared))
     }
 
     /// Forgets all the slot holds, its version included, in O(1); returns what was there, which the caller drops after

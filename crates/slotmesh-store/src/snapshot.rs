@@ -1,9 +1,9 @@
-use ahash::RandomState;
 use bytes::Bytes;
 use slotmesh_slots::{MonoTime, Version};
 
 use crate::contents::SlotContents;
 use crate::entry::{NEVER, NewEntry, Stored};
+use crate::store::Store;
 
 /// All that a slot held at one version, small values as copies, large ones as handles that keep overwritten ones in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -29,27 +29,35 @@ pub struct SnapshotEntry {
     pub deadline: Option<MonoTime>,
 }
 
+impl SnapshotEntry {
+    pub(crate) fn of(stored: Stored<'_>) -> Self {
+        let (key, value) = stored.key_and_value();
+        Self { key, value, version: stored.version(), deadline: stored.deadline() }
+    }
+}
+
 impl SlotSnapshot {
     pub(crate) fn of(contents: &SlotContents) -> Self {
-        let entry = |stored: Stored<'_>| {
-            let (key, value) = stored.key_and_value();
-            SnapshotEntry { key, value, version: stored.version(), deadline: stored.deadline() }
-        };
         Self {
             version: contents.version,
-            digest: contents.digest,
-            entries: contents.pages.iter().map(entry).collect(),
+            digest: contents.digest.get(),
+            entries: contents.pages.iter().map(SnapshotEntry::of).collect(),
         }
     }
+}
 
-    pub(crate) fn into_contents(self, hasher: &RandomState) -> SlotContents {
-        let mut contents = SlotContents::starting_at(self.version, self.version);
-        for SnapshotEntry { key, value, version, deadline } in &self.entries {
+impl Store {
+    /// Makes what a slot holds of a snapshot, for [`SlotGuard::install`](crate::SlotGuard::install): it takes as long as so many writes,
+    /// and no lock. Compare [`SlotContents::digest`], which is counted anew, with the snapshot's.
+    #[must_use]
+    pub fn prepare(&self, snapshot: &SlotSnapshot) -> SlotContents {
+        let mut contents = SlotContents::starting_at(snapshot.version, snapshot.version);
+        for SnapshotEntry { key, value, version, deadline } in &snapshot.entries {
             let new = NewEntry::new(key, value, *version, deadline.unwrap_or(NEVER));
-            let hash = hasher.hash_one(&key[..]);
+            let hash = self.hash(key);
             // A peer could send a key twice.
             let place = contents.pages.place(hash, key);
-            contents.insert((hash, place), new, hasher);
+            contents.insert((hash, place), new, &self.hasher);
         }
         contents
     }

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ahash::RandomState;
@@ -30,7 +31,7 @@ pub struct Store {
     /// Keyed per store, so that nobody outside can aim keys at one bucket.
     pub(crate) hasher: RandomState,
     pub(crate) config: StoreConfig,
-    totals: Totals,
+    pub(crate) totals: Arc<Totals>,
     pub(crate) deadlines: Deadlines,
     pub(crate) occupancy: Occupancy,
     pub(crate) hand: Hand,
@@ -47,8 +48,10 @@ const _: () = assert!(size_of::<Cell>() == 128);
 /// Counters that every mutation writes, away from what every read reads.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Totals {
+pub(crate) struct Totals {
     bytes: AtomicUsize,
+    /// Of pages that views have put aside.
+    pub(crate) view_bytes: AtomicUsize,
     entries: AtomicUsize,
     evicted: AtomicU64,
     expired: AtomicU64,
@@ -78,7 +81,7 @@ impl Store {
             cells: std::iter::repeat_with(Cell::default).take(SLOT_COUNT).collect(),
             hasher: RandomState::new(),
             config,
-            totals: Totals::default(),
+            totals: Arc::default(),
             deadlines: Deadlines::new(),
             occupancy: Occupancy::new(),
             hand: Hand::new(),
@@ -112,10 +115,15 @@ impl Store {
         SlotGuard::new(self, slot, self.cell(slot).lock())
     }
 
-    /// Memory that is allocated for all entries: pages with their free room, large values, what the system's allocator adds.
+    /// Memory that is allocated for all entries: pages with their free room, large values, what the system's allocator adds, pages
+    /// put aside for a [`SlotView`](crate::SlotView).
     /// Counts a removed large value no more even while somebody still holds it.
     #[must_use]
     pub fn used_bytes(&self) -> usize {
+        self.entry_bytes() + self.totals.view_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn entry_bytes(&self) -> usize {
         self.totals.bytes.load(Ordering::Relaxed)
     }
 

@@ -91,20 +91,16 @@ impl DataPlane {
                 self.replica.applied(ticket, result);
             }
             ReplicaAction::Install { ticket, version, digest, entries } => {
-                let snapshot = snapshot(version, digest, entries);
+                let prepared = self.store.prepare(&snapshot(version, digest, entries));
+                let is_intact = prepared.digest() == digest;
                 // What was there before; freed after the lock is.
                 let _replaced = {
                     let mut guard = self.store.lock(ticket.slot());
-                    let (result, replaced) = if self.replica.admits(&ticket) {
-                        let old = guard.install(snapshot);
-                        if guard.digest() == digest {
-                            (Ok(()), old)
-                        } else {
-                            // Never keep what does not match: the slot starts from nothing again.
-                            (Err(ApplyError::Corrupt), guard.reset())
-                        }
-                    } else {
-                        (Err(ApplyError::Overtaken), Default::default())
+                    let (result, replaced) = match self.replica.admits(&ticket) {
+                        true if is_intact => (Ok(()), guard.install(prepared)),
+                        // Never keep what does not match: the slot starts from nothing again.
+                        true => (Err(ApplyError::Corrupt), guard.reset()),
+                        false => (Err(ApplyError::Overtaken), prepared),
                     };
                     self.replica.applied(ticket, result);
                     replaced

@@ -124,7 +124,7 @@ pub struct DataStats {
 /// One node's data plane. See the module's documentation.
 pub struct DataPlane {
     me: NodeId,
-    store: Store,
+    store: Arc<Store>,
     primary: Primary,
     replica: Replica,
     gate: Arc<Gate>,
@@ -150,7 +150,7 @@ impl DataPlane {
         let max_value_bytes = config.store.value_bytes_max as u64;
         Self {
             me,
-            store: Store::new(config.store),
+            store: Arc::new(Store::new(config.store)),
             primary: Primary::new(config.replication.clone(), Arc::clone(&ring), wakers.link),
             replica: Replica::new(config.replication, ring),
             gate: Arc::new(Gate::new(clock)),

@@ -1,8 +1,10 @@
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use slotmesh_replication::{PrimaryEvent, SnapshotEntry};
+use slotmesh_replication::{PrimaryEvent, SnapshotEntry, SnapshotSource, SourceGone};
 use slotmesh_slots::{MonoTime, NodeId, Slot, Version};
+use slotmesh_store::{SlotView, Store};
 
 use super::{DataEvent, DataPlane, DataStats};
 
@@ -130,18 +132,11 @@ impl DataPlane {
     }
 
     fn give_snapshot(&self, replica: NodeId, slot: Slot) {
-        let guard = self.store.lock(slot);
-        let entries = || {
-            let entry = |entry: slotmesh_store::SnapshotEntry| SnapshotEntry {
-                key: entry.key,
-                value: entry.value,
-                version: entry.version,
-                deadline: entry.deadline,
-            };
-            guard.snapshot().entries.into_iter().map(entry).collect()
-        };
+        let mut guard = self.store.lock(slot);
+        let (version, digest) = (guard.version(), guard.digest());
+        let source = || source(Arc::clone(&self.store), guard.view());
         // When it is not wanted any more nothing happens; when the log has moved on the event comes again.
-        let _taken = self.primary.snapshot(replica, slot, guard.version(), guard.digest(), entries);
+        let _taken = self.primary.snapshot(replica, slot, version, digest, source);
     }
 
     /// A replica promised a later epoch. If nobody was given the slot at that epoch, raising it is the way out.
@@ -182,4 +177,18 @@ impl DataPlane {
         drop(events);
         (self.wake_events)();
     }
+}
+
+/// Lists a slot page by page, so that its writers never wait for long.
+fn source(store: Arc<Store>, mut view: SlotView) -> SnapshotSource {
+    let entry = |entry: slotmesh_store::SnapshotEntry| SnapshotEntry {
+        key: entry.key,
+        value: entry.value,
+        version: entry.version,
+        deadline: entry.deadline,
+    };
+    Box::new(move || match store.read_view(&mut view) {
+        Ok(part) => Ok(part.map(|entries| entries.into_iter().map(entry).collect())),
+        Err(_) => Err(SourceGone),
+    })
 }

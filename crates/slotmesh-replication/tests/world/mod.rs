@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_replication::{
     ApplyError, Config, Outcome, Primary, PrimaryEvent, PrimarySlot, Replica, ReplicaAction,
-    ReplicaSlot, Ring, SnapshotEntry,
+    ReplicaSlot, Ring, SnapshotEntry, SnapshotSource,
 };
 use slotmesh_slots::{Effect, Epoch, MonoTime, NodeId, NodeList, Record, Slot, SlotState, Version};
 
@@ -55,6 +55,15 @@ impl Store {
         };
         self.entries.iter().map(entry).collect()
     }
+}
+
+/// Lists the entries two at a time.
+fn listed(entries: Vec<SnapshotEntry>) -> SnapshotSource {
+    let mut rest = entries.into_iter();
+    Box::new(move || {
+        let part: Vec<_> = rest.by_ref().take(2).collect();
+        Ok((!part.is_empty()).then_some(part))
+    })
 }
 
 pub struct Node {
@@ -333,7 +342,8 @@ impl World {
             PrimaryEvent::NeedSnapshot { replica, slot } => {
                 let store = node.stores.entry(slot).or_default();
                 let digest = store.digest();
-                node.primary.snapshot(replica, slot, store.version, digest, || store.snapshot());
+                let source = || listed(store.snapshot());
+                node.primary.snapshot(replica, slot, store.version, digest, source);
             }
             PrimaryEvent::Compare { replica, slot } => {
                 let store = node.stores.entry(slot).or_default();

@@ -330,11 +330,13 @@ impl Harness {
         let snapshot = self.primary.lock(slot).snapshot();
         drop(self.replica.lock(slot).reset());
         assert_eq!(self.replica.lock(slot).version(), Version::default());
-        drop(self.replica.lock(slot).install(snapshot.clone()));
+        let prepared = self.replica.prepare(&snapshot);
+        drop(self.replica.lock(slot).install(prepared));
         if input.argument.is_multiple_of(2) {
             let model = &mut self.models[usize::from(input.slot)];
             model.last_delete = model.version;
-            drop(self.primary.lock(slot).install(snapshot));
+            let prepared = self.primary.prepare(&snapshot);
+            drop(self.primary.lock(slot).install(prepared));
         }
     }
 
@@ -422,7 +424,8 @@ impl Harness {
             assert!(keys.iter().eq(model.entries.keys()));
             let live = self.primary.lock(slot).entries(self.now).count();
             assert_eq!(live, keys.iter().filter(|key| model.live(key, self.now).is_some()).count());
-            drop(self.replica.lock(slot).install(snapshot.clone()));
+            let prepared = self.replica.prepare(&snapshot);
+            drop(self.replica.lock(slot).install(prepared));
             assert_eq!(self.replica.lock(slot).digest(), snapshot.digest);
         }
         self.empty();

@@ -1,0 +1,208 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use slotmesh_slots::{Slot, Version};
+
+use crate::contents::SlotContents;
+use crate::error::SnapshotGone;
+use crate::guard::SlotGuard;
+use crate::page::Page;
+use crate::pages::{Pages, position};
+use crate::snapshot::SnapshotEntry;
+use crate::store::{Store, Totals};
+
+/// A slot as it is at one version, read page by page while writes go on: copy on write.
+///
+/// Who changes a page that was not read yet puts a copy of it aside first, once, and pays for copying 16 KiB. So whatever
+/// happens meanwhile, what is read is exactly the slot at [`SlotView::version`], with [`SlotView::digest`]. Pages put
+/// aside count in [`Store::used_bytes`] until they are read or the view is dropped, which ends it.
+#[derive(Debug)]
+pub struct SlotView {
+    slot: Slot,
+    version: Version,
+    digest: u128,
+    len: usize,
+    pages: Arc<Mutex<Unread>>,
+}
+
+impl SlotView {
+    /// The slot.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Version of the last mutation that the view contains.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The slot's digest at that version.
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    /// Number of entries at that version.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there was no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl SlotGuard<'_> {
+    /// Begins to read the slot as it is now; takes O(1). Read on with [`Store::read_view`], without the guard.
+    #[must_use]
+    pub fn view(&mut self) -> SlotView {
+        let totals = Arc::clone(&self.store.totals);
+        let pages = Arc::new(Mutex::new(Unread::new(totals)));
+        let contents = &mut *self.contents;
+        contents.views.get_or_insert_default().0.push(Arc::downgrade(&pages));
+        SlotView {
+            slot: self.slot(),
+            version: self.version(),
+            digest: self.digest(),
+            len: self.len(),
+            pages,
+        }
+    }
+}
+
+impl Store {
+    /// The next entries of a view: those of a page or a few, in no particular order, expired ones included; `None` at its
+    /// end. The slot's lock is held while one page is copied. Never call it while holding a guard of the slot.
+    ///
+    /// # Errors
+    /// When the slot was replaced or reset since the view began: what was read is to be thrown away.
+    pub fn read_view(
+        &self,
+        view: &mut SlotView,
+    ) -> Result<Option<Vec<SnapshotEntry>>, SnapshotGone> {
+        loop {
+            let page = {
+                let contents = self.cell(view.slot).lock();
+                let mut unread = view.pages.lock();
+                if !contents.has_view(&view.pages) {
+                    return Err(SnapshotGone { slot: view.slot });
+                }
+                unread.next(&contents.pages)
+            };
+            match page {
+                Some(page) if page.len() == 0 => {}
+                page => return Ok(page.map(|page| page.iter().map(SnapshotEntry::of).collect())),
+            }
+        }
+    }
+}
+
+/// The views of a slot that are under way.
+#[derive(Debug, Default)]
+pub(crate) struct Views(Vec<Weak<Mutex<Unread>>>);
+
+impl Views {
+    /// Has each put the page of a key with this hash aside that is about to change; false when there is no view any more.
+    #[cold]
+    pub(crate) fn keep(&mut self, pages: &Pages, hash: u64) -> bool {
+        self.each(|unread| unread.keep(pages, position(hash)))
+    }
+
+    /// Gives each all pages that it has not read, which the slot has no more.
+    pub(crate) fn keep_all(&mut self, pages: Pages) {
+        let pages = Arc::new(pages);
+        self.each(|unread| unread.keep_all(&pages));
+    }
+
+    fn each(&mut self, mut visit: impl FnMut(&mut Unread)) -> bool {
+        self.0.retain(|view| {
+            view.upgrade().is_some_and(|unread| {
+                visit(&mut unread.lock());
+                true
+            })
+        });
+        !self.0.is_empty()
+    }
+}
+
+impl SlotContents {
+    fn has_view(&self, view: &Arc<Mutex<Unread>>) -> bool {
+        let views = self.views.iter().flat_map(|views| &views.0);
+        views.into_iter().any(|known| known.as_ptr() == Arc::as_ptr(view))
+    }
+}
+
+/// What a view has yet to read. Its lock is taken under the slot's.
+#[derive(Debug)]
+struct Unread {
+    /// Positions before this were read; `None` when all were. It is where a page of the slot began when the view did: one that
+    /// was not put aside is still as it was then, and so are its bounds.
+    cursor: Option<u32>,
+    /// Pages as they were, by their first position, with the first position behind them.
+    kept: BTreeMap<u32, (Option<u32>, Page)>,
+    /// All pages, when the slot was cleared; those in `kept` had changed before.
+    all: Option<Arc<Pages>>,
+    /// Memory of what was put aside.
+    bytes: usize,
+    totals: Arc<Totals>,
+}
+
+impl Unread {
+    fn new(totals: Arc<Totals>) -> Self {
+        Self { cursor: Some(0), kept: BTreeMap::new(), all: None, bytes: 0, totals }
+    }
+
+    fn keep(&mut self, pages: &Pages, position: u32) {
+        let is_read = self.cursor.is_none_or(|cursor| position < cursor);
+        let kept = self.kept.range(..=position).next_back();
+        let is_kept = kept.is_some_and(|(_, (end, _))| end.is_none_or(|end| position < end));
+        if is_read || is_kept || self.all.is_some() {
+            return;
+        }
+        let (page, end) = pages.page_at(position);
+        self.count(page.footprint());
+        self.kept.insert(pages.page_start(position), (end, page.clone()));
+    }
+
+    fn keep_all(&mut self, pages: &Arc<Pages>) {
+        if self.cursor.is_some() && self.all.is_none() {
+            self.count(pages.footprint());
+            self.all = Some(Arc::clone(pages));
+        }
+    }
+
+    fn next(&mut self, pages: &Pages) -> Option<Page> {
+        let cursor = self.cursor?;
+        if let Some((end, page)) = self.kept.remove(&cursor) {
+            self.cursor = end;
+            self.uncount(page.footprint());
+            return Some(page);
+        }
+        let (page, end) = self.all.as_deref().unwrap_or(pages).page_at(cursor);
+        self.cursor = end;
+        Some(page.clone())
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.totals.view_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn uncount(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        self.totals.view_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.uncount(self.bytes);
+    }
+}
