@@ -8,6 +8,8 @@
 //! function and knows none of that. Values arrive as part of a larger frame on both sides and are copied once on each.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,6 +41,7 @@ fn main() {
     };
     memory(effort.key_counts);
     stalls(effort.key_counts[0]);
+    views(&effort);
     println!(
         "\nkeys of {KEY_BYTES} B, values of {VALUE_BYTES} B, Mop/s, median of {} rounds",
         effort.rounds
@@ -94,6 +97,86 @@ fn stalls(keys: u32) {
         median(&searches),
         spread(&searches)[2],
     );
+}
+
+/// Overwrites, alone and while another thread reads all slots as a whole one after the other, again and again: with the
+/// entries in all slots or in one.
+fn views(effort: &Effort) {
+    for (name, one) in [("all slots", None), ("one slot", Some(Slot::of_key(b"{t}")))] {
+        let (store, keys) = (new_store(), effort.key_counts[0]);
+        let slot_of = |key: &[u8]| one.unwrap_or_else(|| Slot::of_key(key));
+        let frame = Bytes::from(vec![1; VALUE_BYTES]);
+        let put = |number: u32| {
+            let key = key(number);
+            let put = Put::new(key.to_vec(), frame.clone());
+            let _ = black_box(store.lock(slot_of(&key)).put(Epoch(1), put, NOW));
+        };
+        (0..keys).for_each(put);
+        let sequence = slotmesh_benches::uniform(keys, SEQUENCE);
+        let (mut alone, mut beside, mut longest) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..effort.rounds {
+            alone.push(Latencies::of(&sequence, 4 * effort.window, put).rate());
+            let puts = beside_reader(&store, || Latencies::of(&sequence, 4 * effort.window, put));
+            beside.push(puts.rate());
+            longest.push(puts.at(0.9999));
+        }
+        println!(
+            "overwrites in {name} while that is read as a whole: {:.2} of their speed alone, p99.99 {:.0} us",
+            median(&beside) / median(&alone),
+            median(&longest)
+        );
+    }
+}
+
+/// Does the work while another thread reads the store, slot by slot and round and round.
+fn beside_reader<R>(store: &Store, work: impl FnOnce() -> R) -> R {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut entries = 0;
+            for slot in std::iter::repeat_with(Slot::all).flatten() {
+                let mut view = store.lock(slot).view();
+                while let Some(part) = store.read_view(&mut view).expect("it stays") {
+                    entries += part.len();
+                }
+                if done.load(Ordering::Relaxed) {
+                    return entries;
+                }
+            }
+            entries
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        assert!(reader.join().expect("no panic") > 0);
+        result
+    })
+}
+
+/// How long each of many operations took, in us.
+struct Latencies(Vec<f64>);
+
+impl Latencies {
+    fn of(sequence: &[u32], window: Duration, operation: impl Fn(u32)) -> Self {
+        let (start, mut micros) = (Instant::now(), Vec::new());
+        for &number in sequence.iter().cycle() {
+            let begin = Instant::now();
+            if begin - start > window {
+                break;
+            }
+            operation(number);
+            micros.push(begin.elapsed().as_secs_f64() * 1e6);
+        }
+        micros.sort_by(f64::total_cmp);
+        Self(micros)
+    }
+
+    fn rate(&self) -> f64 {
+        self.0.len() as f64 / self.0.iter().sum::<f64>()
+    }
+
+    fn at(&self, share: f64) -> f64 {
+        self.0[((self.0.len() - 1) as f64 * share) as usize]
+    }
 }
 
 fn side(name: &str) -> Box<dyn Side> {
