@@ -150,7 +150,7 @@ impl Fixture {
         match event {
             PrimaryEvent::NeedSnapshot { replica, slot } => {
                 let version = self.primary.last(slot).unwrap_or_default();
-                self.primary.snapshot(replica, slot, version, 7, Vec::new);
+                self.primary.snapshot(replica, slot, version, 7, || Box::new(|| Ok(None)));
             }
             PrimaryEvent::Compare { replica, slot } => {
                 let version = self.primary.last(slot).unwrap_or_default();

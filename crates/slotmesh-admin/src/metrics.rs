@@ -28,7 +28,7 @@ pub(crate) fn text(node: &Node) -> String {
         ),
         ("entries", "Entries of this node, replicas included.", stats.entries),
         ("memory_used_bytes", "Bytes that count against the budget.", stats.used_bytes),
-        ("memory_budget_bytes", "The budget.", node.max_memory_bytes() as u64),
+        ("memory_budget_bytes", "Bytes that entries may take.", stats.budget_bytes),
         ("cluster_version", "Version of the decided cluster state.", status.cluster.version()),
     ];
     let counters = [

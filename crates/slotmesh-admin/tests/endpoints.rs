@@ -62,7 +62,7 @@ async fn numbers_and_status_tell_of_the_node() {
         "slotmesh_ready 1",
         "slotmesh_primary_slots 16384",
         "slotmesh_primary_entries 1",
-        "slotmesh_memory_budget_bytes 1048576",
+        "slotmesh_memory_budget_bytes 524288",
         "slotmesh_failovers_total 0",
     ] {
         assert!(metrics.lines().any(|have| have == line), "{line} in {metrics}");

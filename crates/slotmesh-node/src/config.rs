@@ -25,7 +25,8 @@ pub struct NodeConfig {
     pub expect: u16,
     /// Copies beside the primary that a newly founded cluster wants, 0 to 3. One survives any single crash.
     pub replicas: u8,
-    /// Budget of everything this node stores, replicas included.
+    /// Memory for everything this node stores, replicas included: entries with what they need beside, the slots' fixed 2 MiB,
+    /// and a log of recent records, an eighth of it or 32 MiB. Connections and the process itself come on top.
     pub max_memory_bytes: usize,
     /// Failure zone of this node; replicas are placed in other zones where there are any.
     pub zone: String,

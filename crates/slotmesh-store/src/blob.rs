@@ -80,6 +80,14 @@ impl Blob {
         }
     }
 
+    /// Whether somebody beside the owner of this handle can read the value.
+    pub(crate) fn is_shared(&self) -> bool {
+        match self {
+            Self::Copied(copied) => copied.0.with_arc(|arc| !arc.is_unique()),
+            Self::Kept(kept) => !kept.is_unique() || !kept.value.is_unique(),
+        }
+    }
+
     /// The key, if it is here and not in the page.
     pub(crate) fn key(&self) -> Option<&Bytes> {
         match self {

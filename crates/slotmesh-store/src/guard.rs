@@ -23,7 +23,7 @@ pub struct SlotGuard<'a> {
     slot: Slot,
     // Declared before `garbage`: fields drop in order, so the slot is unlocked before anything is freed.
     pub(crate) contents: MutexGuard<'a, SlotContents>,
-    pub(crate) garbage: Garbage,
+    pub(crate) garbage: Garbage<'a>,
 }
 
 impl<'a> SlotGuard<'a> {
@@ -32,7 +32,7 @@ impl<'a> SlotGuard<'a> {
         slot: Slot,
         contents: MutexGuard<'a, SlotContents>,
     ) -> Self {
-        Self { store, slot, contents, garbage: Garbage::default() }
+        Self { store, slot, contents, garbage: Garbage::new(&store.retired) }
     }
 
     /// The slot that is locked.

@@ -42,6 +42,7 @@ mod outcome;
 mod page;
 mod pages;
 mod replica;
+mod retired;
 mod scan;
 mod snapshot;
 mod store;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use slotmesh_slots::Slot;
 
+use crate::footprint::allocated;
 use crate::pages::{position, tag};
 
 /// The queue's share of all entries, as one in so many (S3-FIFO's tenth).
@@ -27,6 +28,8 @@ const WAYS: usize = 4;
 pub(crate) struct Newcomers {
     queue: Mutex<VecDeque<Newcomer>>,
     len: AtomicUsize,
+    /// Memory of all this.
+    bytes: AtomicUsize,
     ghosts: [Mutex<Ghosts>; LANES],
 }
 
@@ -61,14 +64,33 @@ impl Newcomers {
         true
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a part of the memory is of another size now.
+    fn resized(&self, before: usize, now: usize) {
+        if before != now {
+            // A difference may be negative: adding with wrap-around subtracts.
+            self.bytes.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+        }
+    }
+
     /// Adds to the queue; what is too much for it leaves at its end, and is the eviction hand's then.
     pub(crate) fn push(&self, newcomer: Newcomer, entries: usize) {
         let mut queue = self.queue.lock();
+        let before = queue_bytes(&queue);
+        if queue.len() == queue.capacity() {
+            // A quarter at a time: doubling would waste more than it saves.
+            let more = QUEUE_MIN + queue.len() / 4;
+            queue.reserve_exact(more);
+        }
         queue.push_back(newcomer);
         // More than its share while nothing has to be evicted: they are all that eviction could choose from then.
         if queue.len() > (2 * entries / SHARE).max(QUEUE_MIN) {
             queue.pop_front();
         }
+        self.resized(before, queue_bytes(&queue));
         self.len.store(queue.len(), Ordering::Relaxed);
     }
 
@@ -81,13 +103,22 @@ impl Newcomers {
     pub(crate) fn pop(&self) -> Option<Newcomer> {
         let mut queue = self.queue.lock();
         let newcomer = queue.pop_front();
+        let before = queue_bytes(&queue);
+        if queue.len() < queue.capacity() / 4 {
+            let len = queue.len();
+            queue.shrink_to(2 * len);
+        }
+        self.resized(before, queue_bytes(&queue));
         self.len.store(queue.len(), Ordering::Relaxed);
         newcomer
     }
 
     /// Keeps the fingerprint of one that goes.
     pub(crate) fn remember(&self, newcomer: Newcomer, entries: usize) {
-        self.ghosts(newcomer).lock().remember(newcomer, entries / LANES);
+        let mut ghosts = self.ghosts(newcomer).lock();
+        let before = ghosts.bytes();
+        ghosts.remember(newcomer, entries / LANES);
+        self.resized(before, ghosts.bytes());
     }
 
     fn ghosts(&self, newcomer: Newcomer) -> &Mutex<Ghosts> {
@@ -95,10 +126,19 @@ impl Newcomers {
     }
 }
 
+fn queue_bytes(queue: &VecDeque<Newcomer>) -> usize {
+    allocated(queue.capacity() * size_of::<Newcomer>())
+}
+
 impl Ghosts {
+    fn bytes(&self) -> usize {
+        allocated(self.0.capacity() * size_of::<[u16; WAYS]>())
+    }
+
     fn remember(&mut self, newcomer: Newcomer, entries: usize) {
         let buckets = (entries / WAYS).max(1);
-        if buckets > self.0.len() + self.0.len() / 4 {
+        let have = self.0.len();
+        if buckets > have + have / 4 || buckets < have / 4 {
             // What was remembered is lost; it happens each time the store has grown by a quarter.
             self.0 = vec![[0; WAYS]; buckets];
         }
@@ -149,11 +189,14 @@ mod tests {
         for number in 0..1_000 {
             assert!(newcomers.admit(slot(7), hash(number), 300));
         }
+        let full = newcomers.bytes();
+        assert!(full >= QUEUE_MIN * 8);
         let first = newcomers.pop().unwrap();
         assert_eq!(first, Newcomer::new(slot(7), hash(1_000 - QUEUE_MIN as u64)));
         assert!(newcomers.are_many(630) && !newcomers.are_many(631));
         assert_eq!(std::iter::from_fn(|| newcomers.pop()).count(), QUEUE_MIN - 1);
         assert_eq!(newcomers.len.load(Ordering::Relaxed), 0);
+        assert!(newcomers.bytes() < full / 4);
     }
 
     #[test]

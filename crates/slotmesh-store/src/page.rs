@@ -53,6 +53,11 @@ impl Page {
         allocated(self.bytes.len()) + self.blobs.as_ref().map_or(0, |blobs| blobs.footprint())
     }
 
+    /// Of that, what a copy of the page takes: its large values are shared.
+    pub(crate) fn copy_footprint(&self) -> usize {
+        self.footprint() - self.blobs.as_ref().map_or(0, |blobs| blobs.bytes())
+    }
+
     /// Bytes that its entries and their index take.
     pub(crate) fn live_bytes(&self) -> usize {
         (self.used - self.dead) as usize + INDEX_BYTES * self.len()

@@ -15,6 +15,7 @@ use crate::expiry::Deadlines;
 use crate::guard::SlotGuard;
 use crate::newcomers::Newcomers;
 use crate::occupancy::Occupancy;
+use crate::retired::Retired;
 
 /// About what an entry takes beyond its key and value, in bytes: its head of 10 (16 with a deadline), 6 of index, room for its
 /// page to grow and what the allocator adds. [`Store::used_bytes`] is exact; this is for judging sizes beforehand.
@@ -36,6 +37,7 @@ pub struct Store {
     pub(crate) occupancy: Occupancy,
     pub(crate) hand: Hand,
     pub(crate) newcomers: Newcomers,
+    pub(crate) retired: Retired,
 }
 
 /// A slot on cache lines of its own, so that writers of neighbours do not disturb each other.
@@ -64,6 +66,12 @@ pub struct StoreStats {
     pub entries: usize,
     /// See [`Store::used_bytes`].
     pub used_bytes: usize,
+    /// Of them: pages and large values of the slots' entries.
+    pub entry_bytes: usize,
+    /// Of them: pages put aside for a [`SlotView`](crate::SlotView).
+    pub view_bytes: usize,
+    /// Of them: large values that were removed while somebody still holds them.
+    pub retired_bytes: usize,
     /// See [`Store::budget_bytes`].
     pub budget_bytes: usize,
     /// Live entries removed by [`SlotGuard::evict`] on this node as primary.
@@ -86,6 +94,7 @@ impl Store {
             occupancy: Occupancy::new(),
             hand: Hand::new(),
             newcomers: Newcomers::default(),
+            retired: Retired::default(),
         }
     }
 
@@ -115,12 +124,13 @@ impl Store {
         SlotGuard::new(self, slot, self.cell(slot).lock())
     }
 
-    /// Memory that is allocated for all entries: pages with their free room, large values, what the system's allocator adds, pages
-    /// put aside for a [`SlotView`](crate::SlotView).
-    /// Counts a removed large value no more even while somebody still holds it.
+    /// Memory that the entries take: pages with their free room, large values, what the system's allocator adds, the queue of
+    /// newcomers and the fingerprints, pages put aside for a [`SlotView`](crate::SlotView), and large values that were removed
+    /// while somebody still holds them. What is taken whether there are entries or not is [`FIXED_BYTES`].
     #[must_use]
     pub fn used_bytes(&self) -> usize {
-        self.entry_bytes() + self.totals.view_bytes.load(Ordering::Relaxed)
+        let views = self.totals.view_bytes.load(Ordering::Relaxed);
+        self.entry_bytes() + views + self.newcomers.bytes() + self.retired.bytes()
     }
 
     pub(crate) fn entry_bytes(&self) -> usize {
@@ -157,6 +167,9 @@ impl Store {
         StoreStats {
             entries: self.len(),
             used_bytes: self.used_bytes(),
+            entry_bytes: self.entry_bytes(),
+            view_bytes: self.totals.view_bytes.load(Ordering::Relaxed),
+            retired_bytes: self.retired.bytes(),
             budget_bytes: self.budget_bytes(),
             evicted: self.totals.evicted.load(Ordering::Relaxed),
             expired: self.totals.expired.load(Ordering::Relaxed),

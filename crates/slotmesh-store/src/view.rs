@@ -167,7 +167,7 @@ impl Unread {
             return;
         }
         let (page, end) = pages.page_at(position);
-        self.count(page.footprint());
+        self.count(page.copy_footprint());
         self.kept.insert(pages.page_start(position), (end, page.clone()));
     }
 
@@ -182,7 +182,7 @@ impl Unread {
         let cursor = self.cursor?;
         if let Some((end, page)) = self.kept.remove(&cursor) {
             self.cursor = end;
-            self.uncount(page.footprint());
+            self.uncount(page.copy_footprint());
             return Some(page);
         }
         let (page, end) = self.all.as_deref().unwrap_or(pages).page_at(cursor);

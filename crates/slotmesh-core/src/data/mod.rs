@@ -48,12 +48,36 @@ pub enum Ack {
 }
 
 /// Sizes of a node's data plane.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DataConfig {
     /// Budget and limits of the store.
     pub store: StoreConfig,
     /// Windows and timing of replication.
     pub replication: slotmesh_replication::Config,
+    /// Bytes that recent records may take; a replica that was away for less than it covers catches up without a snapshot.
+    /// More bridges longer cuts. Sane: a second of writing.
+    pub log_bytes: usize,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        let (store, replication) = Default::default();
+        Self { store, replication, log_bytes: LOG_BYTES_MAX }
+    }
+}
+
+impl DataConfig {
+    /// Shares so much memory out: an eighth, but not more than 32 MiB, for recent records where there are replicas, the
+    /// slots' fixed part, and the rest for entries.
+    #[must_use]
+    pub fn within(memory_bytes: usize, replicated: bool) -> Self {
+        let log_bytes = if replicated { LOG_BYTES_MAX.min(memory_bytes / 8) } else { 0 };
+        let rest = memory_bytes - log_bytes;
+        // Of next to nothing entries get half.
+        let budget_bytes = rest.saturating_sub(slotmesh_store::FIXED_BYTES).max(rest / 2);
+        let store = StoreConfig { budget_bytes, ..StoreConfig::default() };
+        Self { store, log_bytes, ..Self::default() }
+    }
 }
 
 /// Who wants to be woken; called from any thread, under a slot's lock at times, so they only set a flag.
@@ -107,6 +131,8 @@ pub enum DataEvent {
 pub struct DataStats {
     /// Bytes that count against the budget.
     pub used_bytes: u64,
+    /// What they may take; more is evicted.
+    pub budget_bytes: u64,
     /// Entries of all slots, replicas included.
     pub entries: u64,
     /// Slots this node is primary of.
@@ -146,7 +172,7 @@ impl DataPlane {
     /// A data plane that holds nothing and may serve nothing.
     #[must_use]
     pub fn new(me: NodeId, config: DataConfig, clock: Arc<dyn Clock>, wakers: Wakers) -> Self {
-        let ring = Arc::new(Ring::new(RING_BYTES));
+        let ring = Arc::new(Ring::new(config.log_bytes));
         let max_value_bytes = config.store.value_bytes_max as u64;
         Self {
             me,
@@ -208,12 +234,7 @@ impl DataPlane {
     pub const fn value_bytes_max(&self) -> u64 {
         self.max_value_bytes
     }
-
-    /// Bytes that recent records may take; a replica that was away for less than it covers catches up without a
-    /// snapshot.
-    pub const RING_BYTES: usize = RING_BYTES;
 }
 
-/// A quarter of the default budget would be too much, a second of heavy writing (about 30 MiB) is enough: connections
-/// come back within that.
-const RING_BYTES: usize = 32 << 20;
+/// A second of heavy writing: connections come back within that.
+const LOG_BYTES_MAX: usize = 32 << 20;

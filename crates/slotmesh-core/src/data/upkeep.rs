@@ -32,6 +32,7 @@ impl DataPlane {
     pub fn handle_timeout(&self, now: MonoTime) {
         self.primary.handle_timeout(now);
         self.remove_expired(now);
+        self.store.release_retired();
         self.pump(now);
     }
 
@@ -41,6 +42,7 @@ impl DataPlane {
         let primary = Slot::all().filter(|&slot| self.gate.role(slot).is_primary()).count();
         DataStats {
             used_bytes: self.store.used_bytes() as u64,
+            budget_bytes: self.store.budget_bytes() as u64,
             entries: self.store.len() as u64,
             primary_slots: primary as u64,
             evicted: self.evicted.load(Ordering::Relaxed),

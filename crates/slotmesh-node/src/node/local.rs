@@ -6,7 +6,6 @@ use parking_lot::Mutex;
 use slotmesh_control::{ClusterState, Command, NodeInfo, plan};
 use slotmesh_core::{Clock, DataConfig, DataPlane, Wakers};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
-use slotmesh_store::StoreConfig;
 use tokio::sync::watch;
 
 use super::{Inner, Node};
@@ -24,8 +23,7 @@ impl Node {
     #[must_use]
     pub fn local(max_memory_bytes: usize) -> Self {
         let id = NodeId::from_random(rand::random());
-        let store = StoreConfig { budget_bytes: max_memory_bytes, ..StoreConfig::default() };
-        let config = DataConfig { store, ..DataConfig::default() };
+        let config = DataConfig::within(max_memory_bytes, false);
         let wakers = Wakers { link: Box::new(|_| {}), events: Box::new(|| {}) };
         let data = Arc::new(DataPlane::new(id, config, Arc::new(BootClock), wakers));
         let cluster = Arc::new(own_everything(id, &data));

@@ -11,7 +11,6 @@ use slotmesh_control::NodeInfo;
 use slotmesh_core::{Brain, BrainConfig, Clock, DataConfig, DataPlane, Wakers};
 use slotmesh_gossip::GossipConfig;
 use slotmesh_slots::NodeId;
-use slotmesh_store::StoreConfig;
 use slotmesh_transport::{Endpoint, Handler, Hello, Identity, TransportConfig};
 use tokio::runtime;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -64,8 +63,7 @@ impl Starting {
             link: Box::new(move |node| link_wakers.wake(node)),
             events: Box::new(move || events.notify_one()),
         };
-        let store = StoreConfig { budget_bytes: config.max_memory_bytes, ..StoreConfig::default() };
-        let data_config = DataConfig { store, ..DataConfig::default() };
+        let data_config = DataConfig::within(config.max_memory_bytes, true);
         let data = Arc::new(DataPlane::new(id, data_config, Arc::new(BootClock), hooks));
         Self {
             id,

@@ -73,9 +73,12 @@ fn clients(call: &Call<'_>, out: &mut Section) {
 
 fn memory(call: &Call<'_>, out: &mut Section) {
     let max = call.gateway.node.max_memory_bytes();
-    let used = call.gateway.node.stats().used_bytes;
+    let stats = call.gateway.node.stats();
+    let overhead = (max as u64).saturating_sub(stats.budget_bytes);
+    let used = stats.used_bytes + overhead;
     out.field("used_memory", used);
-    out.field("used_memory_dataset", used);
+    out.field("used_memory_dataset", stats.used_bytes);
+    out.field("used_memory_overhead", overhead);
     out.field("used_memory_human", human(used));
     out.field("maxmemory", max);
     out.field("maxmemory_human", human(max as u64));

@@ -438,7 +438,7 @@ impl Harness {
         }
         (0..SLOTS).for_each(|number| drop(self.replica.lock(Self::slot(number)).reset()));
         for store in [&self.primary, &self.replica] {
-            assert_eq!((store.used_bytes(), store.len()), (0, 0));
+            assert_eq!((store.stats().entry_bytes, store.len()), (0, 0));
         }
         let digests = (0..SLOTS).map(|number| self.primary.lock(Self::slot(number)).digest());
         assert!({ digests }.all(|digest| digest == 0));

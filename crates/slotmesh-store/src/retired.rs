@@ -1,0 +1,107 @@
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::blob::Blob;
+use crate::store::Store;
+
+/// Values that one look takes up: a few microseconds.
+const LOOK: usize = 256;
+
+/// Large values that were removed while somebody else still held them: they take memory until all others let go, so they
+/// count against the budget until then. The store holds on to them to know.
+#[derive(Debug, Default)]
+pub(crate) struct Retired {
+    blobs: Mutex<VecDeque<Blob>>,
+    bytes: AtomicUsize,
+}
+
+impl Retired {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes a removed value; one that nobody else holds is freed at once.
+    pub(crate) fn add(&self, blob: Blob) {
+        if blob.is_shared() {
+            self.bytes.fetch_add(blob.footprint(), Ordering::Relaxed);
+            self.blobs.lock().push_back(blob);
+        }
+    }
+
+    /// Frees some of what nobody else holds any more, oldest first.
+    fn release(&self) {
+        if self.bytes() == 0 {
+            return;
+        }
+        let mut free = Vec::new();
+        let mut blobs = self.blobs.lock();
+        for _ in 0..LOOK.min(blobs.len()) {
+            let Some(blob) = blobs.pop_front() else { break };
+            if blob.is_shared() {
+                blobs.push_back(blob);
+            } else {
+                self.bytes.fetch_sub(blob.footprint(), Ordering::Relaxed);
+                free.push(blob);
+            }
+        }
+        if blobs.len() < blobs.capacity() / 4 {
+            blobs.shrink_to_fit();
+        }
+        drop(blobs);
+    }
+}
+
+impl Store {
+    /// Frees large values that were removed while they were read and that nobody holds any more; until then they count in
+    /// [`Store::used_bytes`]. Bounded work: call it regularly. [`Store::victim`] does it too.
+    pub fn release_retired(&self) {
+        self.retired.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use slotmesh_slots::{Epoch, MonoTime, Slot};
+
+    use super::*;
+    use crate::{Condition, Put, StoreConfig};
+
+    const NOW: MonoTime = MonoTime::from_micros(1);
+
+    fn check(value_bytes: usize, counted: bool) {
+        let (store, key) = (Store::new(StoreConfig::default()), Bytes::from_static(b"k"));
+        let slot = Slot::of_key(&key);
+        let put = Put::new(key.clone(), vec![1; value_bytes]);
+        let _ = store.lock(slot).put(Epoch(1), put, NOW).unwrap();
+        let held = store.get(slot, &key, NOW).unwrap().value;
+        let _ = store.lock(slot).delete(Epoch(1), &key, Condition::Always, NOW).unwrap();
+        let is_counted = || store.stats().retired_bytes >= value_bytes;
+        assert_eq!(is_counted(), counted, "{value_bytes}");
+        store.release_retired();
+        assert_eq!(is_counted(), counted, "{value_bytes}");
+        drop(held);
+        store.release_retired();
+        assert!(store.retired.bytes() == 0 && store.retired.blobs.lock().is_empty());
+    }
+
+    #[test]
+    fn what_is_held_counts_until_it_is_let_go() {
+        // Small ones were copied to the reader; of the large ones the last shares the writer's buffer.
+        for (bytes, counted) in [(100, false), (1_000, true), (100_000, true)] {
+            check(bytes, counted);
+        }
+    }
+
+    #[test]
+    fn what_nobody_holds_is_freed_at_once() {
+        let (store, key) = (Store::new(StoreConfig::default()), Bytes::from_static(b"k"));
+        for _ in 0..100 {
+            let put = Put::new(key.clone(), vec![1; 100_000]);
+            let _ = store.lock(Slot::of_key(&key)).put(Epoch(1), put, NOW).unwrap();
+        }
+        assert!(store.used_bytes() < 110_000);
+    }
+}
