@@ -29,6 +29,7 @@ mod directory;
 mod entry;
 mod error;
 mod eviction;
+mod exchange;
 mod expiry;
 mod footprint;
 mod garbage;
@@ -36,14 +37,17 @@ mod guard;
 mod history;
 mod integer;
 mod invariants;
+mod lifetime;
 mod newcomers;
 mod occupancy;
 mod outcome;
 mod page;
 mod pages;
+mod range;
 mod replica;
 mod snapshot;
 mod store;
+mod update;
 
 pub use condition::Condition;
 pub use config::{KEY_BYTES_LIMIT, StoreConfig};
@@ -51,6 +55,12 @@ pub use contents::SlotContents;
 pub use entry::Entry;
 pub use error::{ApplyError, StoreError};
 pub use guard::SlotGuard;
-pub use outcome::{DeleteOutcome, ExpireOutcome, IncrementOutcome, Put, PutOutcome};
+pub use lifetime::ExpireCondition;
+pub use outcome::{
+    DeleteOutcome, ExchangeOutcome, ExpireOutcome, IncrementOutcome, LengthOutcome, Put,
+    PutOutcome, UpdateOutcome,
+};
+pub use range::ByteRange;
 pub use snapshot::{SlotSnapshot, SnapshotEntry};
 pub use store::{ENTRY_OVERHEAD_BYTES, FIXED_BYTES, Store, StoreStats};
+pub use update::{Change, Current};

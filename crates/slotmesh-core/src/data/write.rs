@@ -1,5 +1,5 @@
 use slotmesh_slots::{Epoch, MonoTime, Record, Seq, Slot};
-use slotmesh_store::{Put, SlotGuard};
+use slotmesh_store::{ExpireCondition, Put, SlotGuard};
 
 use super::gate::RoleWord;
 use super::{Ack, DataPlane, Done};
@@ -93,7 +93,8 @@ fn mutate(
             Ok((outcome.record, Reply::Delete { applied, existed, version, copies }))
         }
         Op::Expire { key, ttl } => {
-            let outcome = guard.expire(epoch, &key, ttl.map(|ttl| now + ttl), now)?;
+            let deadline = ttl.map(|ttl| now + ttl);
+            let outcome = guard.expire(epoch, &key, deadline, ExpireCondition::Always, now)?;
             Ok((outcome.record, Reply::Expire { applied: outcome.applied }))
         }
         Op::Increment { key, delta } => {
