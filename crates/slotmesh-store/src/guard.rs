@@ -182,7 +182,7 @@ impl<'a> SlotGuard<'a> {
         if epoch < have.epoch { Err(StoreError::StaleEpoch { have }) } else { Ok(()) }
     }
 
-    fn facts(&self, entry: Option<Version>) -> Facts {
+    pub(crate) fn facts(&self, entry: Option<Version>) -> Facts {
         let SlotContents { version, last_delete, .. } = *self.contents;
         Facts { entry, slot: version, last_delete }
     }

@@ -47,6 +47,7 @@ mod range;
 mod replica;
 mod snapshot;
 mod store;
+mod transaction;
 mod update;
 
 pub use condition::Condition;
@@ -63,4 +64,5 @@ pub use outcome::{
 pub use range::ByteRange;
 pub use snapshot::{SlotSnapshot, SnapshotEntry};
 pub use store::{ENTRY_OVERHEAD_BYTES, FIXED_BYTES, Store, StoreStats};
+pub use transaction::{Mutation, TransactOutcome};
 pub use update::{Change, Current};

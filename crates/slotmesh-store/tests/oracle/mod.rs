@@ -199,6 +199,7 @@ impl Harness {
             40..=41 => self.get_and_expire(&input),
             42 => self.touch(&input),
             43..=44 => self.update(&input),
+            45..=46 => self.transact(&input),
             _ => {}
         }
         self.compare(&input);

@@ -1,12 +1,12 @@
-//! Operations that decide by the value they find.
+//! Operations that decide by the value they find, and several at once.
 
 use bytes::Bytes;
 use slotmesh_slots::Effect;
 use slotmesh_store::{
-    ByteRange, Change, ExchangeOutcome, ExpireCondition, LengthOutcome, Put, StoreError,
+    ByteRange, Change, ExchangeOutcome, ExpireCondition, LengthOutcome, Mutation, Put, StoreError,
 };
 
-use super::{Harness, Input, ModelEntry, VALUE_BYTES_MAX, redates};
+use super::{EXPIRE_CONDITIONS, Harness, Input, KEYS, Model, ModelEntry, VALUE_BYTES_MAX, redates};
 
 impl Harness {
     fn before(&self, input: &Input) -> Option<ModelEntry> {
@@ -201,5 +201,97 @@ impl Harness {
             None => assert_eq!(outcome.record, None),
         }
         assert_eq!(outcome.version, self.before(input).map(|entry| entry.version));
+    }
+
+    /// Up to seven mutations of keys around the one at hand, now and then of the same.
+    pub(super) fn transact(&mut self, input: &Input) {
+        let mutations: Vec<_> = (0..input.size % 8).map(|at| self.mutation(input, at)).collect();
+        let model = &self.models[usize::from(input.slot)];
+        let too_large = mutations.iter().any(|mutation| match mutation {
+            Mutation::Put(put) => put.value.len() > VALUE_BYTES_MAX,
+            _ => false,
+        });
+        let failed = mutations.iter().position(|mutation| !self.may_happen(model, mutation));
+        let slot = Self::slot(input.slot);
+        let result = self.primary.lock(slot).transact(self.epoch, mutations.clone(), self.now);
+        if too_large {
+            assert!(matches!(result, Err(StoreError::ValueTooLarge { .. })));
+            return;
+        }
+        let outcome = result.unwrap();
+        assert_eq!(outcome.failed, failed);
+        let mut records = outcome.records.into_iter();
+        for mutation in mutations.into_iter().take_while(|_| failed.is_none()) {
+            if let Some(effect) = self.effect(input.slot, mutation) {
+                self.expect(input.slot, records.next(), &effect);
+            }
+        }
+        assert_eq!(records.next(), None);
+    }
+
+    fn mutation(&self, input: &Input, at: u8) -> Mutation {
+        // Different for every mutation, and for every input.
+        let mixed = input.argument.wrapping_mul(31).wrapping_add(at.wrapping_mul(67)) ^ input.size;
+        let key = match mixed % 4 {
+            0 => input.key.clone(),
+            _ => Bytes::from(format!("key{}", mixed % KEYS)),
+        };
+        let input = Input {
+            kind: input.kind,
+            slot: input.slot,
+            key,
+            argument: mixed,
+            size: mixed ^ input.condition,
+            // Mostly none, or hardly any transaction would happen.
+            condition: if at < 6 { 8 } else { input.condition },
+        };
+        let entry = self.before(&input).map(|entry| entry.version);
+        let (condition, key) = (self.condition(&input, entry), input.key.clone());
+        let deadline = self.deadline(input.argument);
+        match mixed / 4 % 8 {
+            0..=4 => Mutation::Put(Put {
+                key,
+                value: Self::value(&input),
+                deadline,
+                condition,
+                keep_deadline: mixed.is_multiple_of(5),
+            }),
+            5 | 6 => Mutation::Delete { key, condition },
+            _ => {
+                let condition =
+                    EXPIRE_CONDITIONS[usize::from(input.condition) % EXPIRE_CONDITIONS.len()];
+                Mutation::Expire { key, deadline, condition }
+            }
+        }
+    }
+
+    fn may_happen(&self, model: &Model, mutation: &Mutation) -> bool {
+        let held = |key| model.live(key, self.now);
+        match mutation {
+            Mutation::Put(Put { key, condition, .. }) | Mutation::Delete { key, condition } => {
+                model.holds(*condition, held(key).map(|entry| entry.version))
+            }
+            Mutation::Expire { key, deadline, condition } => {
+                held(key).is_some_and(|entry| redates(*condition, entry.deadline, *deadline))
+            }
+        }
+    }
+
+    /// What a mutation whose condition held comes to after those before it.
+    fn effect(&self, slot: u8, mutation: Mutation) -> Option<Effect> {
+        let model = &self.models[usize::from(slot)];
+        match mutation {
+            Mutation::Put(Put { key, value, deadline, keep_deadline, .. }) => {
+                let current = model.live(&key, self.now).filter(|_| keep_deadline);
+                let deadline = current.map_or(deadline, |entry| entry.deadline);
+                Some(Effect::Put { key, value, deadline })
+            }
+            Mutation::Delete { key, .. } => Some(Effect::Delete { key }),
+            Mutation::Expire { key, deadline, .. } => {
+                let current = model.live(&key, self.now)?.deadline;
+                redates(ExpireCondition::Always, current, deadline)
+                    .then(|| self.redated(&key, deadline))
+            }
+        }
     }
 }
