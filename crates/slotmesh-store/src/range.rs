@@ -20,6 +20,13 @@ pub struct ByteRange {
     pub end: i64,
 }
 
+impl From<(i64, i64)> for ByteRange {
+    /// The first and the last byte.
+    fn from((start, end): (i64, i64)) -> Self {
+        Self { start, end }
+    }
+}
+
 impl ByteRange {
     /// Where the range lies in a value of this length, exactly as Redis' `GETRANGE` has it: what is beyond the value is cut
     /// off, and places before its first byte count as that one, so an end far before still has the first byte in the range.
@@ -127,7 +134,7 @@ mod tests {
         let store = Store::new(StoreConfig::default());
         let mut guard = store.lock(Slot::of_key(b"k"));
         let _ = guard.put(EPOCH, Put::new("k", "Hello"), NOW).unwrap();
-        let entry = guard.get_range(b"k", ByteRange { start, end }, NOW).unwrap();
+        let entry = guard.get_range(b"k", (start, end).into(), NOW).unwrap();
         assert_eq!(entry.value, expected, "{start} {end}");
         assert_eq!(entry.version, guard.version());
         assert!(guard.get_range(b"missing", ByteRange { start, end }, NOW).is_none());
