@@ -12,13 +12,24 @@ use libfuzzer_sys::fuzz_target;
 use slotmesh_control::log::{LogMachine, LogStatus};
 use slotmesh_control::{Command, NodeInfo};
 use slotmesh_core::{
-    Ack, Brain, BrainConfig, Clock, ControlMachine, DataConfig, DataPlane, Request, Wakers, wire,
+    Ack, Brain, BrainConfig, Clock, ControlMachine, DataConfig, DataError, DataPlane, Op, Reply,
+    Request, Wakers, decode_replies, encode_replies, wire,
 };
+use slotmesh_fuzz::noise;
 use slotmesh_slots::{Epoch, Generation, MonoTime, NodeId, NodeList, Reader, Slot};
+use slotmesh_store::{ByteRange, Condition, ExpireCondition};
+
+/// Bytes added to an input where no coverage guides the fuzzer to longer ones.
+const STRETCHED_BYTES: usize = 1_000;
+
+/// Bytes that make one operation.
+const OPERATION_BYTES: usize = 12;
 
 fuzz_target!(|input: &[u8]| {
+    let more = if cfg!(fuzzing) { 0 } else { STRETCHED_BYTES };
+    let input: Vec<u8> = input.iter().copied().chain(noise(input).take(more)).collect();
     let mut fixture = Fixture::new();
-    let mut rest = input;
+    let mut rest = &input[..];
     while let Some((&kind, tail)) = rest.split_first() {
         let (body, next) = tail.split_at((kind as usize >> 3).min(tail.len()).max(tail.len() / 2));
         fixture.step(kind, body);
@@ -26,6 +37,9 @@ fuzz_target!(|input: &[u8]| {
     }
     fixture.brain.check_invariants();
 });
+
+/// Of slot 0.
+const SERVED_KEY: &[u8] = b"k596";
 
 struct Still;
 
@@ -90,6 +104,20 @@ impl Fixture {
         Self { brain, data, now }
     }
 
+    /// Carries out what comes back from the bytes that it is sent as.
+    fn execute(&self, op: Op) {
+        let bytes = Request::encode(Ack::Primary, &[op]);
+        let read = Request::decode(&mut Reader::shared(&bytes));
+        let op = read.ok().and_then(|request| request.ops.into_iter().next());
+        let op = op.expect("what is encoded can be decoded");
+        assert_eq!(Request::encode(Ack::Primary, std::slice::from_ref(&op)), bytes);
+        let done = |answer: Result<Reply, DataError>| {
+            let bytes = encode_replies(std::slice::from_ref(&answer));
+            assert!(decode_replies(&bytes).is_ok());
+        };
+        self.data.execute(op, Ack::Primary, Box::new(done));
+    }
+
     fn step(&mut self, kind: u8, body: &[u8]) {
         self.now = self.now + Duration::from_millis(u64::from(kind));
         let from = SocketAddr::from(([127, 0, 0, 1], 7002));
@@ -113,10 +141,9 @@ impl Fixture {
             }
             6 => {
                 if let Ok(Request { ops, .. }) = Request::decode(&mut Reader::shared(&bytes)) {
-                    for op in ops {
-                        self.data.execute(op, Ack::All, Box::new(|_| {}));
-                    }
+                    ops.into_iter().for_each(|op| self.execute(op));
                 }
+                body.chunks(OPERATION_BYTES).filter_map(operation).for_each(|op| self.execute(op));
             }
             _ => self.brain.handle_timeout(self.now),
         }
@@ -125,6 +152,48 @@ impl Fixture {
         while self.brain.poll_output().is_some() {}
     }
 }
+
+/// An operation on the slot that is served here, of the kind that the first byte says, with arguments from the others.
+fn operation(body: &[u8]) -> Option<Op> {
+    let (&[kind, condition, number], rest) = body.split_first_chunk()?;
+    let (key, value) = (Bytes::from_static(SERVED_KEY), Bytes::copy_from_slice(rest));
+    let number = match number {
+        255 => u64::MAX,
+        254 => i64::MAX as u64,
+        number => number.into(),
+    };
+    let ttl = (condition & 64 == 0).then(|| Duration::from_millis(number));
+    let (keep_ttl, entry) = (condition & 32 != 0, CONDITIONS[usize::from(condition) % 4]);
+    let expiry = EXPIRE_CONDITIONS[usize::from(condition) % 6];
+    let range = ByteRange { start: number.cast_signed(), end: -i64::from(condition) };
+    Some(match kind % 13 {
+        0 => Op::Get { key },
+        1 => Op::Put { key, value, ttl, keep_ttl, condition: entry },
+        2 => Op::Delete { key, condition: entry },
+        3 => Op::Expire { key, ttl, condition: expiry },
+        4 => Op::Increment { key, delta: number.cast_signed() },
+        5 => Op::GetRange { key, range },
+        6 => Op::Touch { key },
+        7 => Op::Append { key, value },
+        8 => Op::SetRange { key, offset: number, value },
+        9 => Op::GetAndPut { key, value, ttl, keep_ttl, condition: entry },
+        10 => Op::GetAndDelete { key },
+        11 => Op::GetAndExpire { key, ttl },
+        _ => Op::Clear { slot: Slot::of_key(SERVED_KEY) },
+    })
+}
+
+const CONDITIONS: [Condition; 4] =
+    [Condition::Always, Condition::Absent, Condition::Present, Condition::Always];
+
+const EXPIRE_CONDITIONS: [ExpireCondition; 6] = [
+    ExpireCondition::Always,
+    ExpireCondition::Unset,
+    ExpireCondition::Set,
+    ExpireCondition::Later,
+    ExpireCondition::Earlier,
+    ExpireCondition::SetAndEarlier,
+];
 
 fn commands() -> Vec<Command> {
     let generation = Generation { cluster: 1, reform: 0 };

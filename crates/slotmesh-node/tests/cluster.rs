@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use slotmesh_node::{
-    CallOptions, ClusterSecret, Node, NodeConfig, NodeStatus, Op, OpError, Phase, PutOptions, Reply,
+    ByteRange, CallOptions, ClusterSecret, Condition, ExpireCondition, Node, NodeConfig,
+    NodeStatus, Op, OpError, Phase, PutOptions, Reply, Value,
 };
 use slotmesh_slots::{SLOT_COUNT, Slot};
 
@@ -94,6 +95,85 @@ async fn every_node_reads_what_any_node_wrote() {
     assert_eq!(get(&nodes[0], "key-1").await, None);
     nodes[1].clear().await.unwrap();
     assert_eq!(get(&nodes[2], "key-2").await, None);
+}
+
+fn text(value: Option<Value>) -> Option<bytes::Bytes> {
+    value.map(|value| value.value)
+}
+
+/// Leaves `Hello\0\0you` behind.
+async fn write_parts(node: &Node, key: &'static str) {
+    assert_eq!(node.append(key, "Hello").await.unwrap(), 5);
+    assert_eq!(node.set_range(key, 7, "you").await.unwrap(), 10);
+    for (range, part) in [((0, -1), "Hello\0\0you"), ((-4, 7), "\0y"), ((10, -1), "")] {
+        assert_eq!(text(node.get_range(key, range).await.unwrap()).unwrap(), part);
+    }
+    let bytes = (8 << 20) + 1;
+    let refused = node.set_range(key, bytes - 1, "!").await;
+    assert_eq!(refused, Err(OpError::TooLarge { bytes, max: 8 << 20 }));
+}
+
+async fn change_lifetimes(node: &Node, key: &'static str) {
+    let (minute, hour) = (Some(Duration::from_secs(60)), Some(Duration::from_secs(3_600)));
+    assert!(!node.expire(key, None).await.unwrap(), "it has no lifetime");
+    for (ttl, condition, applied) in [
+        (minute, ExpireCondition::Set, false),
+        (hour, ExpireCondition::Unset, true),
+        (minute, ExpireCondition::Later, false),
+        (minute, ExpireCondition::Earlier, true),
+    ] {
+        assert_eq!(node.expire_if(key, ttl, condition).await.unwrap(), applied);
+    }
+    let lasting = node.get_and_expire(key, None).await.unwrap().unwrap();
+    assert!(lasting.ttl.is_some() && lasting.ttl <= minute);
+    assert!(!node.expire(key, None).await.unwrap(), "it has none again");
+}
+
+/// Ends with nothing there.
+async fn exchange(node: &Node, key: &'static str) {
+    let absent = PutOptions { condition: Condition::Absent, ..PutOptions::default() };
+    let refused = node.get_and_put(key, "refused", absent).await.unwrap();
+    assert_eq!(text(refused).unwrap(), "Hello\0\0you");
+    let put = node.get_and_put(key, "new", PutOptions::default()).await.unwrap().unwrap();
+    assert_eq!((&put.value[..], put.ttl), (&b"Hello\0\0you"[..], None));
+    assert!(node.touch(key).await.unwrap());
+    assert_eq!(text(node.get_and_delete(key).await.unwrap()).unwrap(), "new");
+    assert!(!node.touch(key).await.unwrap());
+    assert_eq!(text(node.get_and_delete(key).await.unwrap()), None);
+    assert_eq!(text(node.get_range(key, (0, -1)).await.unwrap()), None);
+}
+
+/// The reads of a batch, whether they are forwarded or not.
+async fn read_together(node: &Node, keys: &[&'static str]) {
+    for key in keys {
+        node.put(*key, "value", PutOptions::default()).await.unwrap();
+    }
+    let ops = keys.iter().flat_map(|key| {
+        let (key, range) = (bytes::Bytes::from(*key), ByteRange { start: 1, end: 2 });
+        let missing = Op::Touch { key: format!("{{{key:?}}}").into() };
+        [Op::GetRange { key: key.clone(), range }, Op::Touch { key }, missing]
+    });
+    let answers = node.execute_many(ops.collect(), CallOptions::default()).await;
+    for answers in answers.chunks(3) {
+        assert!(matches!(&answers[0], Ok(Reply::Value(part)) if part.value == "al"), "{answers:?}");
+        assert_eq!(answers[1..], [true, false].map(|existed| Ok(Reply::Touched { existed })));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_changes_what_it_reads_in_one_step() {
+    let nodes = cluster(2).await;
+    // Some of these keys are here and some there.
+    let keys = ["a", "b", "c", "d", "e", "f"];
+    for node in &nodes {
+        for key in keys {
+            write_parts(node, key).await;
+            change_lifetimes(node, key).await;
+            exchange(node, key).await;
+        }
+        read_together(node, &keys).await;
+        node.clear().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,10 @@
 //!   `ASK`: slots move at once.
 //! * **Commands with many keys are not atomic**, because the keys may live on several nodes: `MSET`, `DEL`, `UNLINK` that
 //!   answer an error may have been carried out for some keys. With `redirect` they need one slot (`CROSSSLOT`).
-//!   `PERSIST` reads and then writes. `SET … GET` is atomic.
+//!   Commands with one key are carried out in one step, those that read and write (`GETSET`, `GETEX`, `APPEND`, …) too.
+//! * **Points in time** (`EXPIREAT`, `SET … EXAT`, `EXPIRETIME`) are turned into what is left of them and back by the clock of
+//!   the node that is asked. So they are exact to some milliseconds, and `GT` or `LT` may go either way between equal ones.
+//!   What would last for more than half a million years lasts for ever.
 //! * **Errors.** `CLUSTERDOWN`: nobody may serve the slot now, nothing was changed, a later retry helps. `TRYAGAIN`: too much is
 //!   under way, nothing was changed. `ERR outcome unknown …`: the write may have happened or happen yet; only the client
 //!   knows whether repeating it does harm. `OOM`: the byte budget is full of what may not be evicted.

@@ -80,6 +80,14 @@ async fn conditions_of_set() {
         ("SET c 7 EX 1 PX 1", SYNTAX),
         ("SET c 7 EX 1 KEEPTTL", SYNTAX),
         ("SET c 7 BANANA", SYNTAX),
+        ("SET c 7 EX x BANANA", SYNTAX),
+        ("SET c 7 PERSIST", SYNTAX),
+        ("SET c 7 XX XX GET GET", "\"7\""),
+        ("SET c 7 EX 100 EX 200", "OK"),
+        ("TTL c", ":200"),
+        ("SET c 7 KEEPTTL KEEPTTL", "OK"),
+        ("TTL c", ":200"),
+        ("SET c 7 PXAT 9223372036854775807", "OK"),
         ("SET c 7 EX x", INTEGER),
         ("SET c 7 EX 0", "-ERR invalid expire time in 'set' command"),
         ("SET c 7 PX -1", "-ERR invalid expire time in 'set' command"),
@@ -110,7 +118,6 @@ async fn lifetimes() {
         ("TTL a", ":-1"),
         ("EXPIRE a x", INTEGER),
         ("EXPIRE a 9223372036854775807", "-ERR invalid expire time in 'expire' command"),
-        ("EXPIRE a 10 NX", "-ERR Unsupported option NX"),
         ("PEXPIRE a 9223372036854775807", "-ERR invalid expire time in 'pexpire' command"),
         ("EXISTS a", ":1"),
         ("EXPIRE a -1", ":1"),
@@ -128,6 +135,159 @@ async fn lifetimes() {
         ("GET e", "nil"),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn conditions_of_lifetimes() {
+    check(&[
+        ("SET a 1", "OK"),
+        ("EXPIRE a 100 XX", ":0"),
+        ("EXPIRE a 100 GT", ":0"),
+        ("EXPIRE a 100 XX LT", ":0"),
+        ("EXPIRE a 100 NX", ":1"),
+        ("EXPIRE a 200 nx", ":0"),
+        ("EXPIRE a 50 GT", ":0"),
+        ("EXPIRE a 200 GT", ":1"),
+        ("TTL a", ":200"),
+        ("PEXPIRE a 300000 LT", ":0"),
+        ("PEXPIRE a 100000 LT LT", ":1"),
+        ("TTL a", ":100"),
+        ("EXPIRE a -5 GT", ":0"),
+        ("EXPIRE a -5 XX LT", ":1"),
+        ("EXISTS a", ":0"),
+        ("EXPIRE a 10 NX", ":0"),
+        ("SET a 1", "OK"),
+        ("EXPIRE a 100 LT", ":1"),
+        ("TTL a", ":100"),
+        (
+            "EXPIRE a 10 NX GT",
+            "-ERR NX and XX, GT or LT options at the same time are not compatible",
+        ),
+        ("EXPIRE a x GT LT", "-ERR GT and LT options at the same time are not compatible"),
+        ("EXPIRE a x NX BANANA", "-ERR Unsupported option BANANA"),
+        ("EXPIRE a x NX", INTEGER),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn lifetimes_end_at_points_in_time() {
+    let soon = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 1_000;
+    let line = |command: &str, unit: &str| format!("{command} a {soon}{unit}");
+    let (seconds, millis) = (line("EXPIREAT", ""), line("PEXPIREAT", "000"));
+    let (getex, told) = (line("GETEX", ""), format!(":{soon}"));
+    check(&[
+        ("EXPIRETIME a", ":-2"),
+        ("PEXPIRETIME a", ":-2"),
+        (&seconds, ":0"),
+        ("SET a 1", "OK"),
+        ("EXPIRETIME a", ":-1"),
+        ("PEXPIRETIME a", ":-1"),
+        (&seconds, ":1"),
+        ("EXPIRETIME a", &told),
+        ("PERSIST a", ":1"),
+        ("PERSIST a", ":0"),
+        (&millis, ":1"),
+        ("EXPIRETIME a", &told),
+        (&getex.replace("a ", "a EXAT "), "\"1\""),
+        ("EXPIRETIME a", &told),
+        ("EXPIREAT a 9223372036854776", "-ERR invalid expire time in 'expireat' command"),
+        ("PEXPIREAT a 9223372036854775807", ":1"),
+        ("EXPIREAT a 1 GT", ":0"),
+        ("EXPIREAT a -1", ":1"),
+        ("EXISTS a", ":0"),
+        ("SET a 1", "OK"),
+        ("PEXPIREAT a -9223372036854775808", ":1"),
+        ("EXISTS a", ":0"),
+    ])
+    .await;
+    let resp = serve(loopback()).await;
+    let mut client = Client::connect(&resp).await;
+    client.check("SET a 1", "OK").await;
+    client.check(&millis, ":1").await;
+    let Frame::Integer(end) = client.call(&[b"PEXPIRETIME", b"a"]).await else { panic!("a time") };
+    assert!((0..1_000).contains(&(end - soon as i64 * 1_000)), "{end} is no {soon}");
+}
+
+#[tokio::test]
+async fn values_are_read_and_changed_in_one_step() {
+    check(&[
+        ("GETSET a 1", "nil"),
+        ("EXPIRE a 100", ":1"),
+        ("GETSET a 2", "\"1\""),
+        ("TTL a", ":-1"),
+        ("GETEX a", "\"2\""),
+        ("GETEX a EX 100", "\"2\""),
+        ("TTL a", ":100"),
+        ("GETEX a", "\"2\""),
+        ("TTL a", ":100"),
+        ("GETEX a PERSIST", "\"2\""),
+        ("TTL a", ":-1"),
+        ("GETEX a PX 200000 PX 300000", "\"2\""),
+        ("TTL a", ":300"),
+        ("GETEX a EX 1 PX 1", SYNTAX),
+        ("GETEX a EX 1 PERSIST", SYNTAX),
+        ("GETEX a KEEPTTL", SYNTAX),
+        ("GETEX a NX", SYNTAX),
+        ("GETEX a EX", SYNTAX),
+        ("GETEX a EX x", INTEGER),
+        ("GETEX a EX 0", "-ERR invalid expire time in 'getex' command"),
+        ("GETEX b EX 0", "nil"),
+        ("GETEX b", "nil"),
+        ("GETEX b EX 100", "nil"),
+        ("GETEX a PXAT 1", "\"2\""),
+        ("GETEX a", "nil"),
+        ("SET a 3", "OK"),
+        ("GETDEL a", "\"3\""),
+        ("GETDEL a", "nil"),
+        ("MSET a 1 b 2", "OK"),
+        ("TOUCH a b c a", ":3"),
+        ("TOUCH c", ":0"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn parts_of_values() {
+    let too_long = "-ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+    check(&[
+        ("APPEND a Hello", ":5"),
+        ("EXPIRE a 100", ":1"),
+        ("APPEND a , you", "-ERR wrong number of arguments for 'append' command"),
+        ("APPEND a !", ":6"),
+        ("SETRANGE a 5 ,you", ":9"),
+        ("TTL a", ":100"),
+        ("GET a", "\"Hello,you\""),
+        ("GETRANGE a 0 -1", "\"Hello,you\""),
+        ("GETRANGE a -3 -2", "\"yo\""),
+        ("SUBSTR a 6 100", "\"you\""),
+        ("GETRANGE a 9 10", "\"\""),
+        ("GETRANGE a -1 -2", "\"\""),
+        ("GETRANGE b 0 -1", "\"\""),
+        ("GETRANGE b x 1", INTEGER),
+        ("GETRANGE a 0 1.5", INTEGER),
+        ("SETRANGE a -1 x", "-ERR offset is out of range"),
+        ("SETRANGE a x x", INTEGER),
+        ("SETRANGE a 8388608 x", too_long),
+        ("SETRANGE a 9223372036854775807 x", too_long),
+        ("SETRANGE a 9223372036854775807 ", ":9"),
+        ("SETRANGE b 7 ", ":0"),
+        ("EXISTS b", ":0"),
+        ("SETRANGE b 2 x", ":3"),
+        ("GET b", "\"\0\0x\""),
+        ("APPEND c ", ":0"),
+        ("EXISTS c", ":1"),
+    ])
+    .await;
+    let resp = serve(loopback()).await;
+    let mut client = Client::connect(&resp).await;
+    let big = vec![7; 8 << 20];
+    assert_eq!(client.call(&[b"SET", b"k", &big]).await, Frame::OK);
+    client.check("APPEND k x", too_long).await;
+    let reply = client.call(&[b"APPEND", &vec![b'k'; 5_000], b"x"]).await;
+    assert_eq!(show(&reply), "-ERR 5000 bytes are too many, 4096 are allowed");
+    let reply = client.call(&[b"GETRANGE", b"k", b"-1", b"-1"]).await;
+    assert_eq!(reply, Frame::Bulk(vec![7].into()));
 }
 
 #[tokio::test]
@@ -393,12 +553,10 @@ async fn swap_fifty_times(mut client: Client, number: usize) -> Vec<bytes::Bytes
     let mut seen = Vec::new();
     for turn in 0..50 {
         let value = format!("{number}.{turn}");
-        loop {
-            match client.call(&[b"SET", b"key", value.as_bytes(), b"GET"]).await {
-                Frame::Error(text) => assert!(text.starts_with("TRYAGAIN"), "{text}"),
-                Frame::Bulk(old) => break seen.push(old),
-                _ => break,
-            }
+        match client.call(&[b"SET", b"key", value.as_bytes(), b"GET"]).await {
+            Frame::Bulk(old) => seen.push(old),
+            Frame::Null => {}
+            other => panic!("{other:?}"),
         }
     }
     seen
@@ -412,7 +570,7 @@ async fn swaps_are_atomic() {
         tasks.spawn(swap_fifty_times(Client::connect(&resp).await, number));
     }
     let mut seen = tasks.join_all().await.concat();
-    // Each value but the last was handed out exactly once.
+    // Each value but the last was handed out exactly once, and nobody was sent away.
     assert_eq!(seen.len(), 8 * 50 - 1);
     seen.sort();
     seen.dedup();

@@ -15,11 +15,16 @@ pub(crate) enum Action {
     Cas(i64, i64),
     Delete,
     Increment(i64),
+    /// Puts the value and tells the one before.
+    Swap(i64),
+    /// Deletes the value and tells it.
+    Take,
 }
 
 /// What it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Answer {
+    /// What the key holds, or held before it was changed.
     Value(Option<i64>),
     /// An unconditional write happened, and whether the key held something before.
     Done {
@@ -56,6 +61,8 @@ impl Operation {
                 let sum = held.unwrap_or(0) + by;
                 (Answer::Sum(sum), Some(sum))
             }
+            Action::Swap(value) => (Answer::Value(held), Some(value)),
+            Action::Take => (Answer::Value(held), None),
         };
         let told = self.returned.map(|(_, answer)| answer);
         told.is_none_or(|told| told == answer).then_some(after)
@@ -267,5 +274,17 @@ mod tests {
         good(&[put, cas(3, 7, 8, true), cas(5, 7, 9, false), read(7, 8, 8)]);
         bad(&[put, cas(3, 7, 8, true), cas(5, 7, 9, true)]);
         bad(&[put, cas(3, 7, 8, false)]);
+    }
+
+    #[test]
+    fn a_value_is_taken_once() {
+        let put = op(1, 2, Action::Put(7), NEW);
+        let told = |at, action, value| op(at, at + 1, action, Answer::Value(value));
+        good(&[put, told(3, Action::Swap(8), Some(7)), told(5, Action::Take, Some(8))]);
+        good(&[put, lost(3, Action::Take), told(5, Action::Swap(8), None), read(7, 8, 8)]);
+        bad(&[put, told(3, Action::Take, Some(7)), told(5, Action::Take, Some(7))]);
+        bad(&[put, told(3, Action::Swap(8), None)]);
+        bad(&[put, told(3, Action::Swap(8), Some(7)), read(5, 6, 7)]);
+        bad(&[put, told(3, Action::Take, Some(7)), read(5, 6, 7)]);
     }
 }

@@ -174,7 +174,7 @@ mod tests {
     use slotmesh_slots::Epoch;
 
     use super::*;
-    use crate::{Condition, Put, StoreConfig};
+    use crate::{Condition, ExpireCondition, Put, StoreConfig};
 
     const START: MonoTime = MonoTime::from_micros(1_000_000);
 
@@ -246,7 +246,10 @@ mod tests {
             let first = contents.pages.page_at(0).0.entry(0);
             Bytes::copy_from_slice(first.unwrap().key())
         };
-        let _ = store.lock(slot).expire(Epoch(1), &passed, Some(seconds(50)), START).unwrap();
+        let mut guard = store.lock(slot);
+        let always = ExpireCondition::Always;
+        let _ = guard.expire(Epoch(1), &passed, Some(seconds(50)), always, START).unwrap();
+        drop(guard);
         assert_eq!(drain(&store, seconds(2), 8), 0);
         assert_eq!(drain(&store, seconds(50), 8), 1);
     }

@@ -9,8 +9,7 @@ use crate::contents::SlotContents;
 use crate::entry::{Entry, NEVER, Stored, Usage};
 use crate::error::StoreError;
 use crate::garbage::Garbage;
-use crate::integer;
-use crate::outcome::{DeleteOutcome, ExpireOutcome, IncrementOutcome, Put, PutOutcome};
+use crate::outcome::{DeleteOutcome, Put, PutOutcome};
 use crate::pages::Place;
 use crate::store::Store;
 
@@ -141,64 +140,6 @@ impl<'a> SlotGuard<'a> {
         Ok(DeleteOutcome { record, applied: true, version: None, existed })
     }
 
-    /// Changes when the key's entry expires; `None` is never. A deadline at or before `now` deletes the entry. Its value and
-    /// version stay; without an entry nothing happens and there is no record.
-    ///
-    /// # Errors
-    /// When the epoch is older than the slot's. Nothing changed then.
-    pub fn expire(
-        &mut self,
-        epoch: Epoch,
-        key: &Bytes,
-        deadline: Option<MonoTime>,
-        now: MonoTime,
-    ) -> Result<ExpireOutcome, StoreError> {
-        self.check_epoch(epoch)?;
-        let hash = self.store.hash(key);
-        let Some(current) = self.contents.find_live(hash, key, now) else {
-            return Ok(ExpireOutcome {
-                record: None,
-                applied: false,
-                version: None,
-                previous: None,
-            });
-        };
-        let (version, previous) = (current.version(), current.deadline());
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            let record = Some(self.erase(epoch, hash, key));
-            return Ok(ExpireOutcome { record, applied: true, version: None, previous });
-        }
-        self.expire_next(epoch, hash, key, deadline);
-        let key = Bytes::copy_from_slice(key);
-        let record = Some(self.record(Effect::Expire { key, deadline }));
-        Ok(ExpireOutcome { record, applied: true, version: Some(version), previous })
-    }
-
-    /// Adds `delta` to the key's value, a decimal text as in Redis; a missing one counts as zero. The deadline stays.
-    ///
-    /// # Errors
-    /// When the value is no integer, the sum overflows, the key is too large or the epoch is older than the slot's.
-    /// Nothing changed then.
-    pub fn increment(
-        &mut self,
-        epoch: Epoch,
-        key: &Bytes,
-        delta: i64,
-        now: MonoTime,
-    ) -> Result<IncrementOutcome, StoreError> {
-        self.check_epoch(epoch)?;
-        let (hash, place) = self.find(key);
-        let current = self.live(place, now);
-        let existed = current.is_some();
-        let deadline = current.map_or(NEVER, |current| current.expires_at());
-        let value = integer::sum(current.map(|current| current.value_bytes()), delta)?;
-        let text = Bytes::from(value.to_string());
-        self.store.check_size(key, &text)?;
-        let record = self.write(epoch, (hash, place), (key, &text), deadline);
-        let version = record.version();
-        Ok(IncrementOutcome { record: Some(record), value, version, existed })
-    }
-
     /// Removes all entries, in O(1) under the lock; they are freed after unlocking.
     ///
     /// # Errors
@@ -236,29 +177,29 @@ impl<'a> SlotGuard<'a> {
         Some(self.erase(epoch, hash, key))
     }
 
-    fn check_epoch(&self, epoch: Epoch) -> Result<(), StoreError> {
+    pub(crate) fn check_epoch(&self, epoch: Epoch) -> Result<(), StoreError> {
         let have = self.contents.version;
         if epoch < have.epoch { Err(StoreError::StaleEpoch { have }) } else { Ok(()) }
     }
 
-    fn facts(&self, entry: Option<Version>) -> Facts {
+    pub(crate) fn facts(&self, entry: Option<Version>) -> Facts {
         let SlotContents { version, last_delete, .. } = *self.contents;
         Facts { entry, slot: version, last_delete }
     }
 
     /// The key's hash and where its entry is, expired or not.
-    fn find(&self, key: &[u8]) -> (u64, Option<Place>) {
+    pub(crate) fn find(&self, key: &[u8]) -> (u64, Option<Place>) {
         let hash = self.store.hash(key);
         (hash, self.contents.pages.place(hash, key))
     }
 
-    fn live(&self, place: Option<Place>, now: MonoTime) -> Option<Stored<'_>> {
+    pub(crate) fn live(&self, place: Option<Place>, now: MonoTime) -> Option<Stored<'_>> {
         self.contents.pages.at(place?).filter(|stored| !stored.is_expired(now))
     }
 
     /// Stores the value as the next version. The record has copies or shares what is stored, so it does not keep the
     /// caller's buffer alive.
-    fn write(
+    pub(crate) fn write(
         &mut self,
         epoch: Epoch,
         found: (u64, Option<Place>),
@@ -282,14 +223,14 @@ impl<'a> SlotGuard<'a> {
     }
 
     /// Deletes as the next version, whether there is an entry or not.
-    fn erase(&mut self, epoch: Epoch, hash: u64, key: &Bytes) -> Record {
+    pub(crate) fn erase(&mut self, epoch: Epoch, hash: u64, key: &Bytes) -> Record {
         self.delete_next(epoch, hash, key);
         // A copy: the caller's key is mostly a slice of a frame, which the record would keep alive.
         self.record(Effect::Delete { key: Bytes::copy_from_slice(key) })
     }
 
     /// The record of the mutation that was just applied.
-    fn record(&self, effect: Effect) -> Record {
+    pub(crate) fn record(&self, effect: Effect) -> Record {
         let Version { epoch, seq } = self.contents.version;
         Record { slot: self.slot, epoch, seq, effect }
     }

@@ -1,4 +1,35 @@
+use bytes::Bytes;
+use slotmesh_slots::{Epoch, MonoTime};
+
 use crate::error::StoreError;
+use crate::guard::SlotGuard;
+use crate::outcome::IncrementOutcome;
+use crate::update::{Change, Current};
+
+impl SlotGuard<'_> {
+    /// Adds `delta` to the key's value, a decimal text as in Redis; a missing one counts as zero. The deadline stays.
+    ///
+    /// # Errors
+    /// When the value is no integer, the sum overflows, the key is too large or the epoch is older than the slot's.
+    /// Nothing changed then.
+    pub fn increment(
+        &mut self,
+        epoch: Epoch,
+        key: &Bytes,
+        delta: i64,
+        now: MonoTime,
+    ) -> Result<IncrementOutcome, StoreError> {
+        let mut value = 0;
+        let outcome = self.try_update(epoch, key, now, |current| {
+            value = sum(current.as_ref().map(Current::value), delta)?;
+            let deadline = current.and_then(|current| current.deadline());
+            Ok(Change::Put { value: Bytes::from(value.to_string()), deadline })
+        })?;
+        // What was written last in the slot is the sum.
+        let version = self.version();
+        Ok(IncrementOutcome { record: outcome.record, value, version, existed: outcome.existed })
+    }
+}
 
 /// Reads a decimal integer of 64 bits exactly as Redis does (`string2ll`): no sign but a leading minus, no leading zeros, no
 /// spaces, no minus zero. That is the form that `to_string` writes, so a value that came back equal is in it.
@@ -9,7 +40,7 @@ fn parse(value: &[u8]) -> Option<i64> {
 }
 
 /// The value plus `delta`; nothing counts as zero.
-pub(crate) fn sum(value: Option<&[u8]>, delta: i64) -> Result<i64, StoreError> {
+fn sum(value: Option<&[u8]>, delta: i64) -> Result<i64, StoreError> {
     let current = match value {
         Some(value) => parse(value).ok_or(StoreError::NotAnInteger)?,
         None => 0,

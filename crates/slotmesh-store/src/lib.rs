@@ -29,6 +29,7 @@ mod directory;
 mod entry;
 mod error;
 mod eviction;
+mod exchange;
 mod expiry;
 mod footprint;
 mod garbage;
@@ -36,16 +37,20 @@ mod guard;
 mod history;
 mod integer;
 mod invariants;
+mod lifetime;
 mod newcomers;
 mod occupancy;
 mod outcome;
 mod page;
 mod pages;
+mod range;
 mod replica;
 mod retired;
 mod scan;
 mod snapshot;
 mod store;
+mod transaction;
+mod update;
 mod view;
 
 pub use condition::Condition;
@@ -54,8 +59,15 @@ pub use contents::SlotContents;
 pub use entry::Entry;
 pub use error::{ApplyError, SnapshotGone, StoreError};
 pub use guard::SlotGuard;
-pub use outcome::{DeleteOutcome, ExpireOutcome, IncrementOutcome, Put, PutOutcome};
+pub use lifetime::ExpireCondition;
+pub use outcome::{
+    DeleteOutcome, ExchangeOutcome, ExpireOutcome, IncrementOutcome, LengthOutcome, Put,
+    PutOutcome, UpdateOutcome,
+};
+pub use range::ByteRange;
 pub use scan::{Scan, ScanCursor};
 pub use snapshot::{SlotSnapshot, SnapshotEntry};
 pub use store::{ENTRY_OVERHEAD_BYTES, FIXED_BYTES, Store, StoreStats};
+pub use transaction::{Mutation, TransactOutcome};
+pub use update::{Change, Current};
 pub use view::SlotView;

@@ -2,6 +2,7 @@ use bytes::Bytes;
 use slotmesh_slots::{MonoTime, Record, Version};
 
 use crate::condition::Condition;
+use crate::entry::Entry;
 
 /// A write, for [`SlotGuard::put`](crate::SlotGuard::put).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,10 +64,9 @@ pub struct DeleteOutcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct ExpireOutcome {
-    /// The record to replicate: of the new deadline, or of a delete when that is past already. None when the key held
-    /// nothing.
+    /// The record to replicate: of the new deadline, or of a delete when that is past already. None when nothing was applied.
     pub record: Option<Record>,
-    /// Whether the key held an unexpired entry, whose deadline is now changed (or which is gone).
+    /// Whether the key held an unexpired entry on which the condition held: its deadline is now changed (or it is gone).
     pub applied: bool,
     /// Version of the entry that the key holds now.
     pub version: Option<Version>,
@@ -85,5 +85,45 @@ pub struct IncrementOutcome {
     /// Version of the entry now.
     pub version: Version,
     /// Whether the key held an unexpired entry before; otherwise the increment counted from zero.
+    pub existed: bool,
+}
+
+/// What a procedure did, for [`SlotGuard::update`](crate::SlotGuard::update).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct UpdateOutcome {
+    /// The record to replicate; none when nothing changed.
+    pub record: Option<Record>,
+    /// Version of the entry that the key holds now.
+    pub version: Option<Version>,
+    /// Whether the key held an unexpired entry before.
+    pub existed: bool,
+}
+
+/// What a change that also reads did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct ExchangeOutcome {
+    /// The record to replicate; none when nothing changed.
+    pub record: Option<Record>,
+    /// Whether the change happened.
+    pub applied: bool,
+    /// The entry that the key held before.
+    pub previous: Option<Entry>,
+    /// Version of the entry that the key holds now.
+    pub version: Option<Version>,
+}
+
+/// What a change of a part of a value did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct LengthOutcome {
+    /// The record to replicate: a put of the whole value. None when there was nothing to write.
+    pub record: Option<Record>,
+    /// Length of the value now, in bytes; zero when the key holds nothing.
+    pub length: usize,
+    /// Version of the entry that the key holds now.
+    pub version: Option<Version>,
+    /// Whether the key held an unexpired entry before.
     pub existed: bool,
 }

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use slotmesh_slots::{Effect, Epoch, MonoTime, Record, Seq, Slot, Version};
 use slotmesh_store::{
-    ApplyError, Condition, ENTRY_OVERHEAD_BYTES, KEY_BYTES_LIMIT, Put, Store, StoreConfig,
-    StoreError,
+    ApplyError, Change, Condition, ENTRY_OVERHEAD_BYTES, ExpireCondition, KEY_BYTES_LIMIT, Put,
+    Store, StoreConfig, StoreError,
 };
 
 const NOW: MonoTime = MonoTime::from_micros(9);
@@ -57,8 +57,14 @@ fn an_old_epoch_is_refused_by_every_mutation() {
     let stale = StoreError::StaleEpoch { have };
     assert_eq!(guard.put(old, Put::new("k", "w"), NOW).unwrap_err(), stale);
     assert_eq!(guard.delete(old, &key, Condition::Always, NOW).unwrap_err(), stale);
-    assert_eq!(guard.expire(old, &key, None, NOW).unwrap_err(), stale);
+    assert_eq!(guard.expire(old, &key, None, ExpireCondition::Always, NOW).unwrap_err(), stale);
     assert_eq!(guard.increment(old, &key, 1, NOW).unwrap_err(), stale);
+    assert_eq!(guard.update(old, &key, NOW, |_| Change::Delete).unwrap_err(), stale);
+    assert_eq!(guard.append(old, &key, b"w", NOW).unwrap_err(), stale);
+    assert_eq!(guard.set_range(old, &key, 0, b"w", NOW).unwrap_err(), stale);
+    assert_eq!(guard.get_and_put(old, Put::new("k", "w"), NOW).unwrap_err(), stale);
+    assert_eq!(guard.get_and_delete(old, &key, NOW).unwrap_err(), stale);
+    assert_eq!(guard.get_and_expire(old, &key, None, NOW).unwrap_err(), stale);
     assert_eq!(guard.clear(old, NOW).unwrap_err(), stale);
     assert_eq!(guard.evict(old, &key, NOW), None);
     assert_eq!(guard.evict_expired(old, &key, NOW), None);
@@ -72,7 +78,7 @@ fn a_persisted_entry_is_not_expired_away() {
     let key = Bytes::from_static(b"k");
     assert_eq!(guard.evict_expired(EPOCH, &key, NOW), None);
     let later = MonoTime::from_micros(20);
-    let _ = guard.expire(EPOCH, &key, Some(later), NOW).unwrap();
+    let _ = guard.expire(EPOCH, &key, Some(later), ExpireCondition::Always, NOW).unwrap();
     assert_eq!(guard.get(&key, later), None, "hidden though still there");
     assert_eq!(guard.len(), 1);
     assert!(guard.evict_expired(EPOCH, &key, later).is_some());

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use slotmesh_slots::{Epoch, MonoTime, Slot};
 use slotmesh_store::{
-    Condition, Put, ScanCursor, SlotSnapshot, SlotView, SnapshotEntry, Store, StoreConfig,
+    Condition, ExpireCondition, Put, ScanCursor, SlotSnapshot, SlotView, SnapshotEntry, Store,
+    StoreConfig,
 };
 
 const NOW: MonoTime = MonoTime::from_micros(1);
@@ -92,7 +93,10 @@ proptest! {
                 3..=6 => views.retain_mut(|view| !view.step(&store)),
                 7..=10 => {
                     let deadline = (argument > 99).then(|| MonoTime::from_micros(argument.into()));
-                    let _ = store.lock(slot()).expire(EPOCH, &key(number), deadline, NOW).unwrap();
+                    let _ = store
+                        .lock(slot())
+                        .expire(EPOCH, &key(number), deadline, ExpireCondition::default(), NOW)
+                        .unwrap();
                 }
                 11..=20 => delete(&store, number),
                 // Most of a slot at once, so that pages get few enough to be merged.

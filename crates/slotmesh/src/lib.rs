@@ -8,8 +8,8 @@ pub use slotmesh_cache::{
     Written,
 };
 pub use slotmesh_node::{
-    Ack, CallOptions, ClusterSecret, Condition, Node, NodeConfig, NodeStatus, OpError, Phase,
-    PutOptions, ReadySettings, Reply, StartError, Value,
+    Ack, CallOptions, ClusterSecret, Condition, ExpireCondition, Node, NodeConfig, NodeStatus,
+    OpError, Phase, PutOptions, ReadySettings, Reply, StartError, Value,
 };
 
 #[cfg(test)]

@@ -154,7 +154,7 @@ fn is_expired(entry: &Entry, now: MonoTime) -> bool {
     entry.deadline.is_some_and(|deadline| deadline <= now)
 }
 
-fn value(entry: Entry, now: MonoTime) -> Value {
+pub(super) fn value(entry: Entry, now: MonoTime) -> Value {
     let ttl = entry.deadline.map(|deadline| deadline.saturating_since(now));
     Value { value: entry.value, version: entry.version, ttl }
 }

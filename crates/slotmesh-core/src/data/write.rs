@@ -1,7 +1,10 @@
-use slotmesh_slots::{Epoch, MonoTime, Record, Seq, Slot};
-use slotmesh_store::{Put, SlotGuard};
+use std::time::Duration;
+
+use slotmesh_slots::{MonoTime, Record, Seq, Slot};
+use slotmesh_store::{DeleteOutcome, ExchangeOutcome, LengthOutcome, Put, PutOutcome, SlotGuard};
 
 use super::gate::RoleWord;
+use super::read::value;
 use super::{Ack, DataPlane, Done};
 use crate::request::{DataError, Op, Reply};
 
@@ -24,6 +27,10 @@ impl DataPlane {
         let slot = op.slot();
         if let Op::Get { key } = &op {
             return self.read(slot, key, done);
+        }
+        if let Some(key) = op.read_key().cloned() {
+            let done = move |found: Result<Reply, _>| done(found.map(|found| op.answer(found)));
+            return self.read(slot, &key, Box::new(done));
         }
         match self.write(slot, op) {
             Err(error) => done(Err(error)),
@@ -80,44 +87,65 @@ fn mutate(
     role: RoleWord,
     op: Op,
     now: MonoTime,
-) -> Result<(Option<Record>, Reply), DataError> {
-    let (epoch, copies) = (role.epoch(), role.copies());
-    match op {
-        Op::Get { .. } => Err(DataError::Ambiguous),
-        Op::Put { .. } => {
-            put(guard, epoch, op, now).map(|(record, reply)| (record, reply.with_copies(copies)))
+) -> Result<Told, DataError> {
+    let epoch = role.epoch();
+    let deadline = |ttl: Option<Duration>| ttl.map(|ttl| now + ttl);
+    let (record, reply) = match op {
+        Op::Get { .. } | Op::GetRange { .. } | Op::Touch { .. } => {
+            return Err(DataError::Ambiguous);
         }
-        Op::Delete { key, condition } => {
-            let outcome = guard.delete(epoch, &key, condition, now)?;
-            let (applied, existed, version) = (outcome.applied, outcome.existed, outcome.version);
-            Ok((outcome.record, Reply::Delete { applied, existed, version, copies }))
+        Op::Put { key, value, ttl, keep_ttl: keep_deadline, condition } => {
+            let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline };
+            told_put(guard.put(epoch, put, now)?)
         }
-        Op::Expire { key, ttl } => {
-            let outcome = guard.expire(epoch, &key, ttl.map(|ttl| now + ttl), now)?;
-            Ok((outcome.record, Reply::Expire { applied: outcome.applied }))
+        Op::GetAndPut { key, value, ttl, keep_ttl: keep_deadline, condition } => {
+            let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline };
+            told_exchange(guard.get_and_put(epoch, put, now)?, now)
+        }
+        Op::Delete { key, condition } => told_delete(guard.delete(epoch, &key, condition, now)?),
+        Op::GetAndDelete { key } => told_exchange(guard.get_and_delete(epoch, &key, now)?, now),
+        Op::Expire { key, ttl, condition } => {
+            let outcome = guard.expire(epoch, &key, deadline(ttl), condition, now)?;
+            (outcome.record, Reply::Expire { applied: outcome.applied })
+        }
+        Op::GetAndExpire { key, ttl } => {
+            told_exchange(guard.get_and_expire(epoch, &key, deadline(ttl), now)?, now)
         }
         Op::Increment { key, delta } => {
             let outcome = guard.increment(epoch, &key, delta, now)?;
             let (value, version) = (outcome.value, outcome.version);
-            Ok((outcome.record, Reply::Integer { value, version, copies }))
+            (outcome.record, Reply::Integer { value, version, copies: 1 })
         }
-        Op::Clear { .. } if guard.is_empty() => Ok((None, Reply::Cleared)),
-        Op::Clear { .. } => Ok((Some(guard.clear(epoch, now)?), Reply::Cleared)),
-    }
+        Op::Append { key, value } => told_length(guard.append(epoch, &key, &value, now)?),
+        Op::SetRange { key, offset, value } => {
+            told_length(guard.set_range(epoch, &key, offset, &value, now)?)
+        }
+        Op::Clear { .. } if guard.is_empty() => (None, Reply::Cleared),
+        Op::Clear { .. } => (Some(guard.clear(epoch, now)?), Reply::Cleared),
+    };
+    Ok((record, reply.with_copies(role.copies())))
 }
 
-fn put(
-    guard: &mut SlotGuard<'_>,
-    epoch: Epoch,
-    op: Op,
-    now: MonoTime,
-) -> Result<(Option<Record>, Reply), DataError> {
-    let Op::Put { key, value, ttl, keep_ttl, condition } = op else {
-        return Err(DataError::Ambiguous);
-    };
-    let deadline = ttl.map(|ttl| now + ttl);
-    let put = Put { key, value, deadline, condition, keep_deadline: keep_ttl };
-    let outcome = guard.put(epoch, put, now)?;
-    let (applied, version, existed) = (outcome.applied, outcome.version, outcome.existed);
-    Ok((outcome.record, Reply::Put { applied, version, existed, copies: 1 }))
+/// A record to replicate and the reply to whoever asked.
+type Told = (Option<Record>, Reply);
+
+fn told_put(outcome: PutOutcome) -> Told {
+    let PutOutcome { record, applied, version, existed } = outcome;
+    (record, Reply::Put { applied, version, existed, copies: 1 })
+}
+
+fn told_delete(outcome: DeleteOutcome) -> Told {
+    let DeleteOutcome { record, applied, version, existed } = outcome;
+    (record, Reply::Delete { applied, existed, version, copies: 1 })
+}
+
+fn told_length(outcome: LengthOutcome) -> Told {
+    let LengthOutcome { record, length, version, .. } = outcome;
+    (record, Reply::Length { bytes: length as u64, version, copies: 1 })
+}
+
+fn told_exchange(outcome: ExchangeOutcome, now: MonoTime) -> Told {
+    let ExchangeOutcome { record, applied, previous, version } = outcome;
+    let previous = previous.map(|entry| value(entry, now));
+    (record, Reply::Previous { previous, applied, version, copies: 1 })
 }

@@ -2,6 +2,7 @@
 
 mod error;
 mod op;
+mod op_layout;
 mod reply;
 
 use bytes::Bytes;
@@ -61,37 +62,82 @@ mod tests {
 
     use proptest::prelude::*;
     use slotmesh_slots::{Epoch, NodeId, Seq, Slot, Version};
-    use slotmesh_store::Condition;
+    use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
     use super::*;
 
     fn ops() -> Vec<Op> {
         let key = Bytes::from_static(b"key");
-        let value = Bytes::from_static(b"value");
+        let value = Bytes::from(vec![b'v'; 100]);
         let version = Version::new(Epoch(3), Seq(4));
         vec![
             Op::Get { key: key.clone() },
             Op::Put {
                 key: key.clone(),
-                value,
+                value: value.clone(),
                 ttl: Some(Duration::from_millis(1500)),
                 keep_ttl: true,
                 condition: Condition::FillSince(version),
             },
             Op::Delete { key: key.clone(), condition: Condition::Version(version) },
-            Op::Expire { key: key.clone(), ttl: None },
-            Op::Increment { key, delta: -7 },
+            Op::Increment { key: key.clone(), delta: -7 },
+            Op::GetRange { key: key.clone(), range: ByteRange { start: 1, end: -2 } },
+            Op::Touch { key: key.clone() },
+            Op::Append { key: key.clone(), value: value.clone() },
+            Op::SetRange { key: key.clone(), offset: u64::MAX, value: value.clone() },
+            Op::GetAndPut {
+                key: key.clone(),
+                value,
+                ttl: None,
+                keep_ttl: false,
+                condition: Condition::Absent,
+            },
+            Op::GetAndDelete { key: key.clone() },
+            Op::GetAndExpire { key, ttl: Some(Duration::ZERO) },
             Op::Clear { slot: Slot::of_key(b"key") },
         ]
     }
 
+    fn expires() -> impl Iterator<Item = Op> {
+        use ExpireCondition::{Always, Earlier, Later, Set, SetAndEarlier, Unset};
+        [Always, Unset, Set, Later, Earlier, SetAndEarlier].into_iter().map(|condition| {
+            let (key, ttl) = (Bytes::from_static(b"key"), Some(Duration::from_secs(9)));
+            Op::Expire { key, ttl, condition }
+        })
+    }
+
     #[test]
     fn requests_come_back_and_truncations_are_refused() {
-        let request = Request { ack: Ack::Primary, ops: ops() };
+        let ops = ops().into_iter().chain(expires()).collect();
+        let request = Request { ack: Ack::Primary, ops };
         let bytes = Request::encode(request.ack, &request.ops);
         assert_eq!(Request::decode(&mut Reader::shared(&bytes)).unwrap(), request);
+        for op in &request.ops {
+            let bytes = Request::encode(request.ack, std::slice::from_ref(op));
+            assert!(bytes.len() <= 3 + op.bytes(), "{op:?} takes no more than it says");
+        }
         for cut in 0..bytes.len() {
             assert!(Request::decode(&mut Reader::new(&bytes[..cut])).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_sends_is_refused() {
+        for op in ops().into_iter().chain(expires()) {
+            let mut bytes = Request::encode(Ack::All, std::slice::from_ref(&op)).to_vec();
+            // Behind the ack level and the count.
+            assert!((1..=13).contains(&bytes[3]), "the tag of {op:?}");
+            for tag in [0, 14, 255] {
+                bytes[3] = tag;
+                let refused = Request::decode(&mut Reader::new(&bytes));
+                assert!(refused.is_err(), "{op:?} as {tag}");
+            }
+        }
+        for op in expires() {
+            let mut bytes = Request::encode(Ack::All, &[op]).to_vec();
+            *bytes.last_mut().unwrap() = 6;
+            let refused = Request::decode(&mut Reader::new(&bytes));
+            assert_eq!(refused, Err(DecodeError::Invalid("expire condition")));
         }
     }
 
@@ -100,7 +146,14 @@ mod tests {
         let version = Version::new(Epoch(1), Seq(2));
         let value =
             Value { value: Bytes::from_static(b"v"), version, ttl: Some(Duration::from_secs(1)) };
+        let previous =
+            |previous, version| Ok(Reply::Previous { previous, applied: true, version, copies: 2 });
         let replies = vec![
+            previous(Some(value.clone()), None),
+            previous(None, Some(version)),
+            Ok(Reply::Touched { existed: true }),
+            Ok(Reply::Length { bytes: 1 << 40, version: Some(version), copies: 2 }),
+            Ok(Reply::Length { bytes: 0, version: None, copies: 1 }),
             Ok(Reply::Value(value)),
             Ok(Reply::Missing { slot: version }),
             Ok(Reply::Put { applied: true, version: Some(version), existed: false, copies: 2 }),

@@ -1,8 +1,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_slots::{DecodeError, Reader, Slot, Writer};
-use slotmesh_store::Condition;
+use slotmesh_slots::Slot;
+use slotmesh_store::{ByteRange, Condition, ExpireCondition};
+
+use super::reply::{Reply, Value};
 
 /// One operation on a slot, carried out by its primary.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +34,15 @@ pub enum Op {
         /// What must hold.
         condition: Condition,
     },
-    /// Gives an entry a new lifetime from now on; `None` is for ever.
+    /// Gives an entry a new lifetime from now on if the condition holds; `None` is for ever, and changes only an entry that
+    /// has a lifetime.
     Expire {
         /// The key.
         key: Bytes,
         /// The lifetime.
         ttl: Option<Duration>,
+        /// What must hold of the lifetime it has.
+        condition: ExpireCondition,
     },
     /// Adds to a decimal integer; a missing entry counts as zero.
     Increment {
@@ -46,6 +51,59 @@ pub enum Op {
         /// What to add.
         delta: i64,
     },
+    /// Reads a part of a value; linearizable.
+    GetRange {
+        /// The key.
+        key: Bytes,
+        /// Which part.
+        range: ByteRange,
+    },
+    /// Asks whether there is an entry, without its value, and counts as a use of it as any read does; linearizable.
+    Touch {
+        /// The key.
+        key: Bytes,
+    },
+    /// Adds bytes at the end of a value, whose lifetime stays; a missing one counts as empty.
+    Append {
+        /// The key.
+        key: Bytes,
+        /// What to add.
+        value: Bytes,
+    },
+    /// Writes bytes over a part of a value, whose lifetime stays; zeros fill what is missing before them.
+    SetRange {
+        /// The key.
+        key: Bytes,
+        /// Where they begin.
+        offset: u64,
+        /// The bytes; none change nothing.
+        value: Bytes,
+    },
+    /// Writes an entry as [`Op::Put`] does and answers what was there, also when the condition failed.
+    GetAndPut {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+        /// How long it lives from now on; `None` is for ever.
+        ttl: Option<Duration>,
+        /// Keep the lifetime of the entry that is replaced.
+        keep_ttl: bool,
+        /// What must hold.
+        condition: Condition,
+    },
+    /// Removes an entry and answers what was there; an invalidation even when there was nothing.
+    GetAndDelete {
+        /// The key.
+        key: Bytes,
+    },
+    /// Gives an entry a new lifetime as an unconditional [`Op::Expire`] does and answers it as it was.
+    GetAndExpire {
+        /// The key.
+        key: Bytes,
+        /// The lifetime.
+        ttl: Option<Duration>,
+    },
     /// Empties a slot.
     Clear {
         /// The slot.
@@ -53,17 +111,19 @@ pub enum Op {
     },
 }
 
+/// What an operation is for.
+pub(super) enum Target<'a> {
+    Key(&'a Bytes),
+    Slot(Slot),
+}
+
 impl Op {
     /// The slot the operation is for.
     #[must_use]
     pub fn slot(&self) -> Slot {
-        match self {
-            Self::Get { key }
-            | Self::Put { key, .. }
-            | Self::Delete { key, .. }
-            | Self::Expire { key, .. }
-            | Self::Increment { key, .. } => Slot::of_key(key),
-            Self::Clear { slot } => *slot,
+        match self.target() {
+            Target::Key(key) => Slot::of_key(key),
+            Target::Slot(slot) => slot,
         }
     }
 
@@ -71,138 +131,157 @@ impl Op {
     #[must_use]
     pub fn bytes(&self) -> usize {
         const REST: usize = 64;
-        match self {
-            Self::Put { key, value, .. } => key.len() + value.len() + REST,
-            Self::Get { key }
-            | Self::Delete { key, .. }
-            | Self::Expire { key, .. }
-            | Self::Increment { key, .. } => key.len() + REST,
-            Self::Clear { .. } => REST,
-        }
+        let key_len = match self.target() {
+            Target::Key(key) => key.len(),
+            Target::Slot(_) => 0,
+        };
+        let value_len = match self {
+            Self::Put { value, .. }
+            | Self::GetAndPut { value, .. }
+            | Self::Append { value, .. }
+            | Self::SetRange { value, .. } => value.len(),
+            _ => 0,
+        };
+        key_len + value_len + REST
     }
 
-    /// The key that is read; none if it is a write.
+    /// The key that is read; none if it is a write. What such an operation answers follows from what a get of the key
+    /// answers: [`Op::answer`].
     #[must_use]
     pub const fn read_key(&self) -> Option<&Bytes> {
-        if let Self::Get { key } = self { Some(key) } else { None }
+        match self {
+            Self::Get { key } | Self::GetRange { key, .. } | Self::Touch { key } => Some(key),
+            _ => None,
+        }
     }
 
     /// Whether it changes nothing.
     #[must_use]
     pub const fn is_read(&self) -> bool {
-        matches!(self, Self::Get { .. })
+        self.read_key().is_some()
     }
 
-    /// Whether carrying it out twice has the same effect as once, as long as nobody else writes in between: such an
-    /// operation may be sent again when its outcome is unknown and the caller allows it.
+    /// What it answers if it is a read, given what a get of its key answers.
+    #[must_use]
+    pub fn answer(&self, found: Reply) -> Reply {
+        match (self, found) {
+            (Self::GetRange { range, .. }, Reply::Value(value)) => {
+                let part = value.value.slice(range.within(value.value.len()));
+                Reply::Value(Value { value: part, ..value })
+            }
+            (Self::Touch { .. }, found) => {
+                Reply::Touched { existed: matches!(found, Reply::Value(_)) }
+            }
+            (_, found) => found,
+        }
+    }
+
+    /// Whether carrying it out twice has the same effect as once, as long as nobody else writes in between, and loses no
+    /// answer: such an operation may be sent again when its outcome is unknown and the caller allows it.
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
         match self {
-            Self::Get { .. } | Self::Expire { .. } | Self::Clear { .. } => true,
+            Self::Get { .. }
+            | Self::GetRange { .. }
+            | Self::Touch { .. }
+            | Self::SetRange { .. }
+            | Self::Clear { .. } => true,
             Self::Put { condition, .. } | Self::Delete { condition, .. } => {
                 matches!(condition, Condition::Always)
             }
-            Self::Increment { .. } => false,
+            Self::Expire { condition, .. } => matches!(condition, ExpireCondition::Always),
+            // A lifetime of nothing deletes, and then the value is gone with the answer.
+            Self::GetAndExpire { ttl: Some(ttl), .. } => !ttl.is_zero(),
+            Self::GetAndExpire { ttl: None, .. } => true,
+            Self::Increment { .. }
+            | Self::Append { .. }
+            | Self::GetAndPut { .. }
+            | Self::GetAndDelete { .. } => false,
         }
     }
 
-    pub(super) fn encode(&self, out: &mut Writer) {
+    pub(super) fn target(&self) -> Target<'_> {
         match self {
-            Self::Get { key } => {
-                out.u8(TAG_GET);
-                out.bytes(key);
-            }
-            Self::Put { key, value, ttl, keep_ttl, condition } => {
-                out.u8(TAG_PUT);
-                out.bytes(key);
-                out.bytes(value);
-                out.duration_option(*ttl);
-                out.u8(u8::from(*keep_ttl));
-                encode_condition(*condition, out);
-            }
-            Self::Delete { key, condition } => {
-                out.u8(TAG_DELETE);
-                out.bytes(key);
-                encode_condition(*condition, out);
-            }
-            Self::Expire { key, ttl } => {
-                out.u8(TAG_EXPIRE);
-                out.bytes(key);
-                out.duration_option(*ttl);
-            }
-            Self::Increment { key, delta } => {
-                out.u8(TAG_INCREMENT);
-                out.bytes(key);
-                out.u64(delta.cast_unsigned());
-            }
-            Self::Clear { slot } => {
-                out.u8(TAG_CLEAR);
-                out.slot(*slot);
-            }
-        }
-    }
-
-    pub(super) fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        match input.u8()? {
-            TAG_GET => Ok(Self::Get { key: input.bytes()? }),
-            TAG_PUT => Ok(Self::Put {
-                key: input.bytes()?,
-                value: input.bytes()?,
-                ttl: input.duration_option()?,
-                keep_ttl: decode_bool(input)?,
-                condition: decode_condition(input)?,
-            }),
-            TAG_DELETE => {
-                Ok(Self::Delete { key: input.bytes()?, condition: decode_condition(input)? })
-            }
-            TAG_EXPIRE => Ok(Self::Expire { key: input.bytes()?, ttl: input.duration_option()? }),
-            TAG_INCREMENT => {
-                Ok(Self::Increment { key: input.bytes()?, delta: input.u64()?.cast_signed() })
-            }
-            TAG_CLEAR => Ok(Self::Clear { slot: input.slot()? }),
-            _ => Err(DecodeError::Invalid("operation tag")),
+            Self::Get { key }
+            | Self::GetRange { key, .. }
+            | Self::Touch { key }
+            | Self::Put { key, .. }
+            | Self::Delete { key, .. }
+            | Self::Expire { key, .. }
+            | Self::Increment { key, .. }
+            | Self::Append { key, .. }
+            | Self::SetRange { key, .. }
+            | Self::GetAndPut { key, .. }
+            | Self::GetAndDelete { key }
+            | Self::GetAndExpire { key, .. } => Target::Key(key),
+            Self::Clear { slot } => Target::Slot(*slot),
         }
     }
 }
 
-pub(super) fn decode_bool(input: &mut Reader<'_>) -> Result<bool, DecodeError> {
-    match input.u8()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(DecodeError::Invalid("boolean")),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use slotmesh_slots::Version;
 
-fn encode_condition(condition: Condition, out: &mut Writer) {
-    match condition {
-        Condition::Always => out.u8(0),
-        Condition::Absent => out.u8(1),
-        Condition::Present => out.u8(2),
-        Condition::Version(version) => {
-            out.u8(3);
-            out.version(version);
+    use super::*;
+
+    fn key() -> Bytes {
+        Bytes::from_static(b"key")
+    }
+
+    /// Whether it is a read, and whether it may be repeated.
+    fn check(op: &Op, expected: (bool, bool)) {
+        assert_eq!((op.is_read(), op.is_idempotent()), expected, "{op:?}");
+        assert_eq!(op.slot(), Slot::of_key(b"key"));
+    }
+
+    fn put(condition: Condition) -> Op {
+        let (ttl, keep_ttl) = (None, false);
+        Op::Put { key: key(), value: Bytes::new(), ttl, keep_ttl, condition }
+    }
+
+    fn expire(condition: ExpireCondition) -> Op {
+        Op::Expire { key: key(), ttl: Some(Duration::ZERO), condition }
+    }
+
+    #[test]
+    fn what_is_repeated_loses_neither_writes_nor_answers() {
+        let (key, value) = (key(), Bytes::from_static(b"value"));
+        let range = ByteRange { start: 0, end: -1 };
+        check(&Op::Get { key: key.clone() }, (true, true));
+        check(&Op::GetRange { key: key.clone(), range }, (true, true));
+        check(&Op::Touch { key: key.clone() }, (true, true));
+        check(&Op::Clear { slot: Slot::of_key(b"key") }, (false, true));
+        check(&Op::SetRange { key: key.clone(), offset: 3, value: value.clone() }, (false, true));
+        check(&put(Condition::Always), (false, true));
+        check(&put(Condition::Absent), (false, false));
+        check(&expire(ExpireCondition::Always), (false, true));
+        check(&expire(ExpireCondition::Unset), (false, false));
+        for (ttl, repeats) in
+            [(None, true), (Some(Duration::from_secs(1)), true), (Some(Duration::ZERO), false)]
+        {
+            check(&Op::GetAndExpire { key: key.clone(), ttl }, (false, repeats));
         }
-        Condition::FillSince(version) => {
-            out.u8(4);
-            out.version(version);
-        }
+        check(&Op::Increment { key: key.clone(), delta: 1 }, (false, false));
+        check(&Op::Append { key: key.clone(), value: value.clone() }, (false, false));
+        check(&Op::GetAndDelete { key: key.clone() }, (false, false));
+        let (ttl, keep_ttl, condition) = (None, false, Condition::Always);
+        check(&Op::GetAndPut { key, value, ttl, keep_ttl, condition }, (false, false));
+    }
+
+    #[test]
+    fn other_reads_answer_with_what_a_get_found() {
+        let version = Version::default();
+        let value =
+            |text| Reply::Value(Value { value: Bytes::from_static(text), version, ttl: None });
+        let missing = || Reply::Missing { slot: version };
+        let get = Op::Get { key: key() };
+        assert_eq!(get.answer(value(b"value")), value(b"value"));
+        let range = Op::GetRange { key: key(), range: ByteRange { start: -3, end: -2 } };
+        assert_eq!(range.answer(value(b"value")), value(b"lu"));
+        assert_eq!(range.answer(missing()), missing());
+        let touch = Op::Touch { key: key() };
+        assert_eq!(touch.answer(value(b"value")), Reply::Touched { existed: true });
+        assert_eq!(touch.answer(missing()), Reply::Touched { existed: false });
     }
 }
-
-fn decode_condition(input: &mut Reader<'_>) -> Result<Condition, DecodeError> {
-    match input.u8()? {
-        0 => Ok(Condition::Always),
-        1 => Ok(Condition::Absent),
-        2 => Ok(Condition::Present),
-        3 => Ok(Condition::Version(input.version()?)),
-        4 => Ok(Condition::FillSince(input.version()?)),
-        _ => Err(DecodeError::Invalid("condition")),
-    }
-}
-
-const TAG_GET: u8 = 1;
-const TAG_PUT: u8 = 2;
-const TAG_DELETE: u8 = 3;
-const TAG_EXPIRE: u8 = 4;
-const TAG_INCREMENT: u8 = 5;
-const TAG_CLEAR: u8 = 6;

@@ -5,7 +5,7 @@ use slotmesh_slots::{DecodeError, Reader, Version, Writer};
 
 use super::OPS_MAX;
 use super::error::DataError;
-use super::op::decode_bool;
+use super::op_layout::decode_bool;
 
 /// An entry as a reader gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,19 @@ pub struct Value {
     pub version: Version,
     /// How long it still lives; `None` is for ever.
     pub ttl: Option<Duration>,
+}
+
+impl Value {
+    fn encode(&self, out: &mut Writer) {
+        out.version(self.version);
+        out.duration_option(self.ttl);
+        out.bytes(&self.value);
+    }
+
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (version, ttl) = (input.version()?, input.duration_option()?);
+        Ok(Self { value: input.bytes()?, version, ttl })
+    }
 }
 
 /// What an operation answers.
@@ -53,7 +66,7 @@ pub enum Reply {
     },
     /// The outcome of a change of lifetime.
     Expire {
-        /// Whether the key held something.
+        /// Whether the key held something on which the condition held.
         applied: bool,
     },
     /// The sum of an increment.
@@ -65,6 +78,31 @@ pub enum Reply {
         /// How many nodes hold the sum by now.
         copies: u8,
     },
+    /// Whether the key that was touched holds something.
+    Touched {
+        /// Whether it does.
+        existed: bool,
+    },
+    /// The length of a value of which a part was written.
+    Length {
+        /// Bytes of the value now; zero when the key holds nothing.
+        bytes: u64,
+        /// The version of the entry now, if there is one.
+        version: Option<Version>,
+        /// How many nodes hold the value by now.
+        copies: u8,
+    },
+    /// What the key held before it was changed.
+    Previous {
+        /// The entry, and how long it would still have lived.
+        previous: Option<Value>,
+        /// Whether the change happened: the condition held, or there was something to change.
+        applied: bool,
+        /// The version the key holds now, if it holds anything.
+        version: Option<Version>,
+        /// How many nodes hold the change by now.
+        copies: u8,
+    },
     /// The slot is empty.
     Cleared,
 }
@@ -73,7 +111,9 @@ pub enum Reply {
 #[must_use]
 pub fn encode_replies(replies: &[Result<Reply, DataError>]) -> Bytes {
     let bytes = |reply: &Result<Reply, DataError>| match reply {
-        Ok(Reply::Value(value)) => REPLY_BYTES + value.value.len(),
+        Ok(Reply::Value(value) | Reply::Previous { previous: Some(value), .. }) => {
+            REPLY_BYTES + value.value.len()
+        }
         _ => REPLY_BYTES,
     };
     let mut out = Writer::with_capacity(2 + replies.iter().map(bytes).sum::<usize>());
@@ -88,7 +128,7 @@ pub fn encode_replies(replies: &[Result<Reply, DataError>]) -> Bytes {
 }
 
 /// Room for a reply without its value.
-const REPLY_BYTES: usize = 48;
+const REPLY_BYTES: usize = 64;
 
 /// Reads what [`encode_replies`] wrote; values are slices of the input.
 ///
@@ -108,7 +148,7 @@ pub fn decode_replies(bytes: &Bytes) -> Result<Vec<Result<Reply, DataError>>, De
 impl Reply {
     /// Whether it answers a read, which changed nothing.
     pub(crate) const fn is_read(&self) -> bool {
-        matches!(self, Self::Value(_) | Self::Missing { .. })
+        matches!(self, Self::Value(_) | Self::Missing { .. } | Self::Touched { .. })
     }
 
     /// The same reply of a write, held by this many nodes.
@@ -116,7 +156,9 @@ impl Reply {
     pub(crate) fn with_copies(mut self, count: u8) -> Self {
         if let Self::Put { copies, .. }
         | Self::Delete { copies, .. }
-        | Self::Integer { copies, .. } = &mut self
+        | Self::Integer { copies, .. }
+        | Self::Length { copies, .. }
+        | Self::Previous { copies, .. } = &mut self
         {
             *copies = count;
         }
@@ -125,11 +167,9 @@ impl Reply {
 
     fn encode(&self, out: &mut Writer) {
         match self {
-            Self::Value(Value { value, version, ttl }) => {
+            Self::Value(value) => {
                 out.u8(TAG_VALUE);
-                out.version(*version);
-                out.duration_option(*ttl);
-                out.bytes(value);
+                value.encode(out);
             }
             Self::Missing { slot } => {
                 out.u8(TAG_MISSING);
@@ -156,6 +196,22 @@ impl Reply {
                 out.u8(*copies);
             }
             Self::Cleared => out.u8(TAG_CLEARED),
+            Self::Touched { existed } => {
+                out.u8(TAG_TOUCHED);
+                out.u8(u8::from(*existed));
+            }
+            Self::Length { bytes, version, copies } => {
+                out.u8(TAG_LENGTH);
+                out.u64(*bytes);
+                encode_version(out, *version);
+                out.u8(*copies);
+            }
+            Self::Previous { previous, applied, version, copies } => {
+                out.u8(TAG_PREVIOUS);
+                encode_outcome(out, (*applied, previous.is_some()), *version);
+                previous.iter().for_each(|value| value.encode(out));
+                out.u8(*copies);
+            }
         }
     }
 }
@@ -166,10 +222,7 @@ fn decode_reply(input: &mut Reader<'_>) -> Result<Result<Reply, DataError>, Deco
         return Ok(Err(DataError::decode(tag, input)?));
     }
     Ok(Ok(match tag {
-        TAG_VALUE => {
-            let (version, ttl) = (input.version()?, input.duration_option()?);
-            Reply::Value(Value { value: input.bytes()?, version, ttl })
-        }
+        TAG_VALUE => Reply::Value(Value::decode(input)?),
         TAG_MISSING => Reply::Missing { slot: input.version()? },
         TAG_PUT => {
             let (applied, existed, version) = decode_outcome(input)?;
@@ -185,6 +238,16 @@ fn decode_reply(input: &mut Reader<'_>) -> Result<Result<Reply, DataError>, Deco
             Reply::Integer { value, version: input.version()?, copies: input.u8()? }
         }
         TAG_CLEARED => Reply::Cleared,
+        TAG_TOUCHED => Reply::Touched { existed: decode_bool(input)? },
+        TAG_LENGTH => {
+            let (bytes, version) = (input.u64()?, decode_version(input)?);
+            Reply::Length { bytes, version, copies: input.u8()? }
+        }
+        TAG_PREVIOUS => {
+            let (applied, existed, version) = decode_outcome(input)?;
+            let previous = if existed { Some(Value::decode(input)?) } else { None };
+            Reply::Previous { previous, applied, version, copies: input.u8()? }
+        }
         _ => return Err(DecodeError::Invalid("reply tag")),
     }))
 }
@@ -192,6 +255,10 @@ fn decode_reply(input: &mut Reader<'_>) -> Result<Result<Reply, DataError>, Deco
 fn encode_outcome(out: &mut Writer, (applied, existed): (bool, bool), version: Option<Version>) {
     out.u8(u8::from(applied));
     out.u8(u8::from(existed));
+    encode_version(out, version);
+}
+
+fn encode_version(out: &mut Writer, version: Option<Version>) {
     out.u8(u8::from(version.is_some()));
     if let Some(version) = version {
         out.version(version);
@@ -200,8 +267,11 @@ fn encode_outcome(out: &mut Writer, (applied, existed): (bool, bool), version: O
 
 fn decode_outcome(input: &mut Reader<'_>) -> Result<(bool, bool, Option<Version>), DecodeError> {
     let (applied, existed) = (decode_bool(input)?, decode_bool(input)?);
-    let version = if decode_bool(input)? { Some(input.version()?) } else { None };
-    Ok((applied, existed, version))
+    Ok((applied, existed, decode_version(input)?))
+}
+
+fn decode_version(input: &mut Reader<'_>) -> Result<Option<Version>, DecodeError> {
+    Ok(if decode_bool(input)? { Some(input.version()?) } else { None })
 }
 
 const TAG_VALUE: u8 = 1;
@@ -211,3 +281,6 @@ const TAG_DELETE: u8 = 4;
 const TAG_EXPIRE: u8 = 5;
 const TAG_INTEGER: u8 = 6;
 const TAG_CLEARED: u8 = 7;
+const TAG_TOUCHED: u8 = 8;
+const TAG_LENGTH: u8 = 9;
+const TAG_PREVIOUS: u8 = 10;

@@ -127,10 +127,10 @@ impl Router {
         let mut reads = self.get_many_now(&keys.collect::<Vec<_>>()).into_iter();
         for (index, op) in group {
             if op.read_key().is_some()
-                && let Some(reply) = reads.next().flatten()
+                && let Some(found) = reads.next().flatten()
             {
                 // Most reads here wait for nothing and need no task.
-                done.push((index, Ok(reply)));
+                done.push((index, Ok(op.answer(found))));
                 continue;
             }
             if tasks.len() >= TOGETHER_MAX {

@@ -54,7 +54,7 @@ fn serve(data: &DataPlane, mut operations: Operations, reply: Reply) {
     if let Some(key) = op.read_key()
         && let Some(answer) = data.get_now(key).transpose()
     {
-        return reply.send(encode_replies(&[answer]));
+        return reply.send(encode_replies(&[answer.map(|found| op.answer(found))]));
     }
     data.execute(op, ack, Box::new(move |answer| reply.send(encode_replies(&[answer]))));
 }
@@ -67,7 +67,7 @@ fn serve_many(data: &DataPlane, operations: Operations, reply: Reply) {
         if op.read_key().is_some()
             && let Some(answer) = reads.next().and_then(Result::transpose)
         {
-            gathered.put(index, answer);
+            gathered.put(index, answer.map(|found| op.answer(found)));
             continue;
         }
         let gathered = Arc::clone(&gathered);

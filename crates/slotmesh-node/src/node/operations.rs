@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_core::{Op, Reply, Value};
 use slotmesh_slots::Slot;
-use slotmesh_store::Condition;
+use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
 use super::Node;
 use crate::client::{CallOptions, PutOptions};
@@ -25,10 +25,33 @@ impl Node {
                     .await?
             }
         };
-        match reply {
-            Reply::Value(value) => Ok(Some(value)),
-            _ => Ok(None),
-        }
+        Ok(found(reply))
+    }
+
+    /// Reads a part of a value, as [`Node::get`] reads all of it: from one byte to another, `(0, -1)` being the whole.
+    ///
+    /// # Errors
+    /// As for [`Node::get`].
+    pub async fn get_range(
+        &self,
+        key: impl Into<Bytes>,
+        range: impl Into<ByteRange>,
+    ) -> Result<Option<Value>, OpError> {
+        let op = Op::GetRange { key: key.into(), range: range.into() };
+        let reply = match op.read_key().and_then(|key| self.inner.router.get_now(key)) {
+            Some(reply) => op.answer(reply),
+            None => self.execute(op, CallOptions::default()).await?,
+        };
+        Ok(found(reply))
+    }
+
+    /// Whether there is an entry, which counts as a use of it; its value is not sent.
+    ///
+    /// # Errors
+    /// As for [`Node::get`].
+    pub async fn touch(&self, key: impl Into<Bytes>) -> Result<bool, OpError> {
+        let reply = self.execute(Op::Touch { key: key.into() }, CallOptions::default()).await?;
+        Ok(matches!(reply, Reply::Touched { existed: true }))
     }
 
     /// Writes an entry; the reply says whether the condition held, the entry's version and how many nodes hold it.
@@ -61,7 +84,8 @@ impl Node {
         Ok(matches!(self.execute(op, options).await?, Reply::Delete { existed: true, .. }))
     }
 
-    /// Gives an entry a new lifetime from now on, or none; true when there is such an entry.
+    /// Gives an entry a new lifetime from now on, or none; true when that changed something: there is such an entry, and it
+    /// had a lifetime if it is to have none.
     ///
     /// # Errors
     /// As for [`Node::put`].
@@ -70,9 +94,88 @@ impl Node {
         key: impl Into<Bytes>,
         ttl: Option<Duration>,
     ) -> Result<bool, OpError> {
-        let op = Op::Expire { key: key.into(), ttl };
+        self.expire_if(key, ttl, ExpireCondition::Always).await
+    }
+
+    /// As [`Node::expire`], if a condition holds of the lifetime that the entry has.
+    ///
+    /// # Errors
+    /// As for [`Node::put`].
+    pub async fn expire_if(
+        &self,
+        key: impl Into<Bytes>,
+        ttl: Option<Duration>,
+        condition: ExpireCondition,
+    ) -> Result<bool, OpError> {
+        let op = Op::Expire { key: key.into(), ttl, condition };
         let reply = self.execute(op, CallOptions::default()).await?;
         Ok(matches!(reply, Reply::Expire { applied: true }))
+    }
+
+    /// Writes an entry and returns what was there before, in one step; also when the condition failed.
+    ///
+    /// # Errors
+    /// As for [`Node::put`].
+    pub async fn get_and_put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+        options: PutOptions,
+    ) -> Result<Option<Value>, OpError> {
+        let (key, value) = (key.into(), value.into());
+        let PutOptions { ttl, keep_ttl, condition, call } = options;
+        let op = Op::GetAndPut { key, value, ttl, keep_ttl, condition };
+        previous(self.execute(op, call).await?)
+    }
+
+    /// Removes an entry and returns it, in one step: of several that ask, one gets it.
+    ///
+    /// # Errors
+    /// As for [`Node::put`]. When the outcome is `Ambiguous` the value may be lost.
+    pub async fn get_and_delete(&self, key: impl Into<Bytes>) -> Result<Option<Value>, OpError> {
+        let op = Op::GetAndDelete { key: key.into() };
+        previous(self.execute(op, CallOptions::default()).await?)
+    }
+
+    /// Reads an entry and gives it a new lifetime from now on, or none, in one step; it is returned with the one it had.
+    ///
+    /// # Errors
+    /// As for [`Node::put`].
+    pub async fn get_and_expire(
+        &self,
+        key: impl Into<Bytes>,
+        ttl: Option<Duration>,
+    ) -> Result<Option<Value>, OpError> {
+        let op = Op::GetAndExpire { key: key.into(), ttl };
+        previous(self.execute(op, CallOptions::default()).await?)
+    }
+
+    /// Adds bytes at the end of a value and returns its length; a missing one counts as empty. Its lifetime stays.
+    ///
+    /// # Errors
+    /// As for [`Node::put`].
+    pub async fn append(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<u64, OpError> {
+        let op = Op::Append { key: key.into(), value: value.into() };
+        length(&self.execute(op, CallOptions::default()).await?)
+    }
+
+    /// Writes bytes over a part of a value and returns its length; zeros fill what is missing before them. Its lifetime
+    /// stays, and no bytes change nothing.
+    ///
+    /// # Errors
+    /// As for [`Node::put`].
+    pub async fn set_range(
+        &self,
+        key: impl Into<Bytes>,
+        offset: u64,
+        value: impl Into<Bytes>,
+    ) -> Result<u64, OpError> {
+        let op = Op::SetRange { key: key.into(), offset, value: value.into() };
+        length(&self.execute(op, CallOptions::default()).await?)
     }
 
     /// Adds to a decimal integer and returns the sum; a missing entry counts as zero.
@@ -83,7 +186,7 @@ impl Node {
         let op = Op::Increment { key: key.into(), delta };
         match self.execute(op, CallOptions::default()).await? {
             Reply::Integer { value, .. } => Ok(value),
-            _ => Err(OpError::Ambiguous { why: "the owner answered something else".to_owned() }),
+            _ => Err(unexpected()),
         }
     }
 
@@ -120,4 +223,20 @@ impl Node {
         let options = CallOptions { retry_ambiguous: true, ..CallOptions::default() };
         self.execute_many(ops, options).await.into_iter().try_for_each(|answer| answer.map(|_| ()))
     }
+}
+
+fn found(reply: Reply) -> Option<Value> {
+    if let Reply::Value(value) = reply { Some(value) } else { None }
+}
+
+fn previous(reply: Reply) -> Result<Option<Value>, OpError> {
+    if let Reply::Previous { previous, .. } = reply { Ok(previous) } else { Err(unexpected()) }
+}
+
+fn length(reply: &Reply) -> Result<u64, OpError> {
+    if let Reply::Length { bytes, .. } = reply { Ok(*bytes) } else { Err(unexpected()) }
+}
+
+fn unexpected() -> OpError {
+    OpError::Ambiguous { why: "the owner answered something else".to_owned() }
 }

@@ -12,35 +12,54 @@ pub(super) fn integer(arg: &[u8]) -> Result<i64, Frame> {
 }
 
 /// Whether a time counts in seconds or milliseconds.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Unit {
     Seconds,
     Millis,
 }
 
-/// A time span of a command, in milliseconds; may be negative.
-pub(super) fn millis(arg: &[u8], unit: Unit, command: &str) -> Result<i64, Frame> {
-    let number = integer(arg)?;
-    let factor = if unit == Unit::Seconds { 1_000 } else { 1 };
-    let millis = number.checked_mul(factor).ok_or_else(|| failure::invalid_expire(command))?;
-    // As in Redis, the point in time has to be a number too.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    if millis > i64::MAX - i64::try_from(now).unwrap_or_default() {
-        return Err(failure::invalid_expire(command));
+/// Whether a time counts from now on or is a point on the wall clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Count {
+    FromNow(Unit),
+    At(Unit),
+}
+
+impl Count {
+    /// What is left of a time of a command; nothing when it is over.
+    pub(super) fn left(self, arg: &[u8], command: &str) -> Result<Duration, Frame> {
+        let millis = self.millis(arg, command)?;
+        let left = Duration::from_millis(u64::try_from(millis).unwrap_or_default());
+        Ok(match self {
+            Self::FromNow(_) => left,
+            Self::At(_) => left.saturating_sub(wall_clock()),
+        })
     }
-    Ok(millis)
+
+    /// As [`Count::left`] of a time that must be positive, where an entry is written anew.
+    pub(super) fn lifetime(self, arg: &[u8], command: &str) -> Result<Duration, Frame> {
+        if self.millis(arg, command)? <= 0 {
+            return Err(failure::invalid_expire(command));
+        }
+        self.left(arg, command)
+    }
+
+    /// The time in milliseconds; may be negative.
+    fn millis(self, arg: &[u8], command: &str) -> Result<i64, Frame> {
+        let number = integer(arg)?;
+        let (Self::FromNow(unit) | Self::At(unit)) = self;
+        let factor = if unit == Unit::Seconds { 1_000 } else { 1 };
+        let millis = number.checked_mul(factor).ok_or_else(|| failure::invalid_expire(command))?;
+        // As in Redis, the point in time has to be a number too.
+        let now = i64::try_from(wall_clock().as_millis()).unwrap_or_default();
+        if matches!(self, Self::FromNow(_)) && millis > i64::MAX - now {
+            return Err(failure::invalid_expire(command));
+        }
+        Ok(millis)
+    }
 }
 
-/// A lifetime, which must be positive.
-pub(super) fn lifetime(arg: &[u8], unit: Unit, command: &str) -> Result<Duration, Frame> {
-    let millis = millis(arg, unit, command)?;
-    let millis = u64::try_from(millis).ok().filter(|&millis| millis > 0);
-    millis.map(Duration::from_millis).ok_or_else(|| failure::invalid_expire(command))
-}
-
-/// What is left until a point on the wall clock; nothing when it has passed. The point must be positive.
-pub(super) fn until(arg: &[u8], unit: Unit, command: &str) -> Result<Duration, Frame> {
-    let point = lifetime(arg, unit, command)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(point.saturating_sub(now))
+/// Time since the epoch of the wall clock.
+pub(super) fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

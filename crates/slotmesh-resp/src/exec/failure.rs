@@ -39,6 +39,11 @@ pub(super) fn invalid_expire(command: &str) -> Frame {
     Frame::error(format!("ERR invalid expire time in '{command}' command"))
 }
 
+/// A value would become longer than one may be.
+pub(super) fn string_too_long() -> Frame {
+    Frame::error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+}
+
 pub(super) fn wrong_arity(command: &str) -> Frame {
     Frame::error(format!("ERR wrong number of arguments for '{command}' command"))
 }

@@ -1,33 +1,29 @@
-use std::time::Duration;
+use slotmesh_node::{CallOptions, Condition, Op, Reply};
 
-use slotmesh_node::{CallOptions, Condition, Op, Reply, Value};
-
-use super::arguments::{Unit, millis};
-use super::{Call, failure};
+use super::arguments::{Count, Unit};
+use super::{Call, failure, lifetimes};
 use crate::protocol::Frame;
 
-/// Keys of `EXISTS` that are read together: their values come along and are thrown away.
-const READ_TOGETHER: usize = 512;
+/// Keys of `EXISTS` and `TOUCH` that are asked for together.
+const ASKED_TOGETHER: usize = 512;
 
 pub(super) async fn run(call: Call<'_>) -> Frame {
     let outcome = match call.spec.name {
         "del" | "unlink" => delete(&call).await,
-        "exists" => exists(&call).await,
-        "expire" => expire(&call, Unit::Seconds).await,
-        "pexpire" => expire(&call, Unit::Millis).await,
-        "persist" => persist(&call).await,
-        "ttl" => ttl(&call, Unit::Seconds).await,
-        "pttl" => ttl(&call, Unit::Millis).await,
-        "type" => read(&call)
-            .await
-            .map(|value| Frame::Simple(if value.is_some() { "string" } else { "none" }.into())),
+        "exists" | "touch" => count(&call).await,
+        "expire" => lifetimes::expire(&call, Count::FromNow(Unit::Seconds)).await,
+        "pexpire" => lifetimes::expire(&call, Count::FromNow(Unit::Millis)).await,
+        "expireat" => lifetimes::expire(&call, Count::At(Unit::Seconds)).await,
+        "pexpireat" => lifetimes::expire(&call, Count::At(Unit::Millis)).await,
+        "persist" => lifetimes::persist(&call).await,
+        "ttl" => lifetimes::left(&call, Unit::Seconds).await,
+        "pttl" => lifetimes::left(&call, Unit::Millis).await,
+        "expiretime" => lifetimes::end(&call, Unit::Seconds).await,
+        "pexpiretime" => lifetimes::end(&call, Unit::Millis).await,
+        "type" => kind(&call).await,
         _ => Err(failure::unknown_command(call.args)),
     };
     outcome.unwrap_or_else(|refusal| refusal)
-}
-
-async fn read(call: &Call<'_>) -> Result<Option<Value>, Frame> {
-    call.gateway.node.get(call.arg(1)).await.map_err(|error| failure::operation(&error))
 }
 
 async fn delete(call: &Call<'_>) -> Result<Frame, Frame> {
@@ -41,56 +37,21 @@ async fn delete(call: &Call<'_>) -> Result<Frame, Frame> {
     Ok(Frame::Integer(removed))
 }
 
-async fn exists(call: &Call<'_>) -> Result<Frame, Frame> {
+/// How many of the keys there are, one that is named twice counted twice. Their values stay where they are.
+async fn count(call: &Call<'_>) -> Result<Frame, Frame> {
     let mut found = 0;
-    for keys in call.args.get(1..).unwrap_or_default().chunks(READ_TOGETHER) {
-        let ops = keys.iter().map(|key| Op::Get { key: key.clone() }).collect();
+    for keys in call.args.get(1..).unwrap_or_default().chunks(ASKED_TOGETHER) {
+        let ops = keys.iter().map(|key| Op::Touch { key: key.clone() }).collect();
         for answer in call.gateway.node.execute_many(ops, CallOptions::default()).await {
             let reply = answer.map_err(|error| failure::operation(&error))?;
-            found += i64::from(matches!(reply, Reply::Value(_)));
+            found += i64::from(matches!(reply, Reply::Touched { existed: true }));
         }
     }
     Ok(Frame::Integer(found))
 }
 
-async fn expire(call: &Call<'_>, unit: Unit) -> Result<Frame, Frame> {
-    if call.args.len() > 3 {
-        return Err(Frame::error(format!(
-            "ERR Unsupported option {}",
-            failure::shown(call.arg(3))
-        )));
-    }
-    let millis = millis(call.arg(2), unit, call.spec.name)?;
-    let node = &call.gateway.node;
-    // A lifetime that is over removes the key, as in Redis.
-    let applied = match u64::try_from(millis) {
-        Ok(millis) if millis > 0 => {
-            node.expire(call.bytes(1), Some(Duration::from_millis(millis))).await
-        }
-        _ => node.delete(call.bytes(1), CallOptions::default()).await,
-    };
-    applied
-        .map(|applied| Frame::Integer(applied.into()))
-        .map_err(|error| failure::operation(&error))
-}
-
-async fn persist(call: &Call<'_>) -> Result<Frame, Frame> {
-    if read(call).await?.is_none_or(|value| value.ttl.is_none()) {
-        return Ok(Frame::Integer(0));
-    }
-    let applied = call.gateway.node.expire(call.bytes(1), None).await;
-    applied
-        .map(|applied| Frame::Integer(applied.into()))
-        .map_err(|error| failure::operation(&error))
-}
-
-async fn ttl(call: &Call<'_>, unit: Unit) -> Result<Frame, Frame> {
-    let Some(value) = read(call).await? else { return Ok(Frame::Integer(-2)) };
-    let Some(ttl) = value.ttl else { return Ok(Frame::Integer(-1)) };
-    // Part of a millisecond counts: a key that lives never shows less than one.
-    let millis = i64::try_from(ttl.as_micros().div_ceil(1_000)).unwrap_or(i64::MAX);
-    Ok(Frame::Integer(match unit {
-        Unit::Seconds => millis.saturating_add(500) / 1_000,
-        Unit::Millis => millis,
-    }))
+async fn kind(call: &Call<'_>) -> Result<Frame, Frame> {
+    let exists = call.gateway.node.touch(call.bytes(1)).await;
+    let exists = exists.map_err(|error| failure::operation(&error))?;
+    Ok(Frame::Simple(if exists { "string" } else { "none" }.into()))
 }

@@ -74,13 +74,14 @@ const ALL_KEYS: KeyPlaces = KeyPlaces { first: 1, last: -1, step: 1 };
 const KEYS_AND_VALUES: KeyPlaces = KeyPlaces { first: 1, last: -1, step: 2 };
 
 const READ: &[&str] = &["readonly", "fast"];
+const READ_LONG: &[&str] = &["readonly"];
 const WRITE: &[&str] = &["write", "denyoom"];
 const WRITE_FAST: &[&str] = &["write", "denyoom", "fast"];
 const CHANGE: &[&str] = &["write", "fast"];
 const LOGIN: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
 const TALK: &[&str] = &["loading", "stale", "fast"];
 const ADMIN: &[&str] = &["loading", "stale"];
-const FLUSH: &[&str] = &["write"];
+const CHANGE_LONG: &[&str] = &["write"];
 
 const fn spec(
     name: &'static str,
@@ -94,6 +95,7 @@ const fn spec(
 
 /// Every command, sorted by name.
 pub(super) static COMMANDS: &[Spec] = &[
+    spec("append", 3, WRITE_FAST, ONE_KEY, Family::Strings),
     spec("auth", -2, LOGIN, NO_KEYS, Family::Connection),
     spec("client", -2, TALK, NO_KEYS, Family::Connection),
     spec("cluster", -2, ADMIN, NO_KEYS, Family::Cluster),
@@ -102,13 +104,19 @@ pub(super) static COMMANDS: &[Spec] = &[
     spec("dbsize", 1, READ, NO_KEYS, Family::Server),
     spec("decr", 2, WRITE_FAST, ONE_KEY, Family::Strings),
     spec("decrby", 3, WRITE_FAST, ONE_KEY, Family::Strings),
-    spec("del", -2, CHANGE, ALL_KEYS, Family::Keys),
+    spec("del", -2, CHANGE_LONG, ALL_KEYS, Family::Keys),
     spec("echo", 2, TALK, NO_KEYS, Family::Connection),
     spec("exists", -2, READ, ALL_KEYS, Family::Keys),
     spec("expire", -3, CHANGE, ONE_KEY, Family::Keys),
-    spec("flushall", -1, FLUSH, NO_KEYS, Family::Server),
-    spec("flushdb", -1, FLUSH, NO_KEYS, Family::Server),
+    spec("expireat", -3, CHANGE, ONE_KEY, Family::Keys),
+    spec("expiretime", 2, READ, ONE_KEY, Family::Keys),
+    spec("flushall", -1, CHANGE_LONG, NO_KEYS, Family::Server),
+    spec("flushdb", -1, CHANGE_LONG, NO_KEYS, Family::Server),
     spec("get", 2, READ, ONE_KEY, Family::Strings),
+    spec("getdel", 2, CHANGE, ONE_KEY, Family::Strings),
+    spec("getex", -2, CHANGE, ONE_KEY, Family::Strings),
+    spec("getrange", 4, READ_LONG, ONE_KEY, Family::Strings),
+    spec("getset", 3, WRITE_FAST, ONE_KEY, Family::Strings),
     spec("hello", -1, LOGIN, NO_KEYS, Family::Connection),
     spec("incr", 2, WRITE_FAST, ONE_KEY, Family::Strings),
     spec("incrby", 3, WRITE_FAST, ONE_KEY, Family::Strings),
@@ -117,6 +125,8 @@ pub(super) static COMMANDS: &[Spec] = &[
     spec("mset", -3, WRITE, KEYS_AND_VALUES, Family::Strings),
     spec("persist", 2, CHANGE, ONE_KEY, Family::Keys),
     spec("pexpire", -3, CHANGE, ONE_KEY, Family::Keys),
+    spec("pexpireat", -3, CHANGE, ONE_KEY, Family::Keys),
+    spec("pexpiretime", 2, READ, ONE_KEY, Family::Keys),
     spec("ping", -1, TALK, NO_KEYS, Family::Connection),
     spec("psetex", 4, WRITE, ONE_KEY, Family::Strings),
     spec("pttl", 2, READ, ONE_KEY, Family::Keys),
@@ -128,7 +138,10 @@ pub(super) static COMMANDS: &[Spec] = &[
     spec("set", -3, WRITE, ONE_KEY, Family::Strings),
     spec("setex", 4, WRITE, ONE_KEY, Family::Strings),
     spec("setnx", 3, WRITE_FAST, ONE_KEY, Family::Strings),
+    spec("setrange", 4, WRITE, ONE_KEY, Family::Strings),
     spec("strlen", 2, READ, ONE_KEY, Family::Strings),
+    spec("substr", 4, READ_LONG, ONE_KEY, Family::Strings),
+    spec("touch", -2, READ, ALL_KEYS, Family::Keys),
     spec("ttl", 2, READ, ONE_KEY, Family::Keys),
     spec("type", 2, READ, ONE_KEY, Family::Keys),
     spec("unlink", -2, CHANGE, ALL_KEYS, Family::Keys),

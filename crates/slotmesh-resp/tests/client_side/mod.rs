@@ -29,7 +29,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(resp: &Resp) -> Self {
-        let stream = TcpStream::connect(resp.addr()).await.unwrap();
+        Self::over(TcpStream::connect(resp.addr()).await.unwrap())
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Self {
         Self { stream, decoder: FrameDecoder::default() }
     }
 

@@ -135,6 +135,9 @@ fn draw_op(key: &Key, choice: u32, value: i64) -> (Action, Op) {
     if key.counter {
         return (Action::Increment(1), Op::Increment { key: name, delta: 1 });
     }
+    if choice < 44 {
+        return (Action::Take, Op::GetAndDelete { key: name });
+    }
     if choice < 48 {
         return (Action::Delete, Op::Delete { key: name, condition: Condition::Always });
     }
@@ -143,8 +146,12 @@ fn draw_op(key: &Key, choice: u32, value: i64) -> (Action, Op) {
         (56..75, Some((seen, version))) => (Action::Cas(seen, value), Condition::Version(version)),
         _ => (Action::Put(value), Condition::Always),
     };
-    let text = Bytes::from(format!("{value:08}"));
-    (action, Op::Put { key: name, value: text, ttl: None, keep_ttl: false, condition })
+    let (text, ttl, keep_ttl) = (Bytes::from(format!("{value:08}")), None, false);
+    if choice >= 90 {
+        let op = Op::GetAndPut { key: name, value: text, ttl, keep_ttl, condition };
+        return (Action::Swap(value), op);
+    }
+    (action, Op::Put { key: name, value: text, ttl, keep_ttl, condition })
 }
 
 impl World {
@@ -296,6 +303,9 @@ impl World {
             }
             (Action::Delete, Reply::Delete { existed, .. }) => Answer::Done { existed },
             (Action::Increment(_), Reply::Integer { value, .. }) => Answer::Sum(value),
+            (Action::Swap(_) | Action::Take, Reply::Previous { previous, .. }) => {
+                Answer::Value(previous.and_then(|value| parse(&value.value)))
+            }
             (action, reply) => {
                 self.watch.problem.get_or_insert(format!("{reply:?} answers {action:?}"));
                 return None;

@@ -4,6 +4,8 @@
 // The lint knows `#[test]` functions only, not what they call.
 #![allow(clippy::unwrap_used)]
 
+mod procedures;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -11,7 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_slots::{Effect, Epoch, MonoTime, Record, Seq, Slot, Version};
 use slotmesh_store::{
-    ApplyError, Condition, ENTRY_OVERHEAD_BYTES, Put, Store, StoreConfig, StoreError,
+    ApplyError, Condition, ENTRY_OVERHEAD_BYTES, ExpireCondition, Put, Store, StoreConfig,
+    StoreError,
 };
 
 /// Bytes of input that make one operation.
@@ -22,6 +25,33 @@ const KEYS: u8 = 250;
 const VALUE_BYTES_MAX: usize = 560;
 /// What an entry takes beyond key and value, without its place in an index.
 const HEAD_BYTES: usize = 16;
+
+const EXPIRE_CONDITIONS: [ExpireCondition; 8] = [
+    ExpireCondition::Always,
+    ExpireCondition::Unset,
+    ExpireCondition::Set,
+    ExpireCondition::Later,
+    ExpireCondition::Earlier,
+    ExpireCondition::SetAndEarlier,
+    ExpireCondition::Always,
+    ExpireCondition::Always,
+];
+
+/// Whether an entry's deadline changes, case by case.
+fn redates(condition: ExpireCondition, old: Option<MonoTime>, new: Option<MonoTime>) -> bool {
+    match (condition, old, new) {
+        (_, None, None) => false,
+        (ExpireCondition::Always, ..) => true,
+        (ExpireCondition::Unset, old, _) => old.is_none(),
+        (ExpireCondition::Set, old, _) => old.is_some(),
+        (ExpireCondition::Later, Some(old), new) => new.is_none_or(|new| new > old),
+        (ExpireCondition::Later, None, _) => false,
+        (ExpireCondition::Earlier | ExpireCondition::SetAndEarlier, Some(old), new) => {
+            new.is_some_and(|new| new < old)
+        }
+        (condition, None, Some(_)) => condition == ExpireCondition::Earlier,
+    }
+}
 
 /// One slot as the oracle sees it.
 #[derive(Default)]
@@ -140,7 +170,7 @@ impl Harness {
 
     fn step(&mut self, bytes: &[u8]) {
         let input = Input {
-            kind: bytes[0] % 32,
+            kind: bytes[0] % 48,
             slot: bytes[1] % SLOTS,
             key: Bytes::from(format!("key{}", bytes[2] % KEYS)),
             argument: bytes[3],
@@ -161,6 +191,15 @@ impl Harness {
             28 => self.refuse(&input),
             29 if input.argument < 40 => self.epoch = self.epoch.next(),
             30 if input.argument < 4 => self.reset(&input),
+            32..=33 => self.append(&input),
+            34..=35 => self.set_range(&input),
+            36 => self.get_range(&input),
+            37..=38 => self.get_and_put(&input),
+            39 => self.get_and_delete(&input),
+            40..=41 => self.get_and_expire(&input),
+            42 => self.touch(&input),
+            43..=44 => self.update(&input),
+            45..=46 => self.transact(&input),
             _ => {}
         }
         self.compare(&input);
@@ -255,22 +294,29 @@ impl Harness {
 
     fn expire(&mut self, input: &Input) {
         let deadline = self.deadline(input.argument);
+        let condition = EXPIRE_CONDITIONS[usize::from(input.condition) % EXPIRE_CONDITIONS.len()];
         let before = self.models[usize::from(input.slot)].live(&input.key, self.now).cloned();
         let mut guard = self.primary.lock(Self::slot(input.slot));
-        let outcome = guard.expire(self.epoch, &input.key, deadline, self.now).unwrap();
+        let outcome = guard.expire(self.epoch, &input.key, deadline, condition, self.now).unwrap();
         drop(guard);
-        let Some(before) = before else {
-            assert_eq!((outcome.record, outcome.applied), (None, false));
+        let held = before.as_ref().map(|before| before.version);
+        assert_eq!(outcome.previous, before.as_ref().and_then(|before| before.deadline));
+        if !before.is_some_and(|before| redates(condition, before.deadline, deadline)) {
+            assert_eq!((outcome.record, outcome.applied, outcome.version), (None, false, held));
             return;
-        };
-        assert_eq!((outcome.applied, outcome.previous), (true, before.deadline));
-        let key = input.key.clone();
-        if deadline.is_some_and(|at| at <= self.now) {
-            self.expect(input.slot, outcome.record, &Effect::Delete { key });
-        } else {
-            assert_eq!(outcome.version, Some(before.version));
-            self.expect(input.slot, outcome.record, &Effect::Expire { key, deadline });
         }
+        assert!(outcome.applied);
+        let effect = self.redated(&input.key, deadline);
+        let stays = matches!(effect, Effect::Expire { .. });
+        assert_eq!(outcome.version, held.filter(|_| stays));
+        self.expect(input.slot, outcome.record, &effect);
+    }
+
+    /// What a new deadline of an entry comes to.
+    fn redated(&self, key: &Bytes, deadline: Option<MonoTime>) -> Effect {
+        let key = key.clone();
+        let is_past = deadline.is_some_and(|at| at <= self.now);
+        if is_past { Effect::Delete { key } } else { Effect::Expire { key, deadline } }
     }
 
     fn increment(&mut self, input: &Input) {

@@ -1,0 +1,171 @@
+//! The layout of an operation on the wire: the tag, the key or the slot, then what else there is.
+
+use slotmesh_slots::{DecodeError, Reader, Writer};
+use slotmesh_store::{ByteRange, Condition, ExpireCondition};
+
+use super::op::{Op, Target};
+
+impl Op {
+    pub(super) fn encode(&self, out: &mut Writer) {
+        out.u8(self.tag());
+        match self.target() {
+            Target::Key(key) => out.bytes(key),
+            Target::Slot(slot) => out.slot(slot),
+        }
+        match self {
+            Self::Get { .. }
+            | Self::Touch { .. }
+            | Self::GetAndDelete { .. }
+            | Self::Clear { .. } => {}
+            Self::GetRange { range, .. } => {
+                out.u64(range.start.cast_unsigned());
+                out.u64(range.end.cast_unsigned());
+            }
+            Self::Put { value, ttl, keep_ttl, condition, .. }
+            | Self::GetAndPut { value, ttl, keep_ttl, condition, .. } => {
+                out.bytes(value);
+                out.duration_option(*ttl);
+                out.u8(u8::from(*keep_ttl));
+                encode_condition(*condition, out);
+            }
+            Self::Delete { condition, .. } => encode_condition(*condition, out),
+            Self::Expire { ttl, condition, .. } => {
+                out.duration_option(*ttl);
+                out.u8(expire_condition_byte(*condition));
+            }
+            Self::GetAndExpire { ttl, .. } => out.duration_option(*ttl),
+            Self::Increment { delta, .. } => out.u64(delta.cast_unsigned()),
+            Self::Append { value, .. } => out.bytes(value),
+            Self::SetRange { offset, value, .. } => {
+                out.u64(*offset);
+                out.bytes(value);
+            }
+        }
+    }
+
+    pub(super) fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let tag = input.u8()?;
+        if tag == TAG_CLEAR {
+            return Ok(Self::Clear { slot: input.slot()? });
+        }
+        let key = input.bytes()?;
+        Ok(match tag {
+            TAG_GET => Self::Get { key },
+            TAG_GET_RANGE => {
+                let (start, end) = (input.u64()?.cast_signed(), input.u64()?.cast_signed());
+                Self::GetRange { key, range: ByteRange { start, end } }
+            }
+            TAG_TOUCH => Self::Touch { key },
+            TAG_PUT | TAG_GET_AND_PUT => {
+                let (value, ttl) = (input.bytes()?, input.duration_option()?);
+                let (keep_ttl, condition) = (decode_bool(input)?, decode_condition(input)?);
+                if tag == TAG_PUT {
+                    Self::Put { key, value, ttl, keep_ttl, condition }
+                } else {
+                    Self::GetAndPut { key, value, ttl, keep_ttl, condition }
+                }
+            }
+            TAG_DELETE => Self::Delete { key, condition: decode_condition(input)? },
+            TAG_EXPIRE => {
+                let ttl = input.duration_option()?;
+                Self::Expire { key, ttl, condition: decode_expire_condition(input)? }
+            }
+            TAG_GET_AND_EXPIRE => Self::GetAndExpire { key, ttl: input.duration_option()? },
+            TAG_GET_AND_DELETE => Self::GetAndDelete { key },
+            TAG_INCREMENT => Self::Increment { key, delta: input.u64()?.cast_signed() },
+            TAG_APPEND => Self::Append { key, value: input.bytes()? },
+            TAG_SET_RANGE => Self::SetRange { key, offset: input.u64()?, value: input.bytes()? },
+            _ => return Err(DecodeError::Invalid("operation tag")),
+        })
+    }
+
+    const fn tag(&self) -> u8 {
+        match self {
+            Self::Get { .. } => TAG_GET,
+            Self::Put { .. } => TAG_PUT,
+            Self::Delete { .. } => TAG_DELETE,
+            Self::Expire { .. } => TAG_EXPIRE,
+            Self::Increment { .. } => TAG_INCREMENT,
+            Self::Clear { .. } => TAG_CLEAR,
+            Self::GetRange { .. } => TAG_GET_RANGE,
+            Self::Touch { .. } => TAG_TOUCH,
+            Self::Append { .. } => TAG_APPEND,
+            Self::SetRange { .. } => TAG_SET_RANGE,
+            Self::GetAndPut { .. } => TAG_GET_AND_PUT,
+            Self::GetAndDelete { .. } => TAG_GET_AND_DELETE,
+            Self::GetAndExpire { .. } => TAG_GET_AND_EXPIRE,
+        }
+    }
+}
+
+pub(super) fn decode_bool(input: &mut Reader<'_>) -> Result<bool, DecodeError> {
+    match input.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(DecodeError::Invalid("boolean")),
+    }
+}
+
+fn encode_condition(condition: Condition, out: &mut Writer) {
+    match condition {
+        Condition::Always => out.u8(0),
+        Condition::Absent => out.u8(1),
+        Condition::Present => out.u8(2),
+        Condition::Version(version) => {
+            out.u8(3);
+            out.version(version);
+        }
+        Condition::FillSince(version) => {
+            out.u8(4);
+            out.version(version);
+        }
+    }
+}
+
+fn decode_condition(input: &mut Reader<'_>) -> Result<Condition, DecodeError> {
+    match input.u8()? {
+        0 => Ok(Condition::Always),
+        1 => Ok(Condition::Absent),
+        2 => Ok(Condition::Present),
+        3 => Ok(Condition::Version(input.version()?)),
+        4 => Ok(Condition::FillSince(input.version()?)),
+        _ => Err(DecodeError::Invalid("condition")),
+    }
+}
+
+const fn expire_condition_byte(condition: ExpireCondition) -> u8 {
+    match condition {
+        ExpireCondition::Always => 0,
+        ExpireCondition::Unset => 1,
+        ExpireCondition::Set => 2,
+        ExpireCondition::Later => 3,
+        ExpireCondition::Earlier => 4,
+        ExpireCondition::SetAndEarlier => 5,
+    }
+}
+
+fn decode_expire_condition(input: &mut Reader<'_>) -> Result<ExpireCondition, DecodeError> {
+    match input.u8()? {
+        0 => Ok(ExpireCondition::Always),
+        1 => Ok(ExpireCondition::Unset),
+        2 => Ok(ExpireCondition::Set),
+        3 => Ok(ExpireCondition::Later),
+        4 => Ok(ExpireCondition::Earlier),
+        5 => Ok(ExpireCondition::SetAndEarlier),
+        _ => Err(DecodeError::Invalid("expire condition")),
+    }
+}
+
+const TAG_GET: u8 = 1;
+const TAG_PUT: u8 = 2;
+const TAG_DELETE: u8 = 3;
+const TAG_EXPIRE: u8 = 4;
+const TAG_INCREMENT: u8 = 5;
+const TAG_CLEAR: u8 = 6;
+const TAG_GET_RANGE: u8 = 7;
+const TAG_TOUCH: u8 = 8;
+const TAG_APPEND: u8 = 9;
+const TAG_SET_RANGE: u8 = 10;
+const TAG_GET_AND_PUT: u8 = 11;
+const TAG_GET_AND_DELETE: u8 = 12;
+const TAG_GET_AND_EXPIRE: u8 = 13;
