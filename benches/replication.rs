@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use slotmesh_replication::{Config, Primary, PrimarySlot, Replica, ReplicaAction, Ring};
-use slotmesh_slots::{Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version};
+use slotmesh_slots::{Class, Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version};
 
 const KEY_BYTES: usize = 16;
 const VALUE_BYTES: usize = 64;
@@ -59,7 +59,8 @@ impl Cluster {
         let seq = &mut self.seqs[slot as usize];
         *seq += 1;
         let key = Bytes::copy_from_slice(&[number.to_be_bytes(); KEY_BYTES / 8].concat());
-        let effect = Effect::Put { key, value: self.value.clone(), deadline: None };
+        let effect =
+            Effect::Put { class: Class::Cache, key, value: self.value.clone(), deadline: None };
         let slot = Slot::new(slot as u16).expect("below the number of slots");
         let record = Record { slot, epoch: Epoch(1), seq: Seq(*seq), effect };
         let committed = self.committed.clone();

@@ -16,7 +16,7 @@ use slotmesh_core::{
     Request, Wakers, decode_replies, encode_replies, wire,
 };
 use slotmesh_fuzz::noise;
-use slotmesh_slots::{Epoch, Generation, MonoTime, NodeId, NodeList, Reader, Slot};
+use slotmesh_slots::{Class, Epoch, Generation, MonoTime, NodeId, NodeList, Reader, Slot};
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
 /// Bytes added to an input where no coverage guides the fuzzer to longer ones.
@@ -164,11 +164,12 @@ fn operation(body: &[u8]) -> Option<Op> {
     };
     let ttl = (condition & 64 == 0).then(|| Duration::from_millis(number));
     let (keep_ttl, entry) = (condition & 32 != 0, CONDITIONS[usize::from(condition) % 4]);
+    let class = if condition & 16 != 0 { Class::State } else { Class::Cache };
     let expiry = EXPIRE_CONDITIONS[usize::from(condition) % 6];
     let range = ByteRange { start: number.cast_signed(), end: -i64::from(condition) };
     Some(match kind % 13 {
         0 => Op::Get { key },
-        1 => Op::Put { key, value, ttl, keep_ttl, condition: entry },
+        1 => Op::Put { key, value, ttl, keep_ttl, condition: entry, class },
         2 => Op::Delete { key, condition: entry },
         3 => Op::Expire { key, ttl, condition: expiry },
         4 => Op::Increment { key, delta: number.cast_signed() },
@@ -176,7 +177,7 @@ fn operation(body: &[u8]) -> Option<Op> {
         6 => Op::Touch { key },
         7 => Op::Append { key, value },
         8 => Op::SetRange { key, offset: number, value },
-        9 => Op::GetAndPut { key, value, ttl, keep_ttl, condition: entry },
+        9 => Op::GetAndPut { key, value, ttl, keep_ttl, condition: entry, class },
         10 => Op::GetAndDelete { key },
         11 => Op::GetAndExpire { key, ttl },
         _ => Op::Clear { slot: Slot::of_key(SERVED_KEY) },

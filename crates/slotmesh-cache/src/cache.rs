@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use slotmesh_node::{CallOptions, Condition, Node, Op, OpError, PutOptions, Reply, Value};
-use slotmesh_slots::{MonoTime, Slot, Version};
+use slotmesh_slots::{Class, MonoTime, Slot, Version};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -243,7 +243,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
                     // A retry could undo an invalidation that came after the first attempt.
                     retry_ambiguous: false,
                 };
-                let put = PutOptions { ttl, keep_ttl: false, condition, call };
+                let put = PutOptions { ttl, condition, call, ..PutOptions::default() };
                 match self.node.put(cluster_key, sealed, put).await {
                     Ok(Reply::Put { applied: true, version, .. }) => version.unwrap_or_default(),
                     Ok(_) => return self.counters.add(Count::FillRefused),
@@ -274,6 +274,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
             ttl,
             keep_ttl: false,
             condition: Condition::Always,
+            class: Class::Cache,
         };
         match self.execute(op, self.write_options()).await? {
             Reply::Put { copies, version, .. } => {

@@ -288,6 +288,29 @@ async fn a_second_process_on_the_same_address_is_refused() {
 }
 
 #[tokio::test]
+async fn what_is_never_evicted_outlasts_a_flood() {
+    let node = Node::local(1 << 20);
+    let kept = || PutOptions { never_evict: true, ..PutOptions::default() };
+    node.put("kept", "1", kept()).await.unwrap();
+    assert_eq!(node.get_and_put("kept", "2", kept()).await.unwrap().unwrap().value, "1");
+    for number in 0..2_000 {
+        let value = vec![1; 1_000];
+        node.put(format!("cached{number}"), value, PutOptions::default()).await.unwrap();
+    }
+    assert!(node.stats().evicted > 1_000);
+    assert_eq!(get(&node, "kept").await.as_deref(), Some("2"));
+    let mut refused = None;
+    for number in 0..2_000 {
+        if let Err(error) = node.put(format!("kept{number}"), vec![1; 1_000], kept()).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(refused, Some(OpError::Full)), "{refused:?}");
+    put(&node, "cached", "1").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_local_node_needs_no_network() {
     let node = Node::local(16 << 20);
     assert_eq!(put(&node, "a", "1").await.unwrap(), 1);

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::Bytes;
-use slotmesh_slots::{DecodeError, MonoTime, Reader, Slot, Version, Writer};
+use slotmesh_slots::{Class, DecodeError, MonoTime, Reader, Slot, Version, Writer};
 
 use crate::wire;
 
@@ -17,6 +17,8 @@ pub struct SnapshotEntry {
     pub version: Version,
     /// When it expires, on this node's clock; travels as remaining time.
     pub deadline: Option<MonoTime>,
+    /// Whether it may be evicted.
+    pub class: Class,
 }
 
 impl SnapshotEntry {
@@ -28,15 +30,16 @@ impl SnapshotEntry {
     pub(crate) fn encode(&self, out: &mut Writer, now: MonoTime) {
         out.bytes(&self.key);
         out.version(self.version);
+        out.u8(self.class as u8);
         out.duration_option(self.deadline.map(|at| at.saturating_since(now)));
         out.bytes(&self.value);
     }
 
     pub(crate) fn decode(input: &mut Reader<'_>, now: MonoTime) -> Result<Self, DecodeError> {
         let key = input.bytes()?;
-        let version = input.version()?;
+        let (version, class) = (input.version()?, Class::decode(input)?);
         let deadline = input.duration_option()?.map(|left| now + left);
-        Ok(Self { key, value: input.bytes()?, version, deadline })
+        Ok(Self { key, value: input.bytes()?, version, deadline, class })
     }
 }
 

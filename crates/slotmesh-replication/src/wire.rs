@@ -266,7 +266,7 @@ const TAG_CORRUPT: u8 = 3;
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use slotmesh_slots::{Effect, Seq};
+    use slotmesh_slots::{Class, Effect, Seq};
 
     fn down(bytes: &[u8]) -> Result<Down, DecodeError> {
         let mut input = Reader::new(bytes);
@@ -280,7 +280,13 @@ mod tests {
         let slot = Slot::of_key(b"k");
         let version = Version::new(Epoch(3), Seq(9));
         let key = Bytes::from_static(b"key");
-        let entry = SnapshotEntry { key: key.clone(), value: key.clone(), version, deadline: None };
+        let entry = SnapshotEntry {
+            class: Class::Cache,
+            key: key.clone(),
+            value: key.clone(),
+            version,
+            deadline: None,
+        };
         let effect = Effect::Delete { key };
         let record = Record { slot, epoch: version.epoch, seq: version.seq, effect };
         let mut snapshot = Outgoing::new((slot, 5), version, 77, Box::new(|| Ok(None)));

@@ -11,7 +11,7 @@ use slotmesh_replication::{
     AppendError, ApplyError, Config, LinkError, Outcome, Primary, PrimaryEvent, PrimarySlot,
     Replica, ReplicaAction, ReplicaSlot, Ring, SnapshotEntry, SnapshotSource, SourceGone,
 };
-use slotmesh_slots::{Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version};
+use slotmesh_slots::{Class, Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version};
 
 /// A primary with one replica, and what was applied there.
 struct Pair {
@@ -100,6 +100,7 @@ impl Pair {
 
     fn append(&self, epoch: u32, seq: u64) -> Told {
         let effect = Effect::Put {
+            class: Class::Cache,
             key: Bytes::from_static(b"key"),
             value: Bytes::from_static(&[7; 800]),
             deadline: None,
@@ -319,6 +320,7 @@ fn a_replica_that_lacks_data_leaves_first_and_is_filled_then() {
     );
     assert_eq!(pair.events(), [need], "asked again");
     let entry = SnapshotEntry {
+        class: Class::Cache,
         key: Bytes::from_static(b"k"),
         value: Bytes::from_static(b"v"),
         version: version(1, 9),
@@ -368,6 +370,7 @@ fn a_slot_that_goes_while_it_is_listed_is_asked_for_again() {
     let need = PrimaryEvent::NeedSnapshot { replica: them(), slot: slot() };
     assert_eq!(pair.events(), [need]);
     let entry = SnapshotEntry {
+        class: Class::Cache,
         key: Bytes::from_static(b"k"),
         value: Bytes::from_static(b"v"),
         version: version(1, 0),
@@ -540,7 +543,13 @@ fn a_snapshot_beyond_the_bound_is_refused() {
     pair.connect();
     pair.exchange();
     let value = Bytes::from_static(&[0; 2_000]);
-    let entry = SnapshotEntry { key: value.clone(), value, version: version(1, 1), deadline: None };
+    let entry = SnapshotEntry {
+        class: Class::Cache,
+        key: value.clone(),
+        value,
+        version: version(1, 1),
+        deadline: None,
+    };
     pair.events();
     assert!(pair.primary.snapshot(them(), slot(), version(1, 1), 5, || listed(vec![entry])));
     pair.exchange();

@@ -5,6 +5,31 @@ use crate::id::{Epoch, Seq, Version};
 use crate::slot::Slot;
 use crate::time::MonoTime;
 
+/// Whether an entry may be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// It may, when the memory is needed: it can be loaded again.
+    #[default]
+    Cache = 0,
+    /// It may not: locks, limiters, queues. It takes memory until it is deleted or expires.
+    State = 1,
+}
+
+impl Class {
+    /// Reads what was written as a byte.
+    ///
+    /// # Errors
+    /// When it is missing or stands for no class.
+    pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match input.u8()? {
+            0 => Ok(Self::Cache),
+            1 => Ok(Self::State),
+            _ => Err(DecodeError::Invalid("class")),
+        }
+    }
+}
+
 /// What a mutation did to a slot, with every condition already decided on the primary: replicas only carry it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -16,6 +41,8 @@ pub enum Effect {
         value: Bytes,
         /// When the entry expires, on this node's clock; `None` is never. Travels as remaining time.
         deadline: Option<MonoTime>,
+        /// Whether it may be evicted.
+        class: Class,
     },
     /// The key holds nothing now; recorded also when it held nothing before, so that an invalidation always takes a seq.
     Delete {
@@ -48,8 +75,9 @@ impl Effect {
     pub fn encode(&self, out: &mut Writer, now: MonoTime) {
         let remaining = |deadline: &Option<MonoTime>| deadline.map(|at| at.saturating_since(now));
         match self {
-            Self::Put { key, value, deadline } => {
+            Self::Put { key, value, deadline, class } => {
                 out.u8(TAG_PUT);
+                out.u8(*class as u8);
                 out.bytes(key);
                 out.duration_option(remaining(deadline));
                 out.bytes(value);
@@ -74,9 +102,9 @@ impl Effect {
     pub fn decode(input: &mut Reader<'_>, now: MonoTime) -> Result<Self, DecodeError> {
         match input.u8()? {
             TAG_PUT => {
-                let key = input.bytes()?;
+                let (class, key) = (Class::decode(input)?, input.bytes()?);
                 let deadline = input.duration_option()?.map(|left| now + left);
-                Ok(Self::Put { key, value: input.bytes()?, deadline })
+                Ok(Self::Put { key, value: input.bytes()?, deadline, class })
             }
             TAG_DELETE => Ok(Self::Delete { key: input.bytes()? }),
             TAG_EXPIRE => {
@@ -145,6 +173,7 @@ mod tests {
             key: Bytes::from_static(b"k"),
             value: Bytes::from_static(b"v"),
             deadline: Some(deadline),
+            class: Class::Cache,
         };
         let record = Record {
             slot: Slot::of_key(b"k"),
@@ -170,6 +199,7 @@ mod tests {
                 key: Bytes::from_static(b"key"),
                 value: Bytes::from_static(b"value"),
                 deadline: None,
+                class: Class::State,
             },
             Effect::Clear,
         ] {

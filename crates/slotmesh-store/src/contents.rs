@@ -1,9 +1,9 @@
 use ahash::RandomState;
-use slotmesh_slots::{Epoch, MonoTime, Seq, Version};
+use slotmesh_slots::{Class, Epoch, MonoTime, Seq, Version};
 
 use crate::blob::Blob;
 use crate::digest;
-use crate::entry::{NEVER, NewEntry, Stored};
+use crate::entry::{NEVER, NewEntry, STATE_UNIT, Stored};
 use crate::expiry::Sweep;
 use crate::pages::{Pages, Place, position};
 use crate::view::Views;
@@ -45,6 +45,11 @@ impl SlotContents {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.pages.footprint()
+    }
+
+    /// Bytes of entries that are never evicted.
+    pub(crate) fn state_bytes(&self) -> usize {
+        self.pages.state_units() as usize * STATE_UNIT
     }
 
     /// Version of the last mutation applied.
@@ -95,7 +100,9 @@ impl SlotContents {
                 if let Some(old) = self.pages.at(place) {
                     self.digest.subtract(old.digest(key_hash));
                     // The write counts as a use.
-                    new.usage = old.usage().touched();
+                    if new.class == Class::Cache {
+                        new.usage = old.usage().touched();
+                    }
                 }
                 self.pages.replace(place, hash, new, hasher)
             }

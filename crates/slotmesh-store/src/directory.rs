@@ -22,19 +22,50 @@ pub(crate) struct Directory {
     pages: Vec<Page>,
     /// How many leading bits the entries of each page share.
     depths: Vec<u8>,
-    /// Entries and memory of all pages.
+    /// Of all pages.
+    sum: Sum,
+}
+
+/// Entries, memory, and units of what is never evicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
     len: usize,
-    page_bytes: usize,
+    bytes: usize,
+    state_units: u64,
+}
+
+impl Sum {
+    fn of(page: &Page) -> Self {
+        Self { len: page.len(), bytes: page.footprint(), state_units: page.state_units() }
+    }
+
+    fn add(&mut self, page: &Page) {
+        let Self { len, bytes, state_units } = Self::of(page);
+        self.len += len;
+        self.bytes += bytes;
+        self.state_units += state_units;
+    }
+
+    fn subtract(&mut self, page: &Page) {
+        let Self { len, bytes, state_units } = Self::of(page);
+        self.len -= len;
+        self.bytes -= bytes;
+        self.state_units -= state_units;
+    }
 }
 
 impl Directory {
     pub(crate) fn new(page: Page) -> Self {
-        let (len, page_bytes) = (page.len(), page.footprint());
-        Self { index: vec![0], depth: 0, pages: vec![page], depths: vec![0], len, page_bytes }
+        let sum = Sum::of(&page);
+        Self { index: vec![0], depth: 0, pages: vec![page], depths: vec![0], sum }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.sum.len
+    }
+
+    pub(crate) fn state_units(&self) -> u64 {
+        self.sum.state_units
     }
 
     pub(crate) fn pages(&self) -> &[Page] {
@@ -43,7 +74,7 @@ impl Directory {
 
     /// All its memory.
     pub(crate) fn footprint(&self) -> usize {
-        self.page_bytes
+        self.sum.bytes
             + allocated(size_of::<Self>())
             + allocated(self.index.capacity() * size_of::<u32>())
             + allocated(self.pages.capacity() * size_of::<Page>())
@@ -72,9 +103,9 @@ impl Directory {
     pub(crate) fn change<R>(&mut self, position: u32, change: impl FnOnce(&mut Page) -> R) -> R {
         let number = self.number(position);
         let page = &mut self.pages[number];
-        (self.len, self.page_bytes) = (self.len - page.len(), self.page_bytes - page.footprint());
+        self.sum.subtract(page);
         let result = change(page);
-        (self.len, self.page_bytes) = (self.len + page.len(), self.page_bytes + page.footprint());
+        self.sum.add(page);
         result
     }
 
@@ -96,7 +127,7 @@ impl Directory {
         self.index[range].fill(self.pages.len() as u32);
         self.depths[number] += 1;
         self.depths.push(self.depths[number]);
-        (self.len, self.page_bytes) = (self.len + upper.len(), self.page_bytes + upper.footprint());
+        self.sum.add(&upper);
         self.pages.push(upper);
     }
 
@@ -104,8 +135,7 @@ impl Directory {
     pub(crate) fn merge(&mut self, position: u32) {
         while let Some(sibling) = self.small_sibling(position) {
             let gone = std::mem::take(&mut self.pages[sibling]);
-            (self.len, self.page_bytes) =
-                (self.len - gone.len(), self.page_bytes - gone.footprint());
+            self.sum.subtract(&gone);
             self.change(position, |page| page.absorb(gone));
             let number = self.number(position);
             self.depths[number] -= 1;
@@ -149,10 +179,9 @@ impl Directory {
                 None => return Err("a page is in no range"),
             }
         }
-        let len: usize = self.pages.iter().map(Page::len).sum();
-        let bytes: usize = self.pages.iter().map(Page::footprint).sum();
-        let counted = (len, bytes) == (self.len, self.page_bytes);
-        if counted { Ok(()) } else { Err("entries or their memory are miscounted") }
+        let mut sum = Sum::default();
+        self.pages.iter().for_each(|page| sum.add(page));
+        if sum == self.sum { Ok(()) } else { Err("entries or their memory are miscounted") }
     }
 
     fn number(&self, position: u32) -> usize {

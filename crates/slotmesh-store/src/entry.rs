@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use slotmesh_slots::{Epoch, MonoTime, Seq, Version};
+use slotmesh_slots::{Class, Epoch, MonoTime, Seq, Version};
 
 use crate::blob::{Blob, Blobs};
 use crate::block;
@@ -15,6 +15,8 @@ pub struct Entry {
     pub version: Version,
     /// When it expires; `None` is never.
     pub deadline: Option<MonoTime>,
+    /// Whether it may be evicted.
+    pub class: Class,
 }
 
 /// Stands for "never": later than any reachable time.
@@ -30,6 +32,8 @@ const HAS_BLOB: u8 = 1 << 3;
 const YOUNG: u8 = 1 << 4;
 /// Lengths and numbers take their full width: one of them is more than the short form holds.
 const LONG: u8 = 1 << 5;
+/// The entry is never evicted.
+const STATE: u8 = 1 << 6;
 /// What becomes of an entry when it is rewritten stays.
 const USAGE: u8 = FREQUENCY | YOUNG;
 
@@ -71,6 +75,9 @@ impl Layout {
 const fn fits(number: u64, bytes: usize) -> bool {
     bytes >= 8 || number >> (8 * bytes) == 0
 }
+
+/// Counts so many bytes as one, so that a page's count of the largest values fits 32 bits.
+pub(crate) const STATE_UNIT: usize = 16;
 
 /// Stands for the value where that is a blob.
 const PLACE_BYTES: usize = 4;
@@ -139,7 +146,12 @@ impl<'a> Stored<'a> {
 
     #[inline]
     pub(crate) fn entry(&self) -> Entry {
-        Entry { value: self.value(), version: self.version(), deadline: self.deadline() }
+        Entry {
+            value: self.value(),
+            version: self.version(),
+            deadline: self.deadline(),
+            class: self.class(),
+        }
     }
 
     #[inline]
@@ -174,6 +186,21 @@ impl<'a> Stored<'a> {
 
     pub(crate) fn is_young(&self) -> bool {
         self.flags() & YOUNG != 0
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        if self.flags() & STATE != 0 { Class::State } else { Class::Cache }
+    }
+
+    /// What it takes of the memory for entries that are never evicted, in [`STATE_UNIT`].
+    pub(crate) fn state_units(&self) -> u32 {
+        match self.class() {
+            Class::Cache => 0,
+            Class::State => {
+                let blob = self.blob().map_or(0, Blob::footprint);
+                (self.size() + blob).div_ceil(STATE_UNIT) as u32
+            }
+        }
     }
 
     /// How it was used and whether it is young, for another entry to take over.
@@ -317,6 +344,7 @@ pub(crate) struct NewEntry<'a> {
     /// [`NEVER`] for none.
     pub(crate) deadline: MonoTime,
     pub(crate) usage: Usage,
+    pub(crate) class: Class,
 }
 
 #[derive(Debug)]
@@ -334,7 +362,8 @@ impl<'a> NewEntry<'a> {
         deadline: MonoTime,
     ) -> Self {
         let value = Blob::of(key, value).map_or(NewValue::Inline(value), NewValue::Blob);
-        Self { key, value, version, deadline, usage: Usage::default() }
+        let (usage, class) = Default::default();
+        Self { key, value, version, deadline, usage, class }
     }
 
     /// See [`Stored::digest`].
@@ -367,6 +396,7 @@ impl<'a> NewEntry<'a> {
             && (!has_deadline || fits(self.deadline.as_micros(), SHORT.deadline));
         let has_blob = matches!(self.value, NewValue::Blob(_));
         self.usage.0
+            | if self.class == Class::State { STATE } else { 0 }
             | if has_deadline { HAS_DEADLINE } else { 0 }
             | if is_short { 0 } else { LONG }
             | if has_blob { HAS_BLOB } else { 0 }

@@ -28,6 +28,14 @@ pub enum StoreError {
         /// The configured budget.
         budget: usize,
     },
+    /// Entries that are never evicted take all the memory they may; a retry helps once some were deleted or expired.
+    #[error("entries that are never evicted take {have} bytes, of {max} at most")]
+    StateFull {
+        /// What they take.
+        have: usize,
+        /// What they may.
+        max: usize,
+    },
     /// The slot has seen a mutation of a later epoch: the caller is no longer its primary. A retry helps after it has
     /// looked up the slot's owner.
     #[error("slot is at version {have} already, a later epoch")]

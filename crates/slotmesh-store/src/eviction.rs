@@ -1,10 +1,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use slotmesh_slots::{MonoTime, Slot};
+use slotmesh_slots::{Class, MonoTime, Slot};
 
 use crate::contents::SlotContents;
 use crate::entry::Usage;
+use crate::page::Page;
 use crate::pages::position;
 use crate::store::Store;
 
@@ -77,24 +78,9 @@ impl Walk {
     fn pass(&mut self, slot: Slot, contents: &mut SlotContents, mut spot: Spot) -> Option<Spot> {
         loop {
             let (page, next) = contents.pages.page_at_mut(spot.position);
-            while let Some(stored) = page.entry(spot.at) {
-                if stored.is_young() {
-                    // In the queue of newcomers, or dropped out of it when that was full: then the next pass may take it.
-                    // It goes now only if there is nothing else.
-                    self.suggest(u8::MAX, slot, stored.key());
-                    page.grow_up(spot.at);
-                    spot.at += 1;
-                    self.entries_left -= 1;
-                    if self.entries_left == 0 {
-                        return Some(spot);
-                    }
-                    continue;
-                }
-                let frequency = if stored.is_expired(self.now) { 0 } else { stored.frequency() };
-                self.suggest(frequency, slot, stored.key());
-                page.cool(spot.at);
+            while spot.at < page.len() {
                 self.entries_left -= 1;
-                if frequency == 0 {
+                if self.look(slot, page, spot.at) {
                     // The one behind takes its place.
                     return Some(spot);
                 }
@@ -105,6 +91,29 @@ impl Walk {
             }
             spot = Spot { position: next?, at: 0, ..spot };
         }
+    }
+
+    /// Looks at an entry, which ages it; whether none better can be found.
+    fn look(&mut self, slot: Slot, page: &mut Page, at: usize) -> bool {
+        let Some(stored) = page.entry(at) else { return false };
+        if stored.is_expired(self.now) {
+            self.suggest(0, slot, stored.key());
+            return true;
+        }
+        if stored.class() == Class::State {
+            return false;
+        }
+        if stored.is_young() {
+            // In the queue of newcomers, or dropped out of it when that was full: then the next pass may take it. It goes
+            // now only if there is nothing else.
+            self.suggest(u8::MAX, slot, stored.key());
+            page.grow_up(at);
+            return false;
+        }
+        let frequency = stored.frequency();
+        self.suggest(frequency, slot, stored.key());
+        page.cool(at);
+        frequency == 0
     }
 
     fn suggest(&mut self, frequency: u8, slot: Slot, key: &[u8]) {

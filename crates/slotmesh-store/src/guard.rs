@@ -1,17 +1,18 @@
 use bytes::Bytes;
 use parking_lot::MutexGuard;
-use slotmesh_slots::{Effect, Epoch, MonoTime, Record, Seq, Slot, Version};
+use slotmesh_slots::{Class, Effect, Epoch, MonoTime, Record, Seq, Slot, Version};
 
 use crate::blob::INLINE_BYTES_MAX;
 use crate::block;
 use crate::condition::{Condition, Facts};
 use crate::contents::SlotContents;
-use crate::entry::{Entry, NEVER, Stored, Usage};
+use crate::entry::{Entry, NEVER, STATE_UNIT, Stored, Usage};
 use crate::error::StoreError;
 use crate::garbage::Garbage;
+use crate::history::Standing;
 use crate::outcome::{DeleteOutcome, Put, PutOutcome};
 use crate::pages::Place;
-use crate::store::Store;
+use crate::store::{ENTRY_OVERHEAD_BYTES, Store};
 
 /// Exclusive access to one slot. Mutations return the record to replicate; append it to the log before dropping the
 /// guard, and the log is in the slot's order. What mutations removed is freed after unlocking. Stays on its thread: it
@@ -94,12 +95,23 @@ impl<'a> SlotGuard<'a> {
     /// Writes a value if the condition holds.
     ///
     /// # Errors
-    /// When the key or the value is too large, the entry can never fit, or the epoch is older than the slot's. Nothing
-    /// changed then. A condition that fails is an outcome, not an error.
+    /// When the key or the value is too large, the entry can never fit, there is no room for more that is never evicted, or
+    /// the epoch is older than the slot's. Nothing changed then. A condition that fails is an outcome, not an error.
     pub fn put(&mut self, epoch: Epoch, put: Put, now: MonoTime) -> Result<PutOutcome, StoreError> {
-        let Put { key, value, deadline, condition, keep_deadline } = put;
         self.check_epoch(epoch)?;
-        self.store.check_size(&key, &value)?;
+        self.store.check_size(&put.key, &put.value)?;
+        self.put_sized(epoch, put, now, Self::check_class)
+    }
+
+    /// As [`SlotGuard::put`] once size and epoch are checked.
+    pub(crate) fn put_sized(
+        &mut self,
+        epoch: Epoch,
+        put: Put,
+        now: MonoTime,
+        has_room: impl FnOnce(&Self, Class, Option<Place>, (&[u8], &[u8])) -> Result<(), StoreError>,
+    ) -> Result<PutOutcome, StoreError> {
+        let Put { key, value, deadline, condition, keep_deadline, class } = put;
         let (hash, place) = self.find(&key);
         let current = self.live(place, now);
         let existed = current.is_some();
@@ -111,7 +123,8 @@ impl<'a> SlotGuard<'a> {
         if !condition.holds(&self.facts(version)) {
             return Ok(PutOutcome { record: None, applied: false, version, existed });
         }
-        let record = self.write(epoch, (hash, place), (&key, &value), deadline);
+        has_room(self, class, place, (&key, &value))?;
+        let record = self.write(epoch, (hash, place), (&key, &value), (deadline, class));
         let version = Some(record.version());
         Ok(PutOutcome { record: Some(record), applied: true, version, existed })
     }
@@ -150,14 +163,15 @@ impl<'a> SlotGuard<'a> {
         Ok(self.record(Effect::Clear))
     }
 
-    /// Deletes the entry that [`Store::victim`] named; `None` when it is gone already or the epoch is older than the slot's.
+    /// Deletes the entry that [`Store::victim`] named; `None` when it is gone already, is never to be evicted, or the epoch is older
+    /// than the slot's.
     pub fn evict(&mut self, epoch: Epoch, key: &Bytes, now: MonoTime) -> Option<Record> {
-        self.remove_if(epoch, key, now, |_| true)
+        self.remove_if(epoch, key, now, |class, expired| expired || class == Class::Cache)
     }
 
     /// Deletes the entry that [`Store::expired`] named, if it is still expired: it may have been written anew or persisted.
     pub fn evict_expired(&mut self, epoch: Epoch, key: &Bytes, now: MonoTime) -> Option<Record> {
-        self.remove_if(epoch, key, now, |expired| expired)
+        self.remove_if(epoch, key, now, |_, expired| expired)
     }
 
     fn remove_if(
@@ -165,12 +179,13 @@ impl<'a> SlotGuard<'a> {
         epoch: Epoch,
         key: &Bytes,
         now: MonoTime,
-        wanted: impl FnOnce(bool) -> bool,
+        wanted: impl FnOnce(Class, bool) -> bool,
     ) -> Option<Record> {
         self.check_epoch(epoch).ok()?;
         let hash = self.store.hash(key);
-        let expired = self.contents.pages.find(hash, key)?.is_expired(now);
-        if !wanted(expired) {
+        let stored = self.contents.pages.find(hash, key)?;
+        let expired = stored.is_expired(now);
+        if !wanted(stored.class(), expired) {
             return None;
         }
         self.store.count_removal(expired);
@@ -197,6 +212,22 @@ impl<'a> SlotGuard<'a> {
         self.contents.pages.at(place?).filter(|stored| !stored.is_expired(now))
     }
 
+    /// Whether there is room for an entry of the class at the place.
+    pub(crate) fn check_class(
+        &self,
+        class: Class,
+        place: Option<Place>,
+        (key, value): (&[u8], &[u8]),
+    ) -> Result<(), StoreError> {
+        if class == Class::Cache {
+            return Ok(());
+        }
+        let before = place.and_then(|place| self.contents.pages.at(place));
+        let units = before.map_or(0, |before| before.state_units());
+        let more = key.len() + value.len() + ENTRY_OVERHEAD_BYTES;
+        self.store.check_state(more, units as usize * STATE_UNIT)
+    }
+
     /// Stores the value as the next version. The record has copies or shares what is stored, so it does not keep the
     /// caller's buffer alive.
     pub(crate) fn write(
@@ -204,13 +235,13 @@ impl<'a> SlotGuard<'a> {
         epoch: Epoch,
         found: (u64, Option<Place>),
         (key, value): (&Bytes, &Bytes),
-        deadline: MonoTime,
+        (deadline, class): (MonoTime, Class),
     ) -> Record {
-        let usage = match found {
-            (hash, None) => self.store.admit(self.slot, hash),
+        let usage = match (found, class) {
+            ((hash, None), Class::Cache) => self.store.admit(self.slot, hash),
             _ => Usage::default(),
         };
-        self.put_next(epoch, found, (key, value), (deadline, usage));
+        self.put_next(epoch, found, (key, value), Standing { deadline, usage, class });
         let deadline = (deadline != NEVER).then_some(deadline);
         let (key, value) = if key.len() + value.len() <= INLINE_BYTES_MAX {
             block::pair(key, value)
@@ -219,7 +250,7 @@ impl<'a> SlotGuard<'a> {
             let value = stored.map_or_else(|| value.clone(), |stored| stored.value());
             (Bytes::copy_from_slice(key), value)
         };
-        self.record(Effect::Put { key, value, deadline })
+        self.record(Effect::Put { key, value, deadline, class })
     }
 
     /// Deletes as the next version, whether there is an entry or not.

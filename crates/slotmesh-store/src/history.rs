@@ -3,12 +3,22 @@
 
 use ahash::RandomState;
 use bytes::Bytes;
-use slotmesh_slots::{Epoch, MonoTime};
+use slotmesh_slots::{Class, Epoch, MonoTime};
 
 use crate::contents::SlotContents;
 use crate::entry::{NEVER, NewEntry, Usage};
 use crate::guard::SlotGuard;
 use crate::pages::Place;
+use crate::store::Size;
+
+/// What is known of an entry beside its key, value and version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    /// [`NEVER`] for none.
+    pub(crate) deadline: MonoTime,
+    pub(crate) usage: Usage,
+    pub(crate) class: Class,
+}
 
 impl SlotGuard<'_> {
     /// Stores the value of a key with this hash, whose entry is at the place if there is one.
@@ -17,11 +27,11 @@ impl SlotGuard<'_> {
         epoch: Epoch,
         found: (u64, Option<Place>),
         (key, value): (&[u8], &Bytes),
-        (deadline, usage): (MonoTime, Usage),
+        Standing { deadline, usage, class }: Standing,
     ) {
         let old = self.change(|contents, hasher| {
             let version = contents.advance(epoch);
-            let new = NewEntry { usage, ..NewEntry::new(key, value, version, deadline) };
+            let new = NewEntry { usage, class, ..NewEntry::new(key, value, version, deadline) };
             contents.insert(found, new, hasher)
         });
         self.garbage.blob(old);
@@ -64,7 +74,7 @@ impl SlotGuard<'_> {
         &mut self,
         change: impl FnOnce(&mut SlotContents, &RandomState) -> R,
     ) -> R {
-        let before = (self.contents.bytes(), self.contents.len());
+        let before = Size::of(&self.contents);
         let result = change(&mut self.contents, &self.store.hasher);
         self.store.settle(self.slot(), &self.contents, before);
         result

@@ -10,7 +10,7 @@ impl Store {
     /// # Errors
     /// Names the first difference and its slot.
     pub fn check_invariants(&self) -> Result<(), String> {
-        let (mut bytes, mut entries) = (0, 0);
+        let (mut bytes, mut entries, mut state_bytes) = (0, 0, 0);
         for slot in Slot::all() {
             let contents = self.cell(slot).lock();
             contents.check(&self.hasher).map_err(|what| format!("slot {slot}: {what}"))?;
@@ -22,12 +22,19 @@ impl Store {
             }
             bytes += contents.bytes();
             entries += contents.len();
+            state_bytes += contents.state_bytes();
         }
         if (bytes, entries) != (self.entry_bytes(), self.len()) {
             return Err(format!(
                 "slots hold {entries} entries of {bytes} bytes, the totals say {} of {}",
                 self.len(),
                 self.entry_bytes()
+            ));
+        }
+        if state_bytes != self.state_bytes() {
+            return Err(format!(
+                "{state_bytes} bytes are never evicted, not {}",
+                self.state_bytes()
             ));
         }
         Ok(())

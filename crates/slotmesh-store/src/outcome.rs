@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use slotmesh_slots::{MonoTime, Record, Version};
+use slotmesh_slots::{Class, MonoTime, Record, Version};
 
 use crate::condition::Condition;
 use crate::entry::Entry;
@@ -17,6 +17,8 @@ pub struct Put {
     pub condition: Condition,
     /// Keep the deadline (or its absence) of the entry that is replaced; `deadline` then counts only when there is none.
     pub keep_deadline: bool,
+    /// Whether the entry may be evicted.
+    pub class: Class,
 }
 
 impl Put {
@@ -28,6 +30,7 @@ impl Put {
             deadline: None,
             condition: Condition::Always,
             keep_deadline: false,
+            class: Class::Cache,
         }
     }
 }

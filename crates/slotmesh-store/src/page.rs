@@ -41,6 +41,8 @@ pub(crate) struct Page {
     used: u32,
     /// How many of those no entry has any more.
     dead: u32,
+    /// What entries that are never evicted take, in [`STATE_UNIT`](entry::STATE_UNIT).
+    state_units: u32,
 }
 
 impl Page {
@@ -56,6 +58,10 @@ impl Page {
     /// Of that, what a copy of the page takes: its large values are shared.
     pub(crate) fn copy_footprint(&self) -> usize {
         self.footprint() - self.blobs.as_ref().map_or(0, |blobs| blobs.bytes())
+    }
+
+    pub(crate) fn state_units(&self) -> u64 {
+        self.state_units.into()
     }
 
     /// Bytes that its entries and their index take.
@@ -173,21 +179,26 @@ impl Page {
     /// Adds an entry whose key is not there; there is room.
     pub(crate) fn insert(&mut self, tag: u16, new: NewEntry<'_>) {
         let place = self.add(tag, new.size());
+        let start = place.start;
         new.write(&mut self.bytes[place], &mut self.blobs);
+        self.state_units += self.stored(start).state_units();
     }
 
     /// Replaces an entry by one of the same key and size in place; its blob, if it had one.
     pub(crate) fn replace(&mut self, at: usize, new: NewEntry<'_>) -> Option<Blob> {
-        let blob = self.take_blob(at);
         let (start, size) = (self.start(at), new.size());
+        self.state_units -= self.stored(start).state_units();
+        let blob = self.take_blob(at);
         new.write(&mut self.bytes[start..start + size], &mut self.blobs);
+        self.state_units += self.stored(start).state_units();
         blob
     }
 
     /// Takes an entry out; its blob, if it had one.
     pub(crate) fn remove(&mut self, at: usize) -> Option<Blob> {
-        let blob = self.take_blob(at);
         let start = self.start(at);
+        self.state_units -= self.stored(start).state_units();
+        let blob = self.take_blob(at);
         let size = self.stored(start).size() as u32;
         if start == self.bytes.len() - self.used as usize {
             self.used -= size;
@@ -247,8 +258,9 @@ impl Page {
 
     /// Copies an entry to a page that has room, its blob moved. This page is only good for more of that afterwards.
     fn hand_over(&mut self, at: usize, to: &mut Self) {
-        let (tag, blob) = (self.tag(at), self.take_blob(at));
         let start = self.start(at);
+        to.state_units += self.stored(start).state_units();
+        let (tag, blob) = (self.tag(at), self.take_blob(at));
         let stored = self.stored(start).bytes();
         let place = to.add(tag, stored.len());
         to.bytes[place.clone()].copy_from_slice(stored);
@@ -263,6 +275,10 @@ impl Page {
         let sizes: usize = self.iter().map(|stored| stored.size()).sum();
         if sizes + self.dead as usize != self.used as usize {
             return Err("a page's bytes are miscounted");
+        }
+        let units: u32 = self.iter().map(|stored| stored.state_units()).sum();
+        if units != self.state_units {
+            return Err("what is never evicted is miscounted");
         }
         if (1..self.len()).any(|at| self.tag(at - 1) > self.tag(at)) {
             return Err("a page's index is out of order");

@@ -58,6 +58,14 @@ impl Pages {
         }
     }
 
+    /// Of what is never evicted, in [`STATE_UNIT`](crate::entry::STATE_UNIT).
+    pub(crate) fn state_units(&self) -> u64 {
+        match self {
+            Self::One(page) => page.state_units(),
+            Self::Many(directory) => directory.state_units(),
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = Stored<'_>> {
         let pages = match self {
             Self::One(page) => std::slice::from_ref(page),
@@ -185,7 +193,7 @@ impl Pages {
             return;
         }
         let Some(stored) = self.at(place) else { return };
-        let (version, usage) = (stored.version(), stored.usage());
+        let (version, usage, class) = (stored.version(), stored.usage(), stored.class());
         let key = stored.key().to_vec();
         // A large value moves without being copied.
         let in_page = stored.blob_place().is_none().then(|| stored.value_bytes().to_vec());
@@ -193,7 +201,7 @@ impl Pages {
             (None, Some(blob)) => NewValue::Blob(blob),
             (value, _) => NewValue::Inline(value.as_deref().unwrap_or_default()),
         };
-        self.insert(hash, NewEntry { key: &key, value, version, deadline, usage }, hasher);
+        self.insert(hash, NewEntry { key: &key, value, version, deadline, usage, class }, hasher);
         self.change(place.position, Page::shrink);
     }
 

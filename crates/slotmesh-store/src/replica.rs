@@ -4,6 +4,7 @@ use crate::contents::SlotContents;
 use crate::entry::{NEVER, Usage};
 use crate::error::ApplyError;
 use crate::guard::SlotGuard;
+use crate::history::Standing;
 use crate::snapshot::SlotSnapshot;
 
 impl SlotGuard<'_> {
@@ -25,11 +26,12 @@ impl SlotGuard<'_> {
         }
         let epoch = record.epoch;
         match &record.effect {
-            Effect::Put { key, value, deadline } => {
+            Effect::Put { key, value, deadline, class } => {
                 let hash = self.store.hash(key);
                 let place = self.contents.pages.place(hash, key);
                 // Replicas evict by record only, so nothing of theirs queues as a newcomer.
-                let standing = (deadline.unwrap_or(NEVER), Usage::default());
+                let (deadline, usage) = (deadline.unwrap_or(NEVER), Usage::default());
+                let standing = Standing { deadline, usage, class: *class };
                 self.put_next(epoch, (hash, place), (key, value), standing);
             }
             Effect::Delete { key } => self.delete_next(epoch, self.store.hash(key), key),

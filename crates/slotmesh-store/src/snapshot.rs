@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use slotmesh_slots::{MonoTime, Version};
+use slotmesh_slots::{Class, MonoTime, Version};
 
 use crate::contents::SlotContents;
 use crate::entry::{NEVER, NewEntry, Stored};
@@ -27,12 +27,20 @@ pub struct SnapshotEntry {
     pub version: Version,
     /// When it expires; `None` is never.
     pub deadline: Option<MonoTime>,
+    /// Whether it may be evicted.
+    pub class: Class,
 }
 
 impl SnapshotEntry {
     pub(crate) fn of(stored: Stored<'_>) -> Self {
         let (key, value) = stored.key_and_value();
-        Self { key, value, version: stored.version(), deadline: stored.deadline() }
+        Self {
+            key,
+            value,
+            version: stored.version(),
+            deadline: stored.deadline(),
+            class: stored.class(),
+        }
     }
 }
 
@@ -52,8 +60,9 @@ impl Store {
     #[must_use]
     pub fn prepare(&self, snapshot: &SlotSnapshot) -> SlotContents {
         let mut contents = SlotContents::starting_at(snapshot.version, snapshot.version);
-        for SnapshotEntry { key, value, version, deadline } in &snapshot.entries {
+        for SnapshotEntry { key, value, version, deadline, class } in &snapshot.entries {
             let new = NewEntry::new(key, value, *version, deadline.unwrap_or(NEVER));
+            let new = NewEntry { class: *class, ..new };
             let hash = self.hash(key);
             // A peer could send a key twice.
             let place = contents.pages.place(hash, key);

@@ -25,6 +25,9 @@ pub const ENTRY_OVERHEAD_BYTES: usize = 40;
 /// [`Store::used_bytes`], which counts entries only.
 pub const FIXED_BYTES: usize = SLOT_COUNT * (size_of::<Cell>() + size_of::<u64>()) + SLOT_COUNT / 8;
 
+/// What entries that are never evicted may take of the budget; the rest is for the free room of their pages.
+const STATE_PERCENT: usize = 90;
+
 /// The 16384 slots of a node. Every method may be called from any thread; see the crate's page for how mutation works.
 #[derive(Debug)]
 pub struct Store {
@@ -54,6 +57,8 @@ pub(crate) struct Totals {
     bytes: AtomicUsize,
     /// Of pages that views have put aside.
     pub(crate) view_bytes: AtomicUsize,
+    /// Of those that are never evicted.
+    state_bytes: AtomicUsize,
     entries: AtomicUsize,
     evicted: AtomicU64,
     expired: AtomicU64,
@@ -72,6 +77,8 @@ pub struct StoreStats {
     pub view_bytes: usize,
     /// Of them: large values that were removed while somebody still holds them.
     pub retired_bytes: usize,
+    /// Of them: entries that are never evicted, without the free room of their pages.
+    pub state_bytes: usize,
     /// See [`Store::budget_bytes`].
     pub budget_bytes: usize,
     /// Live entries removed by [`SlotGuard::evict`] on this node as primary.
@@ -170,6 +177,7 @@ impl Store {
             entry_bytes: self.entry_bytes(),
             view_bytes: self.totals.view_bytes.load(Ordering::Relaxed),
             retired_bytes: self.retired.bytes(),
+            state_bytes: self.state_bytes(),
             budget_bytes: self.budget_bytes(),
             evicted: self.totals.evicted.load(Ordering::Relaxed),
             expired: self.totals.expired.load(Ordering::Relaxed),
@@ -196,6 +204,19 @@ impl Store {
         if bytes > budget { Err(StoreError::Full { bytes, budget }) } else { Ok(()) }
     }
 
+    /// Whether entries that are never evicted may take so many bytes, in the place of some that they take already.
+    pub(crate) fn check_state(&self, more: usize, before: usize) -> Result<(), StoreError> {
+        let (have, max) = (self.state_bytes(), self.config.budget_bytes / 100 * STATE_PERCENT);
+        if more > before && have + more - before > max {
+            return Err(StoreError::StateFull { have, max });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn state_bytes(&self) -> usize {
+        self.totals.state_bytes.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn check_key(&self, key: &[u8]) -> Result<(), StoreError> {
         let max = self.config.key_bytes_max;
         if key.len() > max {
@@ -205,22 +226,13 @@ impl Store {
     }
 
     /// Brings the totals and hints up to date after a mutation; called under the slot's lock.
-    pub(crate) fn settle(
-        &self,
-        slot: Slot,
-        contents: &MutexGuard<'_, SlotContents>,
-        (bytes, entries): (usize, usize),
-    ) {
-        // Differences may be negative: adding with wrap-around subtracts.
-        let (bytes_now, entries_now) = (contents.bytes(), contents.len());
-        if bytes_now != bytes {
-            self.totals.bytes.fetch_add(bytes_now.wrapping_sub(bytes), Ordering::Relaxed);
-        }
-        if entries_now != entries {
-            self.totals.entries.fetch_add(entries_now.wrapping_sub(entries), Ordering::Relaxed);
-        }
-        if (entries_now == 0) != (entries == 0) {
-            self.occupancy.set(slot, entries_now != 0);
+    pub(crate) fn settle(&self, slot: Slot, contents: &MutexGuard<'_, SlotContents>, before: Size) {
+        let now = Size::of(contents);
+        add_difference(&self.totals.bytes, before.bytes, now.bytes);
+        add_difference(&self.totals.entries, before.entries, now.entries);
+        add_difference(&self.totals.state_bytes, before.state_bytes, now.state_bytes);
+        if (now.entries == 0) != (before.entries == 0) {
+            self.occupancy.set(slot, now.entries != 0);
         }
         self.deadlines.publish(slot, contents.sweep.earliest());
     }
@@ -228,6 +240,28 @@ impl Store {
     pub(crate) fn count_removal(&self, expired: bool) {
         let counter = if expired { &self.totals.expired } else { &self.totals.evicted };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What a slot adds to the totals.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    bytes: usize,
+    entries: usize,
+    state_bytes: usize,
+}
+
+impl Size {
+    pub(crate) fn of(contents: &SlotContents) -> Self {
+        let (bytes, entries) = (contents.bytes(), contents.len());
+        Self { bytes, entries, state_bytes: contents.state_bytes() }
+    }
+}
+
+/// A difference may be negative: adding with wrap-around subtracts. Not written in vain, others share the line.
+fn add_difference(total: &AtomicUsize, before: usize, now: usize) {
+    if now != before {
+        total.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
     }
 }
 

@@ -1,11 +1,12 @@
 use bytes::Bytes;
-use slotmesh_slots::{Epoch, MonoTime, Record};
+use slotmesh_slots::{Class, Epoch, MonoTime, Record};
 
 use crate::condition::Condition;
 use crate::error::StoreError;
 use crate::guard::SlotGuard;
 use crate::lifetime::ExpireCondition;
 use crate::outcome::Put;
+use crate::store::ENTRY_OVERHEAD_BYTES;
 
 /// One change of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +49,8 @@ impl SlotGuard<'_> {
     /// The keys must be of this slot; how many there are is up to the caller, who holds the lock all the while.
     ///
     /// # Errors
-    /// When a key or a value is too large, an entry can never fit, or the epoch is older than the slot's. Nothing changed
+    /// When a key or a value is too large, an entry can never fit, there is no room for more that is never evicted, or the epoch
+    /// is older than the slot's. Nothing changed
     /// then. A condition that fails is an outcome, not an error.
     pub fn transact(
         &mut self,
@@ -58,6 +60,7 @@ impl SlotGuard<'_> {
     ) -> Result<TransactOutcome, StoreError> {
         self.check_epoch(epoch)?;
         mutations.iter().try_for_each(|mutation| self.check_mutation_size(mutation))?;
+        self.check_states(&mutations)?;
         let failed = mutations.iter().position(|mutation| !self.may_happen(mutation, now));
         let mut records = Vec::new();
         if failed.is_none() {
@@ -76,6 +79,17 @@ impl SlotGuard<'_> {
                 self.store.check_key(key)
             }
         }
+    }
+
+    /// Whether there is room for all of it that is never to be evicted.
+    fn check_states(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
+        let more = mutations.iter().map(|mutation| match mutation {
+            Mutation::Put(put) if put.class == Class::State => {
+                put.key.len() + put.value.len() + ENTRY_OVERHEAD_BYTES
+            }
+            _ => 0,
+        });
+        self.store.check_state(more.sum(), 0)
     }
 
     fn may_happen(&self, mutation: &Mutation, now: MonoTime) -> bool {
@@ -100,7 +114,7 @@ impl SlotGuard<'_> {
         Ok(match mutation {
             Mutation::Put(put) => {
                 let put = Put { condition: Condition::Always, ..put };
-                self.put(epoch, put, now)?.record
+                self.put_sized(epoch, put, now, |_, _, _, _| Ok(()))?.record
             }
             Mutation::Delete { key, .. } => {
                 self.delete(epoch, &key, Condition::Always, now)?.record

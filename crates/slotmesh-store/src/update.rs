@@ -2,7 +2,7 @@
 //! the value it finds. Replicas never see the procedure, only the effect that it came to.
 
 use bytes::Bytes;
-use slotmesh_slots::{Effect, Epoch, MonoTime, Record, Version};
+use slotmesh_slots::{Class, Effect, Epoch, MonoTime, Record, Version};
 
 use crate::entry::{Entry, NEVER, Stored};
 use crate::error::StoreError;
@@ -108,13 +108,16 @@ impl SlotGuard<'_> {
         let found = self.find(key);
         let current = self.live(found.1, now).map(Current);
         let before = current.as_ref().map(Current::version);
+        // Changing a value does not change what kind of entry it is.
+        let class = current.as_ref().map_or(Class::Cache, |current| current.0.class());
         let existed = before.is_some();
         let outcome = |record, version| Ok(UpdateOutcome { record, version, existed });
         match procedure(current)? {
             Change::Put { value, deadline } => {
                 self.store.check_size(key, &value)?;
                 let deadline = deadline.unwrap_or(NEVER);
-                let record = self.write(epoch, found, (key, &value), deadline);
+                self.check_class(class, found.1, (key, &value))?;
+                let record = self.write(epoch, found, (key, &value), (deadline, class));
                 let version = record.version();
                 outcome(Some(record), Some(version))
             }
@@ -190,7 +193,7 @@ mod tests {
         for held in [true, false] {
             let value = Bytes::from_static(b"w");
             let put = Change::Put { value: value.clone(), deadline: None };
-            let effect = Effect::Put { key: key(), value, deadline: None };
+            let effect = Effect::Put { key: key(), value, deadline: None, class: Class::Cache };
             check(held, &put, Some(&effect), Some("w"));
             check(held, &Change::Delete, Some(&Effect::Delete { key: key() }), None);
         }

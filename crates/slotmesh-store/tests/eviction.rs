@@ -6,8 +6,8 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use slotmesh_slots::{Epoch, MonoTime, Slot};
-use slotmesh_store::{ENTRY_OVERHEAD_BYTES, Put, Store, StoreConfig};
+use slotmesh_slots::{Class, Epoch, MonoTime, Slot};
+use slotmesh_store::{ENTRY_OVERHEAD_BYTES, Put, Store, StoreConfig, StoreError};
 
 const NOW: MonoTime = MonoTime::from_micros(1);
 const VALUE: &[u8] = &[7; 100];
@@ -96,4 +96,43 @@ fn a_store_full_of_hot_keys_still_yields_victims() {
     }
     let len = cache.store.len();
     assert!((CAPACITY * 9 / 10..=CAPACITY * 11 / 10).contains(&len), "{len}");
+}
+
+#[test]
+fn what_is_never_evicted_stays_and_has_a_bound() {
+    let store = Store::new(StoreConfig { budget_bytes: 100_000, ..StoreConfig::default() });
+    let put = |key: String, class| {
+        let slot = Slot::of_key(key.as_bytes());
+        let put = Put { class, ..Put::new(key, Bytes::from_static(VALUE)) };
+        let refused = store.lock(slot).put(Epoch(1), put, NOW).err();
+        while store.over_budget() {
+            let Some((slot, key)) = store.victim(&|_| true, NOW) else { break };
+            store.lock(slot).evict(Epoch(1), &key, NOW).unwrap();
+        }
+        refused
+    };
+    (0..300).for_each(|number| assert_eq!(put(format!("state{number}"), Class::State), None));
+    (0..5_000).for_each(|number| assert_eq!(put(format!("cache{number}"), Class::Cache), None));
+    let held = |number: u32| {
+        let key = format!("state{number}");
+        store.get(Slot::of_key(key.as_bytes()), key.as_bytes(), NOW).is_some()
+    };
+    assert!((0..300).all(held) && !store.over_budget());
+    let stats = store.stats();
+    assert!(stats.evicted > 4_000 && stats.entries > 400, "{stats:?}");
+    // Cached entries make way for them until nine tenths of the budget are taken.
+    let refused = (300..1_000).find_map(|number| put(format!("state{number}"), Class::State));
+    assert!(matches!(refused, Some(StoreError::StateFull { max: 90_000, .. })), "{refused:?}");
+    let state_bytes = store.stats().state_bytes;
+    assert!((80_000..=90_000).contains(&state_bytes), "{state_bytes}");
+    // Not one of them goes, and one that is there may be written again.
+    let slot = Slot::of_key(b"state7");
+    assert!(store.lock(slot).evict(Epoch(1), &Bytes::from_static(b"state7"), NOW).is_none());
+    assert_eq!(put("state7".to_owned(), Class::State), None);
+    assert!((0..300).all(held));
+    // As a cached entry it is one like others.
+    let _ = store.lock(slot).put(Epoch(1), Put::new("state7", "v"), NOW).unwrap();
+    assert!(store.stats().state_bytes < state_bytes);
+    assert!(store.lock(slot).evict(Epoch(1), &Bytes::from_static(b"state7"), NOW).is_some());
+    store.check_invariants().unwrap();
 }

@@ -116,6 +116,7 @@ fn snapshot(version: Version, digest: u128, entries: Vec<SnapshotEntry>) -> Slot
         value: entry.value,
         version: entry.version,
         deadline: entry.deadline,
+        class: entry.class,
     };
     SlotSnapshot { version, digest, entries: entries.into_iter().map(entry).collect() }
 }

@@ -188,6 +188,7 @@ fn source(store: Arc<Store>, mut view: SlotView) -> SnapshotSource {
         value: entry.value,
         version: entry.version,
         deadline: entry.deadline,
+        class: entry.class,
     };
     Box::new(move || match store.read_view(&mut view) {
         Ok(part) => Ok(part.map(|entries| entries.into_iter().map(entry).collect())),

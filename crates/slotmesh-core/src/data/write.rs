@@ -94,12 +94,12 @@ fn mutate(
         Op::Get { .. } | Op::GetRange { .. } | Op::Touch { .. } => {
             return Err(DataError::Ambiguous);
         }
-        Op::Put { key, value, ttl, keep_ttl: keep_deadline, condition } => {
-            let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline };
+        Op::Put { key, value, ttl, keep_ttl: keep_deadline, condition, class } => {
+            let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline, class };
             told_put(guard.put(epoch, put, now)?)
         }
-        Op::GetAndPut { key, value, ttl, keep_ttl: keep_deadline, condition } => {
-            let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline };
+        Op::GetAndPut { key, value, ttl, keep_ttl: keep_deadline, condition, class } => {
+            let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline, class };
             told_exchange(guard.get_and_put(epoch, put, now)?, now)
         }
         Op::Delete { key, condition } => told_delete(guard.delete(epoch, &key, condition, now)?),

@@ -97,6 +97,7 @@ impl From<StoreError> for DataError {
             }
             StoreError::NotAnInteger => Self::NotAnInteger,
             StoreError::Overflow => Self::Overflow,
+            StoreError::StateFull { .. } => Self::Full,
             // The slot has seen a later epoch: somebody else is its primary.
             _ => Self::NotOwner { owner: None, version: 0 },
         }

@@ -61,7 +61,7 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
-    use slotmesh_slots::{Epoch, NodeId, Seq, Slot, Version};
+    use slotmesh_slots::{Class, Epoch, NodeId, Seq, Slot, Version};
     use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
     use super::*;
@@ -73,6 +73,7 @@ mod tests {
         vec![
             Op::Get { key: key.clone() },
             Op::Put {
+                class: Class::Cache,
                 key: key.clone(),
                 value: value.clone(),
                 ttl: Some(Duration::from_millis(1500)),
@@ -86,6 +87,7 @@ mod tests {
             Op::Append { key: key.clone(), value: value.clone() },
             Op::SetRange { key: key.clone(), offset: u64::MAX, value: value.clone() },
             Op::GetAndPut {
+                class: Class::Cache,
                 key: key.clone(),
                 value,
                 ttl: None,

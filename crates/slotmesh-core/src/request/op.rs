@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_slots::Slot;
+use slotmesh_slots::{Class, Slot};
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
 use super::reply::{Reply, Value};
@@ -26,6 +26,8 @@ pub enum Op {
         keep_ttl: bool,
         /// What must hold.
         condition: Condition,
+        /// Whether the entry may be evicted.
+        class: Class,
     },
     /// Removes an entry if the condition holds; an invalidation even when there is none.
     Delete {
@@ -91,6 +93,8 @@ pub enum Op {
         keep_ttl: bool,
         /// What must hold.
         condition: Condition,
+        /// Whether the entry may be evicted.
+        class: Class,
     },
     /// Removes an entry and answers what was there; an invalidation even when there was nothing.
     GetAndDelete {
@@ -237,7 +241,7 @@ mod tests {
 
     fn put(condition: Condition) -> Op {
         let (ttl, keep_ttl) = (None, false);
-        Op::Put { key: key(), value: Bytes::new(), ttl, keep_ttl, condition }
+        Op::Put { class: Class::Cache, key: key(), value: Bytes::new(), ttl, keep_ttl, condition }
     }
 
     fn expire(condition: ExpireCondition) -> Op {
@@ -266,7 +270,10 @@ mod tests {
         check(&Op::Append { key: key.clone(), value: value.clone() }, (false, false));
         check(&Op::GetAndDelete { key: key.clone() }, (false, false));
         let (ttl, keep_ttl, condition) = (None, false, Condition::Always);
-        check(&Op::GetAndPut { key, value, ttl, keep_ttl, condition }, (false, false));
+        check(
+            &Op::GetAndPut { class: Class::Cache, key, value, ttl, keep_ttl, condition },
+            (false, false),
+        );
     }
 
     #[test]

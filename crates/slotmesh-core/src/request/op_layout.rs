@@ -1,6 +1,6 @@
 //! The layout of an operation on the wire: the tag, the key or the slot, then what else there is.
 
-use slotmesh_slots::{DecodeError, Reader, Writer};
+use slotmesh_slots::{Class, DecodeError, Reader, Writer};
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
 use super::op::{Op, Target};
@@ -21,12 +21,13 @@ impl Op {
                 out.u64(range.start.cast_unsigned());
                 out.u64(range.end.cast_unsigned());
             }
-            Self::Put { value, ttl, keep_ttl, condition, .. }
-            | Self::GetAndPut { value, ttl, keep_ttl, condition, .. } => {
+            Self::Put { value, ttl, keep_ttl, condition, class, .. }
+            | Self::GetAndPut { value, ttl, keep_ttl, condition, class, .. } => {
                 out.bytes(value);
                 out.duration_option(*ttl);
                 out.u8(u8::from(*keep_ttl));
                 encode_condition(*condition, out);
+                out.u8(*class as u8);
             }
             Self::Delete { condition, .. } => encode_condition(*condition, out),
             Self::Expire { ttl, condition, .. } => {
@@ -59,10 +60,11 @@ impl Op {
             TAG_PUT | TAG_GET_AND_PUT => {
                 let (value, ttl) = (input.bytes()?, input.duration_option()?);
                 let (keep_ttl, condition) = (decode_bool(input)?, decode_condition(input)?);
+                let class = Class::decode(input)?;
                 if tag == TAG_PUT {
-                    Self::Put { key, value, ttl, keep_ttl, condition }
+                    Self::Put { key, value, ttl, keep_ttl, condition, class }
                 } else {
-                    Self::GetAndPut { key, value, ttl, keep_ttl, condition }
+                    Self::GetAndPut { key, value, ttl, keep_ttl, condition, class }
                 }
             }
             TAG_DELETE => Self::Delete { key, condition: decode_condition(input)? },

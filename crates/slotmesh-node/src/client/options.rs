@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use slotmesh_core::Ack;
+use slotmesh_slots::Class;
 use slotmesh_store::Condition;
 
 /// How an operation is carried out.
@@ -24,6 +25,16 @@ pub struct PutOptions {
     pub keep_ttl: bool,
     /// What must hold for the write to happen.
     pub condition: Condition,
+    /// Never evict the entry to make room for others: for what cannot be loaded again. It takes memory until it is deleted
+    /// or expires; once such entries take nine tenths of the budget, more of them are refused. It stays so while its value is
+    /// changed, until it is written anew without this.
+    pub never_evict: bool,
     /// How the write is carried out.
     pub call: CallOptions,
+}
+
+impl PutOptions {
+    pub(crate) fn class(&self) -> Class {
+        if self.never_evict { Class::State } else { Class::Cache }
+    }
 }

@@ -67,8 +67,9 @@ impl Node {
         options: PutOptions,
     ) -> Result<Reply, OpError> {
         let (key, value) = (key.into(), value.into());
-        let PutOptions { ttl, keep_ttl, condition, call } = options;
-        self.execute(Op::Put { key, value, ttl, keep_ttl, condition }, call).await
+        let class = options.class();
+        let PutOptions { ttl, keep_ttl, condition, call, .. } = options;
+        self.execute(Op::Put { key, value, ttl, keep_ttl, condition, class }, call).await
     }
 
     /// Removes an entry; true when there was one.
@@ -123,8 +124,9 @@ impl Node {
         options: PutOptions,
     ) -> Result<Option<Value>, OpError> {
         let (key, value) = (key.into(), value.into());
-        let PutOptions { ttl, keep_ttl, condition, call } = options;
-        let op = Op::GetAndPut { key, value, ttl, keep_ttl, condition };
+        let class = options.class();
+        let PutOptions { ttl, keep_ttl, condition, call, .. } = options;
+        let op = Op::GetAndPut { key, value, ttl, keep_ttl, condition, class };
         previous(self.execute(op, call).await?)
     }
 

@@ -10,7 +10,9 @@ use slotmesh_replication::{
     ApplyError, Config, Outcome, Primary, PrimaryEvent, PrimarySlot, Replica, ReplicaAction,
     ReplicaSlot, Ring, SnapshotEntry, SnapshotSource,
 };
-use slotmesh_slots::{Effect, Epoch, MonoTime, NodeId, NodeList, Record, Slot, SlotState, Version};
+use slotmesh_slots::{
+    Class, Effect, Epoch, MonoTime, NodeId, NodeList, Record, Slot, SlotState, Version,
+};
 
 pub mod oracle;
 use oracle::Oracle;
@@ -48,6 +50,7 @@ impl Store {
 
     fn snapshot(&self) -> Vec<SnapshotEntry> {
         let entry = |(key, (value, version)): (&Bytes, &(Bytes, Version))| SnapshotEntry {
+            class: Class::Cache,
             key: key.clone(),
             value: value.clone(),
             version: *version,
@@ -223,7 +226,7 @@ impl World {
             Effect::Delete { key }
         } else {
             let value = Bytes::from(self.next_value.to_be_bytes().repeat(1 + key.len() % 4));
-            Effect::Put { key, value, deadline: None }
+            Effect::Put { class: Class::Cache, key, value, deadline: None }
         };
         let store = node.stores.entry(slot).or_default();
         let (epoch, seq, prev) = (state.epoch, store.version.seq.next(), store.version);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_node::{CallOptions, Condition, Op, OpError, PutOptions, Reply, Value};
+use slotmesh_node::{Condition, Op, OpError, PutOptions, Reply, Value};
+use slotmesh_slots::Class;
 
 use super::arguments::{Count, Unit};
 use super::{Call, failure};
@@ -97,7 +98,7 @@ pub(super) async fn set(call: &Call<'_>) -> Result<Frame, Frame> {
     let ttl = options.ttl("set")?;
     let keep_ttl = matches!(options.lasting, Some((Lasting::Word, _)));
     let condition = options.condition;
-    let put = PutOptions { ttl, keep_ttl, condition, call: CallOptions::default() };
+    let put = PutOptions { ttl, keep_ttl, condition, ..PutOptions::default() };
     if options.get {
         let node = &call.gateway.node;
         return previous(call, node.get_and_put(call.bytes(1), call.bytes(2), put).await);
@@ -145,8 +146,8 @@ pub(super) async fn getex(call: &Call<'_>) -> Result<Frame, Frame> {
 
 /// Writes the command's key; whether the condition held.
 async fn put(call: &Call<'_>, value: Bytes, options: PutOptions) -> Result<bool, Frame> {
-    let PutOptions { ttl, keep_ttl, condition, call: how } = options;
-    let op = Op::Put { key: call.bytes(1), value, ttl, keep_ttl, condition };
+    let PutOptions { ttl, keep_ttl, condition, call: how, .. } = options;
+    let op = Op::Put { key: call.bytes(1), value, ttl, keep_ttl, condition, class: Class::Cache };
     match call.gateway.node.execute(op, how).await {
         Ok(Reply::Put { applied, .. }) => Ok(applied),
         Ok(_) => Err(failure::unexpected()),

@@ -1,4 +1,5 @@
 use slotmesh_node::{CallOptions, Condition, Op, Reply, Value};
+use slotmesh_slots::Class;
 
 use super::arguments::{Unit, integer};
 use super::{Call, exchange, failure, parts};
@@ -88,6 +89,7 @@ async fn mset(call: &Call<'_>) -> Result<Frame, Frame> {
         ttl: None,
         keep_ttl: false,
         condition: Condition::Always,
+        class: Class::Cache,
     };
     let ops = places.iter().map(op).collect();
     for answer in call.gateway.node.execute_many(ops, CallOptions::default()).await {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::StdRng;
 use slotmesh_core::{Ack, DataError, Op, Reply};
-use slotmesh_slots::{NodeId, Slot, Version};
+use slotmesh_slots::{Class, NodeId, Slot, Version};
 use slotmesh_store::Condition;
 
 use super::{Event, World};
@@ -148,10 +148,11 @@ fn draw_op(key: &Key, choice: u32, value: i64) -> (Action, Op) {
     };
     let (text, ttl, keep_ttl) = (Bytes::from(format!("{value:08}")), None, false);
     if choice >= 90 {
-        let op = Op::GetAndPut { key: name, value: text, ttl, keep_ttl, condition };
+        let op =
+            Op::GetAndPut { class: Class::Cache, key: name, value: text, ttl, keep_ttl, condition };
         return (Action::Swap(value), op);
     }
-    (action, Op::Put { key: name, value: text, ttl, keep_ttl, condition })
+    (action, Op::Put { key: name, value: text, ttl, keep_ttl, condition, class: Class::Cache })
 }
 
 impl World {

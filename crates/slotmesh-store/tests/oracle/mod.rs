@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_slots::{Effect, Epoch, MonoTime, Record, Seq, Slot, Version};
+use slotmesh_slots::{Class, Effect, Epoch, MonoTime, Record, Seq, Slot, Version};
 use slotmesh_store::{
     ApplyError, Condition, ENTRY_OVERHEAD_BYTES, ExpireCondition, Put, Store, StoreConfig,
     StoreError,
@@ -66,6 +66,12 @@ struct ModelEntry {
     value: Bytes,
     version: Version,
     deadline: Option<MonoTime>,
+    class: Class,
+}
+
+/// The class of an entry whose value is changed.
+fn class(before: Option<&ModelEntry>) -> Class {
+    before.map_or(Class::Cache, |entry| entry.class)
 }
 
 impl Model {
@@ -97,8 +103,8 @@ impl Model {
     fn carry_out(&mut self, epoch: Epoch, effect: Effect) {
         let version = self.advance(epoch);
         match effect {
-            Effect::Put { key, value, deadline } => {
-                self.entries.insert(key, ModelEntry { value, version, deadline });
+            Effect::Put { key, value, deadline, class } => {
+                self.entries.insert(key, ModelEntry { value, version, deadline, class });
             }
             Effect::Delete { key } => {
                 self.entries.remove(&key);
@@ -246,11 +252,17 @@ impl Harness {
         }
     }
 
+    /// One in eight is never evicted.
+    fn class(input: &Input) -> Class {
+        if input.size % 8 == 3 { Class::State } else { Class::Cache }
+    }
+
     fn put(&mut self, input: &Input) {
         let (model, value) = (usize::from(input.slot), Self::value(input));
         let before = self.models[model].live(&input.key, self.now).cloned();
         let entry = before.as_ref().map(|entry| entry.version);
         let put = Put {
+            class: Self::class(input),
             key: input.key.clone(),
             value: value.clone(),
             deadline: self.deadline(input.argument),
@@ -271,7 +283,8 @@ impl Harness {
             return;
         }
         let kept = before.filter(|_| put.keep_deadline).map(|entry| entry.deadline);
-        let effect = Effect::Put { key: put.key, value, deadline: kept.unwrap_or(put.deadline) };
+        let deadline = kept.unwrap_or(put.deadline);
+        let effect = Effect::Put { key: put.key, value, deadline, class: put.class };
         let version = self.expect(input.slot, outcome.record, &effect);
         assert_eq!(outcome.version, Some(version));
     }
@@ -337,9 +350,10 @@ impl Harness {
         };
         let outcome = result.unwrap();
         assert_eq!((outcome.value, outcome.existed), (sum, before.is_some()));
+        let class = class(before.as_ref());
         let deadline = before.and_then(|entry| entry.deadline);
         let value = Bytes::from(sum.to_string());
-        let effect = Effect::Put { key: input.key.clone(), value, deadline };
+        let effect = Effect::Put { key: input.key.clone(), value, deadline, class };
         let version = self.expect(input.slot, outcome.record, &effect);
         assert_eq!(outcome.version, version);
     }
@@ -351,7 +365,11 @@ impl Harness {
 
     fn evict(&mut self) {
         let Some((slot, key)) = self.primary.victim(&|_| true, self.now) else {
-            assert!(self.models.iter().all(|model| model.entries.is_empty()));
+            let now = self.now;
+            let stays = |entry: &ModelEntry| {
+                entry.class == Class::State && entry.deadline.is_none_or(|at| at > now)
+            };
+            assert!(self.models.iter().flat_map(|model| model.entries.values()).all(stays));
             return;
         };
         let record = self.primary.lock(slot).evict(self.epoch, &key, self.now);
@@ -477,10 +495,21 @@ impl Harness {
         self.empty();
     }
 
-    /// When all is gone, in whatever way, nothing is counted any more.
+    /// Eviction takes all that it may. When the rest is gone, in whatever way, nothing is counted any more.
     fn empty(&mut self) {
         while let Some((slot, key)) = self.primary.victim(&|_| true, self.now) {
             assert!(self.primary.lock(slot).evict(self.epoch, &key, self.now).is_some());
+        }
+        for number in 0..SLOTS {
+            let (slot, model) = (Self::slot(number), &self.models[usize::from(number)]);
+            let stays = |key: &&Bytes| {
+                model.live(key, self.now).is_some_and(|entry| entry.class == Class::State)
+            };
+            let mut left = self.primary.lock(slot).snapshot().entries;
+            left.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            assert!(left.iter().all(|entry| entry.class == Class::State));
+            assert!(model.entries.keys().filter(stays).eq(left.iter().map(|entry| &entry.key)));
+            drop(self.primary.lock(slot).clear(self.epoch, self.now).unwrap());
         }
         (0..SLOTS).for_each(|number| drop(self.replica.lock(Self::slot(number)).reset()));
         for store in [&self.primary, &self.replica] {

@@ -6,7 +6,9 @@ use slotmesh_store::{
     ByteRange, Change, ExchangeOutcome, ExpireCondition, LengthOutcome, Mutation, Put, StoreError,
 };
 
-use super::{EXPIRE_CONDITIONS, Harness, Input, KEYS, Model, ModelEntry, VALUE_BYTES_MAX, redates};
+use super::{
+    EXPIRE_CONDITIONS, Harness, Input, KEYS, Model, ModelEntry, VALUE_BYTES_MAX, class, redates,
+};
 
 impl Harness {
     fn before(&self, input: &Input) -> Option<ModelEntry> {
@@ -69,8 +71,10 @@ impl Harness {
             return;
         };
         assert_eq!(outcome.length, value.len());
+        let class = class(before.as_ref());
         let deadline = before.and_then(|entry| entry.deadline);
-        let effect = Effect::Put { key: input.key.clone(), value: value.into(), deadline };
+        let value = value.into();
+        let effect = Effect::Put { key: input.key.clone(), value, deadline, class };
         let version = self.expect(input.slot, outcome.record, &effect);
         assert_eq!(outcome.version, Some(version));
     }
@@ -101,6 +105,7 @@ impl Harness {
         let (before, value) = (self.before(input), Self::value(input));
         let entry = before.as_ref().map(|entry| entry.version);
         let put = Put {
+            class: Self::class(input),
             key: input.key.clone(),
             value: value.clone(),
             deadline: self.deadline(input.argument),
@@ -117,7 +122,8 @@ impl Harness {
         let holds = self.models[usize::from(input.slot)].holds(put.condition, entry);
         let kept = before.as_ref().filter(|_| put.keep_deadline).map(|entry| entry.deadline);
         let deadline = kept.unwrap_or(put.deadline);
-        let effect = holds.then_some(Effect::Put { key: put.key, value, deadline });
+        let (key, class) = (put.key, put.class);
+        let effect = holds.then_some(Effect::Put { key, value, deadline, class });
         self.expect_exchanged(input, result.unwrap(), effect);
     }
 
@@ -188,7 +194,8 @@ impl Harness {
         let effect = match (input.condition % 4, &before) {
             (0, Some(entry)) => {
                 let value = reversed(&entry.value);
-                Some(Effect::Put { key, value, deadline: entry.deadline })
+                let (deadline, class) = (entry.deadline, entry.class);
+                Some(Effect::Put { key, value, deadline, class })
             }
             (0 | 1, _) => Some(Effect::Delete { key }),
             (2, Some(_)) => Some(self.redated(&key, deadline)),
@@ -250,6 +257,7 @@ impl Harness {
         let deadline = self.deadline(input.argument);
         match mixed / 4 % 8 {
             0..=4 => Mutation::Put(Put {
+                class: Self::class(&input),
                 key,
                 value: Self::value(&input),
                 deadline,
@@ -281,10 +289,10 @@ impl Harness {
     fn effect(&self, slot: u8, mutation: Mutation) -> Option<Effect> {
         let model = &self.models[usize::from(slot)];
         match mutation {
-            Mutation::Put(Put { key, value, deadline, keep_deadline, .. }) => {
+            Mutation::Put(Put { key, value, deadline, keep_deadline, class, .. }) => {
                 let current = model.live(&key, self.now).filter(|_| keep_deadline);
                 let deadline = current.map_or(deadline, |entry| entry.deadline);
-                Some(Effect::Put { key, value, deadline })
+                Some(Effect::Put { key, value, deadline, class })
             }
             Mutation::Delete { key, .. } => Some(Effect::Delete { key }),
             Mutation::Expire { key, deadline, .. } => {
