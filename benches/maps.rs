@@ -150,7 +150,8 @@ pub fn weighed(side: impl FnOnce(&str, u32) -> Box<dyn Side>) -> bool {
 }
 
 /// Resident memory of this process; zero where there is no `/proc`.
-fn resident_bytes() -> i64 {
+#[must_use]
+pub fn resident_bytes() -> i64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<i64>().ok());
     pages.unwrap_or_default() * 4096

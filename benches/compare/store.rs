@@ -16,7 +16,7 @@ use slotmesh_benches::{key, median, uniform, zipf};
 use slotmesh_slots::MonoTime;
 
 const SEQUENCE: usize = 1 << 21;
-const NAMES: [&str; 6] = ["store", "dashmap", "moka", "quick_cache", "papaya", "scc"];
+const NAMES: [&str; 7] = ["store", "dashmap", "moka", "quick_cache", "foyer", "papaya", "scc"];
 
 type Key = Box<[u8]>;
 
@@ -41,6 +41,18 @@ impl Side for QuickCache {
 
     fn put(&self, key: &[u8], value: &Bytes, _: Option<MonoTime>) {
         self.0.insert(key.into(), Bytes::copy_from_slice(value));
+    }
+}
+
+struct Foyer(foyer_memory::Cache<Key, Bytes, RandomState>);
+
+impl Side for Foyer {
+    fn get(&self, key: &[u8]) -> bool {
+        black_box(self.0.get(key).map(|entry| entry.value().clone())).is_some()
+    }
+
+    fn put(&self, key: &[u8], value: &Bytes, _: Option<MonoTime>) {
+        black_box(self.0.insert(key.into(), Bytes::copy_from_slice(value)));
     }
 }
 
@@ -86,6 +98,10 @@ fn side(name: &str, keys: u32) -> Box<dyn Side> {
             hasher,
             quick_cache::sync::DefaultLifecycle::default(),
         ))),
+        "foyer" => {
+            let builder = foyer_memory::CacheBuilder::new(capacity).with_hash_builder(hasher);
+            Box::new(Foyer(builder.build()))
+        }
         "papaya" => Box::new(Papaya(papaya::HashMap::with_hasher(hasher))),
         "scc" => Box::new(Scc(scc::HashMap::with_hasher(hasher))),
         other => panic!("there is no side {other}"),

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod procedures;
+mod walks;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -134,6 +135,7 @@ pub(crate) struct Harness {
     primary: Store,
     replica: Store,
     models: Vec<Model>,
+    watched: Option<walks::Watched>,
     now: MonoTime,
     epoch: Epoch,
 }
@@ -159,6 +161,7 @@ impl Harness {
         Self {
             primary: Store::new(config.clone()),
             replica: Store::new(config),
+            watched: None,
             models: (0..SLOTS).map(|_| Model::default()).collect(),
             now: MonoTime::from_micros(1_000_000),
             epoch: Epoch(1),
@@ -176,7 +179,7 @@ impl Harness {
 
     fn step(&mut self, bytes: &[u8]) {
         let input = Input {
-            kind: bytes[0] % 48,
+            kind: bytes[0] % 56,
             slot: bytes[1] % SLOTS,
             key: Bytes::from(format!("key{}", bytes[2] % KEYS)),
             argument: bytes[3],
@@ -206,6 +209,8 @@ impl Harness {
             42 => self.touch(&input),
             43..=44 => self.update(&input),
             45..=46 => self.transact(&input),
+            47 => self.scan(&input),
+            48..=55 => self.watch(&input),
             _ => {}
         }
         self.compare(&input);
@@ -340,6 +345,8 @@ impl Harness {
         drop(guard);
         let text = before.as_ref().map_or(&b"0"[..], |entry| &entry.value);
         let current = std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok());
+        // As Redis: neither a plus nor leading zeros.
+        let current = current.filter(|current| current.to_string().as_bytes() == text);
         let Some(current) = current else {
             assert_eq!(result, Err(StoreError::NotAnInteger));
             return;
@@ -399,6 +406,7 @@ impl Harness {
         if input.argument.is_multiple_of(2) {
             let model = &mut self.models[usize::from(input.slot)];
             model.last_delete = model.version;
+            self.replaced(input.slot);
             let prepared = self.primary.prepare(&snapshot);
             drop(self.primary.lock(slot).install(prepared));
         }
@@ -428,6 +436,7 @@ impl Harness {
     }
 
     fn reset(&mut self, input: &Input) {
+        self.replaced(input.slot);
         for store in [&self.primary, &self.replica] {
             drop(store.lock(Self::slot(input.slot)).reset());
         }
