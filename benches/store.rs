@@ -64,38 +64,36 @@ fn memory([many, few]: [u32; 2]) {
     }
 }
 
-/// How long single steps take in one slot that holds everything: growing, the search for expired entries, dropping it.
+/// How long single steps take in one slot that holds everything: growing, beside as many entries in all slots and in a
+/// dashmap, the search for expired entries, dropping it.
 fn stalls(keys: u32) {
-    let (store, slot) = (new_store(), Slot::of_key(b"{t}"));
-    let frame = Bytes::from(vec![1; VALUE_BYTES]);
-    let micros = |step: &mut dyn FnMut()| {
-        let start = Instant::now();
-        step();
-        start.elapsed().as_secs_f64() * 1e6
-    };
+    let (store, spread_out, dashmap) = (new_store(), new_store(), Dashmap::default());
+    let (slot, frame) = (Slot::of_key(b"{t}"), Bytes::from(vec![1; VALUE_BYTES]));
     let deadline = Some(MonoTime::from_micros(1_000));
-    let mut puts: Vec<f64> = (0..keys)
-        .map(|number| {
-            let put = Put { deadline, ..Put::new(key(number).to_vec(), frame.clone()) };
-            micros(&mut || {
-                let _ = black_box(store.lock(slot).put(Epoch(1), put.clone(), NOW));
-            })
-        })
-        .collect();
-    puts.sort_by(f64::total_cmp);
-    let p999 = puts[puts.len() / 1000 * 999];
-    let longest = puts[puts.len() - 1];
+    let numbers: Vec<u32> = (0..keys).collect();
+    let line = |name: &str, put: &dyn Fn(u32)| {
+        let puts = Latencies::once(&numbers, put);
+        let [p99, p999, longest] = [0.99, 0.999, 1.0].map(|share| puts.at(share));
+        println!("{name:>24}: put p99 {p99:.1}, p99.9 {p999:.1}, longest {longest:.0}");
+    };
+    println!("\n{keys} new entries, in us");
+    line("dashmap", &|number| dashmap.put(&key(number), &frame, None));
+    line("store, all slots", &|number| spread_out.put(&key(number), &frame, deadline));
+    line("store, one slot", &|number| {
+        let put = Put { deadline, ..Put::new(key(number).to_vec(), frame.clone()) };
+        let _ = black_box(store.lock(slot).put(Epoch(1), put, NOW));
+    });
     let later = MonoTime::from_micros(2_000);
-    let searches = (0..64).map(|_| micros(&mut || drop(black_box(store.expired(later, 100)))));
-    let searches: Vec<f64> = searches.collect();
+    let searches = || drop(black_box(store.expired(later, 100)));
+    let searches = Latencies::once(&numbers[..64], |_| searches());
     let mut dropped = None;
-    let drop_locked = micros(&mut || dropped = Some(store.lock(slot).reset()));
-    let free = micros(&mut || drop(dropped.take()));
+    let drop_locked = Latencies::once_mut(|| dropped = Some(store.lock(slot).reset()));
+    let free = Latencies::once_mut(|| drop(dropped.take()));
     println!(
-        "\none slot of {keys} entries, in us: put p99.9 {p999:.1}, longest {longest:.0}; a search for expired entries {:.0}, \
-         longest {:.0}; dropping the slot {drop_locked:.1}, and freeing it unlocked {free:.0}",
-        median(&searches),
-        spread(&searches)[2],
+        "{:>24}: a search for expired entries {:.0}, longest {:.0}; dropping it {drop_locked:.1}, and freeing it unlocked {free:.0}",
+        "that slot",
+        searches.at(0.5),
+        searches.at(1.0),
     );
 }
 
@@ -157,17 +155,26 @@ struct Latencies(Vec<f64>);
 
 impl Latencies {
     fn of(sequence: &[u32], window: Duration, operation: impl Fn(u32)) -> Self {
-        let (start, mut micros) = (Instant::now(), Vec::new());
-        for &number in sequence.iter().cycle() {
-            let begin = Instant::now();
-            if begin - start > window {
-                break;
-            }
-            operation(number);
-            micros.push(begin.elapsed().as_secs_f64() * 1e6);
-        }
+        let start = Instant::now();
+        let numbers = sequence.iter().cycle().take_while(|_| start.elapsed() < window);
+        Self::sorted(numbers.map(|&number| Self::once_mut(|| operation(number))).collect())
+    }
+
+    fn once(sequence: &[u32], operation: impl Fn(u32)) -> Self {
+        let each = sequence.iter().map(|&number| Self::once_mut(|| operation(number)));
+        Self::sorted(each.collect())
+    }
+
+    fn sorted(mut micros: Vec<f64>) -> Self {
         micros.sort_by(f64::total_cmp);
         Self(micros)
+    }
+
+    /// How long this takes, in us.
+    fn once_mut(step: impl FnOnce()) -> f64 {
+        let start = Instant::now();
+        step();
+        start.elapsed().as_secs_f64() * 1e6
     }
 
     fn rate(&self) -> f64 {

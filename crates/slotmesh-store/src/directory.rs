@@ -1,9 +1,12 @@
 use crate::entry::Stored;
 use crate::footprint::allocated;
-use crate::page::{PAGE_BYTES_MAX, Page};
+use crate::page::Page;
+
+/// A page that would grow beyond this is split. Larger ones make each split longer, smaller ones cost more in headers.
+const PAGE_BYTES_MAX: usize = 4 << 10;
 
 /// Pages of a slot at most, as a power of two: 16 GiB of them. Beyond it pages grow longer than they should.
-const DEPTH_MAX: u32 = 20;
+const DEPTH_MAX: u32 = 22;
 
 /// Two neighbours that hold less than this together become one page: well below half, so that the next entry does not split
 /// them again.
@@ -109,8 +112,9 @@ impl Directory {
         result
     }
 
-    pub(crate) fn may_split(&self, position: u32) -> bool {
-        u32::from(self.depths[self.number(position)]) < DEPTH_MAX
+    pub(crate) fn page_bytes_max(&self, position: u32) -> usize {
+        let may_split = u32::from(self.depths[self.number(position)]) < DEPTH_MAX;
+        if may_split { PAGE_BYTES_MAX } else { usize::MAX }
     }
 
     /// Splits the page of a position by one more bit of its entries' positions.

@@ -12,18 +12,12 @@ const INDEX_BYTES: usize = 6;
 
 const CACHE_LINE_BYTES: usize = 64;
 
-/// A page that would grow beyond this is split. Larger ones make each copy longer, smaller ones cost more in headers.
-pub(crate) const PAGE_BYTES_MAX: usize = 16 << 10;
-
-/// Dead bytes that a page bears: one part in so many.
-const DEAD_SHARE: usize = 8;
+/// Unused bytes that a page bears, one part in so many: fewer would mean more copying, more would be missing elsewhere.
+const UNUSED_SHARE: usize = 8;
 
 /// Room that a page gets for its large values, which make it grow as well: one byte in so many of theirs. Fewer and larger steps
 /// leave the allocator with fewer holes that do not fit them.
 const BLOB_SHARE: usize = 128;
-
-/// Pages below this do not shrink: nothing to gain.
-const SHRINK_BYTES_MIN: usize = 256;
 
 /// Entries in one piece of memory, as a database's slotted page: from the front an index of tags and offsets in the order of the
 /// tags; the entries themselves from the back, each before the last.
@@ -151,20 +145,20 @@ impl Page {
         entry::set_deadline(&mut self.bytes[start..], deadline)
     }
 
-    /// Makes room for an entry of this size; false when the page should be split first, unless it must not be.
-    pub(crate) fn make_room(&mut self, size: usize, may_split: bool) -> bool {
+    /// Makes room for an entry of this size; false when the page would grow beyond so many bytes and can be split instead.
+    pub(crate) fn make_room(&mut self, size: usize, bytes_max: usize) -> bool {
         let needed = size + INDEX_BYTES;
         if self.free() >= needed {
             return true;
         }
         let (want, have) = (self.live_bytes() + needed, self.bytes.len());
-        let is_worth = self.dead as usize * DEAD_SHARE >= want;
+        let is_worth = self.dead as usize * UNUSED_SHARE >= want;
         if want <= have && is_worth {
             self.rebuild(have);
             return true;
         }
         let roomy = self.roomy(want.max(have + 1));
-        if may_split && roomy > PAGE_BYTES_MAX && self.len > 1 {
+        if roomy > bytes_max && self.len > 1 {
             return false;
         }
         self.rebuild(roomy);
@@ -217,11 +211,11 @@ impl Page {
         blob
     }
 
-    /// Gives memory back when half of it is unused.
+    /// Gives memory back when much of it is unused.
     pub(crate) fn shrink(&mut self) {
         let live = self.live_bytes();
         let is_sparse = self.blobs.as_ref().is_some_and(|blobs| blobs.is_sparse());
-        if is_sparse || (self.bytes.len() >= SHRINK_BYTES_MIN && live < self.bytes.len() / 2) {
+        if is_sparse || self.roomy(live + live / UNUSED_SHARE) < self.bytes.len() {
             self.split_off(|_| false);
         }
     }
