@@ -10,10 +10,6 @@ const NO_BENCH: &[(&str, &str)] = &[
     ("slotmesh-core", "its data plane answers every call of the cache and resp benchmarks"),
     ("slotmesh-primitives", "not built yet"),
     ("slotmesh-sim", "is a test"),
-    (
-        "slotmesh-slots",
-        "its hash and codec are on the path of the store and replication benchmarks",
-    ),
 ];
 
 /// Crates without a fuzz target of their own, and why.
