@@ -156,17 +156,26 @@ impl<'a> Stored<'a> {
 
     #[inline]
     pub(crate) fn version(&self) -> Version {
-        let layout = Layout::of(self.flags());
-        let epoch = self.number(layout.epoch_at(), layout.epoch) as u32;
-        Version::new(Epoch(epoch), Seq(self.number(layout.seq_at(), layout.seq)))
+        let (epoch, seq) = if self.is_long() {
+            let epoch = self.number::<{ FULL.epoch }>(FULL.epoch_at());
+            (epoch, self.number::<{ FULL.seq }>(FULL.seq_at()))
+        } else {
+            let epoch = self.number::<{ SHORT.epoch }>(SHORT.epoch_at());
+            (epoch, self.number::<{ SHORT.seq }>(SHORT.seq_at()))
+        };
+        Version::new(Epoch(epoch as u32), Seq(seq))
     }
 
     #[inline]
     pub(crate) fn deadline(&self) -> Option<MonoTime> {
-        let has = self.flags() & HAS_DEADLINE != 0;
-        let layout = Layout::of(self.flags());
-        let micros = || self.number(layout.deadline_at(), layout.deadline);
-        has.then(|| MonoTime::from_micros(micros()))
+        if self.flags() & HAS_DEADLINE == 0 {
+            return None;
+        }
+        Some(MonoTime::from_micros(if self.is_long() {
+            self.number::<{ FULL.deadline }>(FULL.deadline_at())
+        } else {
+            self.number::<{ SHORT.deadline }>(SHORT.deadline_at())
+        }))
     }
 
     /// The deadline with [`NEVER`] for none.
@@ -251,21 +260,29 @@ impl<'a> Stored<'a> {
     }
 
     #[inline]
+    fn is_long(&self) -> bool {
+        self.flags() & LONG != 0
+    }
+
+    #[inline]
     fn key_len(&self) -> usize {
-        let layout = Layout::of(self.flags());
-        self.number(1, layout.len) as usize
+        if self.is_long() { self.number::<{ FULL.len }>(1) as usize } else { self.bytes[1].into() }
     }
 
     #[inline]
     fn value_len(&self) -> usize {
-        let layout = Layout::of(self.flags());
-        self.number(1 + layout.len, layout.len) as usize
+        const AT: usize = 1 + FULL.len;
+        if self.is_long() { self.number::<{ FULL.len }>(AT) as usize } else { self.bytes[2].into() }
     }
 
+    /// A number of so many bytes, which are known when this is compiled: a copy of any length would be a call.
     #[inline]
-    fn number(&self, at: usize, bytes: usize) -> u64 {
+    fn number<const BYTES: usize>(&self, at: usize) -> u64 {
+        let bytes = self.bytes[at..].first_chunk::<BYTES>();
         let mut number = [0; 8];
-        number[..bytes].copy_from_slice(&self.bytes[at..at + bytes]);
+        if let Some(bytes) = bytes {
+            number[..BYTES].copy_from_slice(bytes);
+        }
         u64::from_le_bytes(number)
     }
 }
@@ -333,6 +350,22 @@ pub(crate) fn set_blob_place(entry: &mut [u8], place: u32) {
     let stored = Stored::new(entry, None);
     let start = stored.key_start() + stored.key_len();
     entry[start..start + PLACE_BYTES].copy_from_slice(&place.to_le_bytes());
+}
+
+/// The head of an entry as it is written, number by number.
+struct Head<'a> {
+    out: &'a mut [u8],
+    at: usize,
+}
+
+impl Head<'_> {
+    #[inline]
+    fn number<const BYTES: usize>(&mut self, number: u64) {
+        if let Some(place) = self.out[self.at..].first_chunk_mut::<BYTES>() {
+            place.copy_from_slice(&number.to_le_bytes()[..BYTES]);
+        }
+        self.at += BYTES;
+    }
 }
 
 /// An entry on its way into a page.
@@ -413,20 +446,26 @@ impl<'a> NewEntry<'a> {
                 &place
             }
         };
-        let layout = Layout::of(flags);
-        out[0] = flags;
-        let mut at = 1;
-        let mut number = |number: u64, bytes: usize| {
-            out[at..at + bytes].copy_from_slice(&number.to_le_bytes()[..bytes]);
-            at += bytes;
-        };
-        number(key.len() as u64, layout.len);
-        number(value.len() as u64, layout.len);
-        number(self.version.epoch.0.into(), layout.epoch);
-        number(self.version.seq.0, layout.seq);
-        if self.deadline != NEVER {
-            number(self.deadline.as_micros(), layout.deadline);
+        let lens = (key.len() as u64, value.len() as u64);
+        let mut head = Head { out, at: 0 };
+        head.number::<1>(flags.into());
+        if flags & LONG != 0 {
+            head.number::<{ FULL.len }>(lens.0);
+            head.number::<{ FULL.len }>(lens.1);
+            head.number::<{ FULL.epoch }>(self.version.epoch.0.into());
+            head.number::<{ FULL.seq }>(self.version.seq.0);
+        } else {
+            head.number::<{ SHORT.len }>(lens.0);
+            head.number::<{ SHORT.len }>(lens.1);
+            head.number::<{ SHORT.epoch }>(self.version.epoch.0.into());
+            head.number::<{ SHORT.seq }>(self.version.seq.0);
         }
+        match self.deadline.as_micros() {
+            _ if self.deadline == NEVER => {}
+            micros if flags & LONG != 0 => head.number::<{ FULL.deadline }>(micros),
+            micros => head.number::<{ SHORT.deadline }>(micros),
+        }
+        let Head { out, at } = head;
         let rest = &mut out[at..];
         rest[..key.len()].copy_from_slice(key);
         rest[key.len()..].copy_from_slice(value);
