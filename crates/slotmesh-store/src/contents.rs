@@ -85,6 +85,7 @@ impl SlotContents {
     }
 
     /// Adds the entry or replaces the one with its key, which is at the place; the old one's blob, if it had one.
+    #[inline]
     pub(crate) fn insert(
         &mut self,
         (hash, place): (u64, Option<Place>),

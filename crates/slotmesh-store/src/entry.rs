@@ -197,11 +197,13 @@ impl<'a> Stored<'a> {
         self.flags() & YOUNG != 0
     }
 
+    #[inline]
     pub(crate) fn class(&self) -> Class {
         if self.flags() & STATE != 0 { Class::State } else { Class::Cache }
     }
 
     /// What it takes of the memory for entries that are never evicted, in [`STATE_UNIT`].
+    #[inline]
     pub(crate) fn state_units(&self) -> u32 {
         match self.class() {
             Class::Cache => 0,
@@ -409,6 +411,7 @@ impl<'a> NewEntry<'a> {
     }
 
     /// Bytes of a page that it will take.
+    #[inline]
     pub(crate) fn size(&self) -> usize {
         head_bytes(self.flags()) + self.key_in_page().len() + self.value_in_page_len()
     }
@@ -436,6 +439,7 @@ impl<'a> NewEntry<'a> {
     }
 
     /// Writes it to exactly [`NewEntry::size`] bytes.
+    #[inline]
     pub(crate) fn write(self, out: &mut [u8], blobs: &mut Option<Box<Blobs>>) {
         let (flags, key) = (self.flags(), self.key_in_page());
         let place;

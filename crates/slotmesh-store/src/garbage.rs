@@ -39,7 +39,10 @@ impl<'a> Garbage<'a> {
 
 impl Drop for Garbage<'_> {
     fn drop(&mut self) {
-        let blobs = self.first.take().into_iter().chain(self.more.drain(..));
-        blobs.for_each(|blob| self.retired.add(blob));
+        // Nothing at all is the usual case.
+        if let Some(first) = self.first.take() {
+            self.retired.add(first);
+            self.more.drain(..).for_each(|blob| self.retired.add(blob));
+        }
     }
 }

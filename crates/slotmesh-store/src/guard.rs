@@ -230,6 +230,7 @@ impl<'a> SlotGuard<'a> {
 
     /// Stores the value as the next version. The record has copies or shares what is stored, so it does not keep the
     /// caller's buffer alive.
+    #[inline]
     pub(crate) fn write(
         &mut self,
         epoch: Epoch,

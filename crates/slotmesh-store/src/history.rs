@@ -22,6 +22,7 @@ pub(crate) struct Standing {
 
 impl SlotGuard<'_> {
     /// Stores the value of a key with this hash, whose entry is at the place if there is one.
+    #[inline]
     pub(crate) fn put_next(
         &mut self,
         epoch: Epoch,
@@ -70,6 +71,7 @@ impl SlotGuard<'_> {
     }
 
     /// Changes the contents and settles what the store keeps about them outside the lock.
+    #[inline]
     pub(crate) fn change<R>(
         &mut self,
         change: impl FnOnce(&mut SlotContents, &RandomState) -> R,

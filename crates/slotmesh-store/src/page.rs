@@ -179,9 +179,12 @@ impl Page {
     }
 
     /// Replaces an entry by one of the same key and size in place; its blob, if it had one.
+    #[inline]
     pub(crate) fn replace(&mut self, at: usize, new: NewEntry<'_>) -> Option<Blob> {
-        let (start, size) = (self.start(at), new.size());
-        self.state_units -= self.stored(start).state_units();
+        let start = self.start(at);
+        let old = self.stored(start);
+        let (size, units) = (old.size(), old.state_units());
+        self.state_units -= units;
         let blob = self.take_blob(at);
         new.write(&mut self.bytes[start..start + size], &mut self.blobs);
         self.state_units += self.stored(start).state_units();

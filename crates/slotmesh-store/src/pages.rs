@@ -150,6 +150,7 @@ impl Pages {
     }
 
     /// Puts another entry with the same key in an entry's place; the blob of the old one, if it had one.
+    #[inline]
     pub(crate) fn replace(
         &mut self,
         place: Place,
