@@ -311,6 +311,32 @@ async fn what_is_never_evicted_outlasts_a_flood() {
 }
 
 #[tokio::test]
+async fn what_frees_memory_is_done_however_full_it_is() {
+    let node = Node::local(1 << 20);
+    let mut held = Vec::new();
+    for number in 0..8 {
+        let key = format!("cached{number}");
+        node.put(key.clone(), vec![1; 50_000], PutOptions::default()).await.unwrap();
+        held.push(node.get(key.as_bytes()).await.unwrap().unwrap());
+    }
+    // They make way for what is never evicted, but somebody still holds them.
+    let mut number = 0;
+    let refused = loop {
+        let kept = PutOptions { never_evict: true, ..PutOptions::default() };
+        if let Err(error) = node.put(format!("kept{number}"), vec![1; 300], kept).await {
+            break error;
+        }
+        number += 1;
+    };
+    assert!(matches!(refused, OpError::Full) && number > 100, "{refused:?} {number}");
+    assert!(matches!(put(&node, "more", "1").await, Err(OpError::Full)));
+    assert!(node.delete("kept0", CallOptions::default()).await.unwrap());
+    assert!(node.expire("kept1", Some(Duration::from_secs(60))).await.unwrap());
+    drop(held);
+    put(&node, "more", "1").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_local_node_needs_no_network() {
     let node = Node::local(16 << 20);
     assert_eq!(put(&node, "a", "1").await.unwrap(), 1);

@@ -41,6 +41,16 @@ impl AsRef<[u8]> for Copied {
     }
 }
 
+/// What a reader holds of it. Not a handle to the buffer: others may hold that for reasons of their own, and who reads here would
+/// not be told from them.
+struct Shared(Arc<Kept>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.value
+    }
+}
+
 impl Blob {
     /// The blob that an entry needs, if it does not fit its page.
     pub(crate) fn of(key: &[u8], value: &Bytes) -> Option<Self> {
@@ -62,7 +72,7 @@ impl Blob {
     pub(crate) fn value(&self) -> Bytes {
         match self {
             Self::Copied(copied) => Bytes::from_owner(copied.clone()),
-            Self::Kept(kept) => kept.value.clone(),
+            Self::Kept(kept) => Bytes::from_owner(Shared(kept.clone())),
         }
     }
 
@@ -84,7 +94,7 @@ impl Blob {
     pub(crate) fn is_shared(&self) -> bool {
         match self {
             Self::Copied(copied) => copied.0.with_arc(|arc| !arc.is_unique()),
-            Self::Kept(kept) => !kept.is_unique() || !kept.value.is_unique(),
+            Self::Kept(kept) => !kept.is_unique(),
         }
     }
 

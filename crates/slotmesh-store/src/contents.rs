@@ -159,10 +159,7 @@ impl SlotContents {
     fn take_pages(&mut self) -> Pages {
         let pages = std::mem::take(&mut self.pages);
         match &mut self.views {
-            Some(views) => {
-                views.keep_all(pages);
-                Pages::default()
-            }
+            Some(views) => views.keep_all(pages).unwrap_or_default(),
             None => pages,
         }
     }

@@ -4,6 +4,7 @@ use slotmesh_slots::{Class, Epoch, MonoTime, Seq, Version};
 use crate::blob::{Blob, Blobs};
 use crate::block;
 use crate::digest;
+use crate::page::INDEX_BYTES;
 
 /// A value as read: a handle to its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,7 +210,9 @@ impl<'a> Stored<'a> {
             Class::Cache => 0,
             Class::State => {
                 let blob = self.blob().map_or(0, Blob::footprint);
-                (self.size() + blob).div_ceil(STATE_UNIT) as u32
+                // With what its page has for it beside: a line of index, and an eighth that may be unused.
+                let bytes = self.size() + INDEX_BYTES + blob;
+                (bytes + bytes / 8).div_ceil(STATE_UNIT) as u32
             }
         }
     }

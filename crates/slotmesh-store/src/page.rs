@@ -8,7 +8,7 @@ use crate::entry::{self, NewEntry, Stored};
 use crate::footprint::{allocated, roomy};
 
 /// A tag and the entry's offset.
-const INDEX_BYTES: usize = 6;
+pub(crate) const INDEX_BYTES: usize = 6;
 
 const CACHE_LINE_BYTES: usize = 64;
 

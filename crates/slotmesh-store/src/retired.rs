@@ -9,6 +9,9 @@ use crate::store::Store;
 /// Values that one look takes up: a few microseconds.
 const LOOK: usize = 256;
 
+/// Values still held that end a look.
+const HELD_MAX: usize = 16;
+
 /// Large values that were removed while somebody else still held them: they take memory until all others let go, so they
 /// count against the budget until then. The store holds on to them to know.
 #[derive(Debug, Default)]
@@ -35,12 +38,17 @@ impl Retired {
         if self.bytes() == 0 {
             return;
         }
-        let mut free = Vec::new();
+        let (mut free, mut held) = (Vec::new(), 0);
         let mut blobs = self.blobs.lock();
         for _ in 0..LOOK.min(blobs.len()) {
             let Some(blob) = blobs.pop_front() else { break };
             if blob.is_shared() {
                 blobs.push_back(blob);
+                held += 1;
+                // Those behind were removed later still.
+                if held == HELD_MAX {
+                    break;
+                }
             } else {
                 self.bytes.fetch_sub(blob.footprint(), Ordering::Relaxed);
                 free.push(blob);
@@ -93,6 +101,25 @@ mod tests {
         for (bytes, counted) in [(100, false), (1_000, true), (100_000, true)] {
             check(bytes, counted);
         }
+    }
+
+    #[test]
+    fn what_a_value_has_in_common_with_others_does_not_hold_it() {
+        let buffer = Bytes::from(vec![1; 200_000]);
+        let long_key = Bytes::from(vec![b'k'; 600]);
+        let values = [buffer.slice(..100_000), buffer.slice(100_000..), buffer.clone()];
+        let store = Store::new(StoreConfig::default());
+        let values = values.into_iter().chain([Bytes::from_static(&[0; 70_000]), Bytes::new()]);
+        for (number, value) in values.enumerate() {
+            let key = if value.is_empty() { long_key.clone() } else { format!("k{number}").into() };
+            for _ in 0..3 {
+                let put = Put::new(key.clone(), value.clone());
+                let _ = store.lock(Slot::of_key(&key)).put(Epoch(1), put, NOW).unwrap();
+            }
+            let mut guard = store.lock(Slot::of_key(&key));
+            let _ = guard.delete(Epoch(1), &key, Condition::Always, NOW).unwrap();
+        }
+        assert_eq!((store.stats().entry_bytes, store.retired.bytes()), (0, 0));
     }
 
     #[test]

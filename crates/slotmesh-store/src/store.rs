@@ -150,10 +150,18 @@ impl Store {
         self.config.budget_bytes
     }
 
-    /// Whether entries count more than the budget, so that the caller should evict.
+    /// What eviction has to bring below the budget: [`Store::used_bytes`] without pages put aside for views up to an eighth of
+    /// the budget. They go by themselves, and evicting from a slot that is read would put more of them aside.
+    #[must_use]
+    pub fn pressure_bytes(&self) -> usize {
+        let views = self.totals.view_bytes.load(Ordering::Relaxed);
+        self.used_bytes().saturating_sub(views.min(self.budget_bytes() / 8))
+    }
+
+    /// Whether that is more than the budget, so that the caller should evict.
     #[must_use]
     pub fn over_budget(&self) -> bool {
-        self.used_bytes() > self.budget_bytes()
+        self.pressure_bytes() > self.budget_bytes()
     }
 
     /// Number of entries, expired ones not yet removed included.

@@ -65,8 +65,9 @@ impl SlotGuard<'_> {
     pub fn view(&mut self) -> SlotView {
         let totals = Arc::clone(&self.store.totals);
         let pages = Arc::new(Mutex::new(Unread::new(totals)));
-        let contents = &mut *self.contents;
-        contents.views.get_or_insert_default().0.push(Arc::downgrade(&pages));
+        let views = self.contents.views.get_or_insert_default();
+        views.each(|_| ());
+        views.0.push(Arc::downgrade(&pages));
         SlotView {
             slot: self.slot(),
             version: self.version(),
@@ -115,10 +116,11 @@ impl Views {
         self.each(|unread| unread.keep(pages, position(hash)))
     }
 
-    /// Gives each all pages that it has not read, which the slot has no more.
-    pub(crate) fn keep_all(&mut self, pages: Pages) {
+    /// Gives each all pages that it has not read, which the slot has no more; returns them if none wants them.
+    pub(crate) fn keep_all(&mut self, pages: Pages) -> Option<Pages> {
         let pages = Arc::new(pages);
         self.each(|unread| unread.keep_all(&pages));
+        Arc::try_unwrap(pages).ok()
     }
 
     fn each(&mut self, mut visit: impl FnMut(&mut Unread)) -> bool {

@@ -71,12 +71,21 @@ impl DataConfig {
     /// slots' fixed part, and the rest for entries.
     #[must_use]
     pub fn within(memory_bytes: usize, replicated: bool) -> Self {
-        let log_bytes = if replicated { LOG_BYTES_MAX.min(memory_bytes / 8) } else { 0 };
+        let log_bytes = match replicated {
+            true => (memory_bytes / 8).max(LOG_BYTES_MIN).min(memory_bytes / 2).min(LOG_BYTES_MAX),
+            false => 0,
+        };
         let rest = memory_bytes - log_bytes;
         // Of next to nothing entries get half.
         let budget_bytes = rest.saturating_sub(slotmesh_store::FIXED_BYTES).max(rest / 2);
         let store = StoreConfig { budget_bytes, ..StoreConfig::default() };
-        Self { store, log_bytes, ..Self::default() }
+        let mut replication = slotmesh_replication::Config::default();
+        if replicated {
+            // What waits for a link is read from the log again, so it has to be there still.
+            replication.window_bytes = replication.window_bytes.min(log_bytes / 2);
+            replication.copy_lag_bytes = replication.copy_lag_bytes.min(log_bytes / 4);
+        }
+        Self { store, replication, log_bytes }
     }
 }
 
@@ -159,6 +168,8 @@ pub struct DataPlane {
     moves: Mutex<BTreeMap<Slot, (Epoch, Option<MonoTime>)>>,
     replicas: Mutex<BTreeSet<NodeId>>,
     /// Slots that hold something although the table gives this node no part in them, and when that was last in doubt.
+    /// Snapshots that were asked for again while nothing had changed.
+    snapshots_later: Mutex<BTreeSet<(NodeId, Slot)>>,
     dropped: Mutex<BTreeMap<Slot, MonoTime>>,
     wake_events: Box<dyn Fn() + Send + Sync>,
     evicted: AtomicU64,
@@ -183,6 +194,7 @@ impl DataPlane {
             events: Mutex::default(),
             moves: Mutex::default(),
             replicas: Mutex::default(),
+            snapshots_later: Mutex::default(),
             dropped: Mutex::default(),
             wake_events: wakers.events,
             evicted: AtomicU64::new(0),
@@ -235,6 +247,9 @@ impl DataPlane {
         self.max_value_bytes
     }
 }
+
+/// Less would not hold a few large values.
+const LOG_BYTES_MIN: usize = 4 << 20;
 
 /// A second of heavy writing: connections come back within that.
 const LOG_BYTES_MAX: usize = 32 << 20;

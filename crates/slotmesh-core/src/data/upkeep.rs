@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +12,10 @@ use super::{DataEvent, DataPlane, DataStats};
 /// Entries evicted after one write at most: more than a write of ordinary size needs, bounded for the sake of its
 /// latency.
 const EVICTIONS_PER_WRITE: usize = 64;
+
+/// Searches for something to evict that end a write's eviction when they find nothing: each goes on where the last ended, past
+/// a thousand entries of which none may be evicted.
+const SEARCHES_IN_VAIN: usize = 8;
 
 /// Expired entries removed in one round of 50 ms: up to 80,000 a second.
 const EXPIRIES_PER_ROUND: usize = 4_096;
@@ -33,6 +38,8 @@ impl DataPlane {
         self.primary.handle_timeout(now);
         self.remove_expired(now);
         self.store.release_retired();
+        let later = std::mem::take(&mut *self.snapshots_later.lock());
+        later.into_iter().for_each(|(replica, slot)| self.give_snapshot(replica, slot));
         self.pump(now);
     }
 
@@ -80,12 +87,16 @@ impl DataPlane {
     /// Evicts from slots this node is primary of until the budget holds; replicas learn of it by record.
     pub(super) fn evict_surplus(&self) {
         let mine = |slot| self.gate.serving(slot).is_ok();
+        let mut searches_left = SEARCHES_IN_VAIN;
         for _ in 0..EVICTIONS_PER_WRITE {
-            if !self.store.over_budget() {
+            if !self.store.over_budget() || searches_left == 0 {
                 return;
             }
             let now = self.gate.now();
-            let Some((slot, key)) = self.store.victim(&mine, now) else { return };
+            let Some((slot, key)) = self.store.victim(&mine, now) else {
+                searches_left -= 1;
+                continue;
+            };
             let mut guard = self.store.lock(slot);
             let Ok(role) = self.gate.serving(slot) else { continue };
             if let Some(record) = guard.evict(role.epoch(), &key, now)
@@ -111,9 +122,18 @@ impl DataPlane {
 
     /// Does what replication asks for, and passes on what the brain has to decide.
     pub(super) fn pump(&self, now: MonoTime) {
+        let mut answered = BTreeSet::new();
         while let Some(event) = self.primary.poll_event() {
             match event {
-                PrimaryEvent::NeedSnapshot { replica, slot } => self.give_snapshot(replica, slot),
+                PrimaryEvent::NeedSnapshot { replica, slot } => {
+                    // It comes again at once while the store is ahead of the log: another primary's work, of which this
+                    // node's table does not know yet.
+                    if answered.insert((replica, slot)) {
+                        self.give_snapshot(replica, slot);
+                    } else {
+                        self.snapshots_later.lock().insert((replica, slot));
+                    }
+                }
                 PrimaryEvent::Compare { replica, slot } => {
                     let guard = self.store.lock(slot);
                     self.primary.compare(replica, slot, guard.version(), guard.digest());

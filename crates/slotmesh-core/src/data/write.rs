@@ -49,7 +49,10 @@ impl DataPlane {
         if !self.primary.credit(slot) {
             return Err(DataError::Busy);
         }
-        self.make_room(slot)?;
+        // What frees memory is never refused for want of it.
+        if op.may_grow() {
+            self.make_room()?;
+        }
         let written = {
             let mut guard = self.store.lock(slot);
             // Roles change under this lock only: from here on it is stable.
@@ -72,13 +75,13 @@ impl DataPlane {
         self.primary.append(record).map_err(|_| DataError::Ambiguous)
     }
 
-    fn make_room(&self, _slot: Slot) -> Result<(), DataError> {
+    fn make_room(&self) -> Result<(), DataError> {
         let limit = self.store.budget_bytes() / 100 * (100 + OVERSHOOT_PERCENT);
-        if self.store.used_bytes() <= limit {
+        if self.store.pressure_bytes() <= limit {
             return Ok(());
         }
         self.evict_surplus();
-        if self.store.used_bytes() > limit { Err(DataError::Full) } else { Ok(()) }
+        if self.store.pressure_bytes() > limit { Err(DataError::Full) } else { Ok(()) }
     }
 }
 

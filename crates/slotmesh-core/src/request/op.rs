@@ -159,6 +159,26 @@ impl Op {
         }
     }
 
+    /// Whether it may leave more in memory than there was.
+    #[must_use]
+    pub const fn may_grow(&self) -> bool {
+        match self {
+            Self::Put { .. }
+            | Self::GetAndPut { .. }
+            | Self::Increment { .. }
+            | Self::Append { .. }
+            | Self::SetRange { .. } => true,
+            Self::Get { .. }
+            | Self::GetRange { .. }
+            | Self::Touch { .. }
+            | Self::Delete { .. }
+            | Self::GetAndDelete { .. }
+            | Self::Expire { .. }
+            | Self::GetAndExpire { .. }
+            | Self::Clear { .. } => false,
+        }
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub const fn is_read(&self) -> bool {
