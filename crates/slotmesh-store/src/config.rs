@@ -13,11 +13,19 @@ pub struct StoreConfig {
     pub value_bytes_max: usize,
     /// Longest key taken, in bytes; at most [`KEY_BYTES_LIMIT`], larger settings count as that.
     pub key_bytes_max: usize,
+    /// Memory that the caller's log of records has beside this budget: of large values that were removed and are still held, so much is
+    /// taken to be held by it.
+    pub log_bytes: usize,
 }
 
 impl Default for StoreConfig {
-    /// 256 MiB in all, values up to 8 MiB, keys up to 4 KiB.
+    /// 256 MiB in all, values up to 8 MiB, keys up to 4 KiB, no log.
     fn default() -> Self {
-        Self { budget_bytes: 256 << 20, value_bytes_max: 8 << 20, key_bytes_max: 4 << 10 }
+        Self {
+            budget_bytes: 256 << 20,
+            value_bytes_max: 8 << 20,
+            key_bytes_max: 4 << 10,
+            log_bytes: 0,
+        }
     }
 }

@@ -104,6 +104,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_log_holds_is_not_the_budget_s() {
+        let store = Store::new(StoreConfig { log_bytes: 60_000, ..StoreConfig::default() });
+        let slot = Slot::of_key(b"k");
+        let put = Put::new("k", vec![1; 100_000]);
+        let outcome = store.lock(slot).put(Epoch(1), put, NOW).unwrap();
+        drop(store.lock(slot).clear(Epoch(1), NOW).unwrap());
+        let _ = store.lock(slot).put(Epoch(1), Put::new("k", vec![1; 100_000]), NOW).unwrap();
+        let second = store.get(slot, b"k", NOW).unwrap();
+        let key = Bytes::from_static(b"k");
+        let _ = store.lock(slot).delete(Epoch(1), &key, Condition::Always, NOW).unwrap();
+        assert!((40_000..42_000).contains(&store.used_bytes()), "{}", store.used_bytes());
+        drop((outcome, second));
+    }
+
+    #[test]
     fn what_a_value_has_in_common_with_others_does_not_hold_it() {
         let buffer = Bytes::from(vec![1; 200_000]);
         let long_key = Bytes::from(vec![b'k'; 600]);

@@ -75,7 +75,7 @@ pub struct StoreStats {
     pub entry_bytes: usize,
     /// Of them: pages put aside for a [`SlotView`](crate::SlotView).
     pub view_bytes: usize,
-    /// Of them: large values that were removed while somebody still holds them.
+    /// Large values that were removed while somebody still holds them; beyond [`StoreConfig::log_bytes`] they are of those, too.
     pub retired_bytes: usize,
     /// Of them: entries that are never evicted, without the free room of their pages.
     pub state_bytes: usize,
@@ -133,11 +133,12 @@ impl Store {
 
     /// Memory that the entries take: pages with their free room, large values, what the system's allocator adds, the queue of
     /// newcomers and the fingerprints, pages put aside for a [`SlotView`](crate::SlotView), and large values that were removed
-    /// while somebody still holds them. What is taken whether there are entries or not is [`FIXED_BYTES`].
+    /// while somebody still holds them, but for [`StoreConfig::log_bytes`] of them. What is taken whether there are entries or not is [`FIXED_BYTES`].
     #[must_use]
     pub fn used_bytes(&self) -> usize {
         let views = self.totals.view_bytes.load(Ordering::Relaxed);
-        self.entry_bytes() + views + self.newcomers.bytes() + self.retired.bytes()
+        let retired = self.retired.bytes().saturating_sub(self.config.log_bytes);
+        self.entry_bytes() + views + self.newcomers.bytes() + retired
     }
 
     pub(crate) fn entry_bytes(&self) -> usize {

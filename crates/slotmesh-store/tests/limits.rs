@@ -18,7 +18,12 @@ fn slot() -> Slot {
 }
 
 fn store() -> Store {
-    let config = StoreConfig { budget_bytes: 940, value_bytes_max: 900, key_bytes_max: 50 };
+    let config = StoreConfig {
+        budget_bytes: 940,
+        value_bytes_max: 900,
+        key_bytes_max: 50,
+        ..StoreConfig::default()
+    };
     let store = Store::new(config);
     let _ = store.lock(slot()).put(EPOCH, Put::new("k", "v"), NOW).unwrap();
     store

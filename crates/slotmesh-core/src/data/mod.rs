@@ -61,8 +61,9 @@ pub struct DataConfig {
 
 impl Default for DataConfig {
     fn default() -> Self {
-        let (store, replication) = Default::default();
-        Self { store, replication, log_bytes: LOG_BYTES_MAX }
+        let log_bytes = LOG_BYTES_MAX;
+        let store = StoreConfig { log_bytes, ..StoreConfig::default() };
+        Self { store, replication: slotmesh_replication::Config::default(), log_bytes }
     }
 }
 
@@ -72,13 +73,13 @@ impl DataConfig {
     #[must_use]
     pub fn within(memory_bytes: usize, replicated: bool) -> Self {
         let log_bytes = match replicated {
-            true => (memory_bytes / 8).max(LOG_BYTES_MIN).min(memory_bytes / 2).min(LOG_BYTES_MAX),
+            true => (memory_bytes / 8).max(LOG_BYTES_MIN).min(memory_bytes / 4).min(LOG_BYTES_MAX),
             false => 0,
         };
         let rest = memory_bytes - log_bytes;
         // Of next to nothing entries get half.
         let budget_bytes = rest.saturating_sub(slotmesh_store::FIXED_BYTES).max(rest / 2);
-        let store = StoreConfig { budget_bytes, ..StoreConfig::default() };
+        let store = StoreConfig { budget_bytes, log_bytes, ..StoreConfig::default() };
         let mut replication = slotmesh_replication::Config::default();
         if replicated {
             // What waits for a link is read from the log again, so it has to be there still.
