@@ -260,9 +260,10 @@ async fn a_batch_without_a_majority_ends_in_time() {
     let began = Instant::now();
     let answers = survivor.execute_many(ops, call).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    // The survivor has a third of the slots, or half of them if it got some of the first that left before the second did.
+    // The survivor has a third of the slots, or half of them if it got some of the first that left before the second did; and it
+    // serves those only while its lease lasts.
     let failed = answers.iter().filter(|answer| answer.is_err()).count();
-    assert!((800..1_600).contains(&failed), "{failed}");
+    assert!(failed >= 800, "{failed}");
     let endless = CallOptions { timeout: Some(Duration::MAX), ..CallOptions::default() };
     let put = survivor.put("key", "1", PutOptions { call: endless, ..PutOptions::default() });
     assert!(tokio::time::timeout(Duration::from_millis(50), put).await.is_err(), "it waits");
