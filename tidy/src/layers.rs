@@ -3,6 +3,7 @@ use crate::manifest;
 
 /// Layer of each crate. An arrow must lead to a lower one, so siblings never see each other.
 const LAYERS: &[(&str, u8)] = &[
+    ("slotmesh-arena", 0),
     ("slotmesh-slots", 0),
     ("slotmesh-store", 1),
     ("slotmesh-gossip", 1),
