@@ -149,10 +149,11 @@ pub fn weighed(side: impl FnOnce(&str, u32) -> Box<dyn Side>) -> bool {
     true
 }
 
-/// Resident memory of this process; zero where there is no `/proc`.
+/// Resident memory of this process without what is mapped from files, such as the program itself, which is loaded as it is used;
+/// zero where there is no `/proc`.
 #[must_use]
 pub fn resident_bytes() -> i64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<i64>().ok());
-    pages.unwrap_or_default() * 4096
+    let pages = |field| statm.split(' ').nth(field).and_then(|pages| pages.parse::<i64>().ok());
+    (pages(1).unwrap_or_default() - pages(2).unwrap_or_default()) * 4096
 }

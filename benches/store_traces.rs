@@ -1,9 +1,11 @@
 //! Hit ratios of the store as a bounded cache on recorded traces, beside S3-FIFO and LRU of the same number of entries.
 //!
-//! `cargo bench -p slotmesh-benches --bench store_traces -- FOLDER`
+//! `cargo bench -p slotmesh-benches --bench store_traces -- FOLDER [--mixed]`
 //!
 //! Takes every file of the folder whose format its name tells: `*.lis.zst` (ARC), `*.trace.gz` (LIRS), `cache2k-*.xz`, `corda-*.gz`,
 //! `adapt_size-*.xz`, `*.oracleGeneral.bin`; zstd, xz and gzip unpack them.
+//!
+//! With `--mixed` the keys have sizes, from 1 to 64 and most of them small, and a cache has so many units as it else has entries.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use std::process::Command;
 
 use ahash::RandomState;
 use bytes::Bytes;
-use slotmesh_benches::median;
+use slotmesh_benches::spread;
 use slotmesh_slots::{Epoch, MonoTime, Slot};
 use slotmesh_store::{Put, Store, StoreConfig};
 
@@ -20,6 +22,7 @@ const SIZES: [usize; 5] = [10, 30, 100, 200, 400];
 const NOW: MonoTime = MonoTime::from_micros(1);
 
 fn main() {
+    let size = if std::env::args().any(|argument| argument == "--mixed") { mixed } else { |_| 1 };
     let folder = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let Some(folder) = folder.map(PathBuf::from) else {
         return println!("give it a folder of traces; the first lines of the source say which");
@@ -29,24 +32,33 @@ fn main() {
     paths.sort();
     println!(
         "{:>34} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}",
-        "trace", "requests", "entries", "LRU %", "S3-FIFO", "store", "points"
+        "trace", "requests", "entries", "store %", "S3-FIFO", "LRU", "points"
     );
     let mut differences = Vec::new();
     for path in paths {
         if let Some(keys) = read(&path) {
-            differences.extend(replay(&path, &keys));
+            differences.extend(replay(&path, &keys, size));
         }
     }
     assert!(!differences.is_empty(), "no trace in {}", folder.display());
-    let least = differences.iter().copied().fold(f64::INFINITY, f64::min);
+    let [worst, middle, best] = spread(&differences);
     let mean = differences.iter().sum::<f64>() / differences.len() as f64;
     println!(
-        "store less S3-FIFO, in points: mean {mean:+.2}, median {:+.2}, least {least:+.2}",
-        median(&differences)
+        "store less S3-FIFO, in points: mean {mean:+.2}, median {middle:+.2}, worst {worst:+.2}, best {best:+.2}, {} cells",
+        differences.len()
     );
 }
 
-fn replay(path: &Path, keys: &[u64]) -> Vec<f64> {
+/// What a key takes of a cache's capacity.
+type Size = fn(u64) -> usize;
+
+/// Half of the keys have size 1, a quarter 2 and so on.
+fn mixed(key: u64) -> usize {
+    let hash = RandomState::with_seeds(5, 6, 7, 8).hash_one(key);
+    1 << hash.trailing_zeros().min(6)
+}
+
+fn replay(path: &Path, keys: &[u64], size: Size) -> Vec<f64> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let different = keys.iter().collect::<HashSet<_, RandomState>>().len();
     let sizes = SIZES.iter().map(|per_mille| different * per_mille / 1000);
@@ -54,11 +66,11 @@ fn replay(path: &Path, keys: &[u64]) -> Vec<f64> {
         .filter(|&entries| entries >= 100)
         .map(|entries| {
             let percent = |hits: usize| hits as f64 * 100.0 / keys.len() as f64;
-            let lru = percent(Lru::new(entries).hits(keys));
-            let s3 = percent(S3Fifo::new(entries).hits(keys));
-            let ours = percent(hits(entries, keys));
+            let lru = percent(Lru::new(entries, size).hits(keys));
+            let s3 = percent(S3Fifo::new(entries, size).hits(keys));
+            let ours = percent(hits((entries, size), keys));
             println!(
-                "{name:>34} {:>9} {entries:>8} {lru:>8.2} {s3:>8.2} {ours:>8.2} {:>+8.2}",
+                "{name:>34} {:>9} {entries:>8} {ours:>8.2} {s3:>8.2} {lru:>8.2} {:>+8.2}",
                 keys.len(),
                 ours - s3
             );
@@ -67,12 +79,12 @@ fn replay(path: &Path, keys: &[u64]) -> Vec<f64> {
         .collect()
 }
 
-/// Hits of the store, which is kept at so many entries as its caller keeps it below the budget.
-fn hits(entries: usize, keys: &[u64]) -> usize {
+/// Hits of the store, which is kept at its capacity as its caller keeps it below the budget.
+fn hits((capacity, size): (usize, Size), keys: &[u64]) -> usize {
     let store = Store::new(StoreConfig::default());
-    let mut hits = 0;
-    for key in keys {
-        let key = key.to_be_bytes();
+    let (mut hits, mut used) = (0, 0);
+    for &number in keys {
+        let key = number.to_be_bytes();
         let slot = Slot::of_key(&key);
         if store.get(slot, &key, NOW).is_some() {
             hits += 1;
@@ -80,9 +92,11 @@ fn hits(entries: usize, keys: &[u64]) -> usize {
         }
         let put = Put::new(Bytes::copy_from_slice(&key), Bytes::new());
         let _ = store.lock(slot).put(Epoch(1), put, NOW).expect("a small entry");
-        while store.len() > entries {
+        used += size(number);
+        while used > capacity {
             let (slot, key) = store.victim(&|_| true, NOW).expect("there are entries");
             store.lock(slot).evict(Epoch(1), &key, NOW).expect("it was named just now");
+            used -= size(u64::from_be_bytes(key[..].try_into().expect("eight bytes")));
         }
     }
     hits
@@ -90,24 +104,31 @@ fn hits(entries: usize, keys: &[u64]) -> usize {
 
 struct Lru {
     capacity: usize,
+    size: Size,
+    taken: usize,
     used: HashMap<u64, usize, RandomState>,
     order: VecDeque<(u64, usize)>,
 }
 
 impl Lru {
-    fn new(capacity: usize) -> Self {
-        Self { capacity, used: HashMap::default(), order: VecDeque::new() }
+    fn new(capacity: usize, size: Size) -> Self {
+        Self { capacity, size, taken: 0, used: HashMap::default(), order: VecDeque::new() }
     }
 
     fn hits(mut self, keys: &[u64]) -> usize {
         let mut hits = 0;
         for (time, &key) in keys.iter().enumerate() {
-            hits += usize::from(self.used.insert(key, time).is_some());
+            if self.used.insert(key, time).is_some() {
+                hits += 1;
+            } else {
+                self.taken += (self.size)(key);
+            }
             self.order.push_back((key, time));
-            while self.used.len() > self.capacity {
+            while self.taken > self.capacity {
                 let (key, time) = self.order.pop_front().expect("every key is in it");
                 if self.used.get(&key) == Some(&time) {
                     self.used.remove(&key);
+                    self.taken -= (self.size)(key);
                 }
             }
         }
@@ -120,27 +141,55 @@ impl Lru {
 struct S3Fifo {
     small_max: usize,
     main_max: usize,
-    small: VecDeque<u64>,
-    main: VecDeque<u64>,
-    ghosts: VecDeque<u64>,
+    size: Size,
+    small: Queue,
+    main: Queue,
+    /// With the time of eviction: one that came back and went again is there twice.
+    ghosts: VecDeque<(u64, u64)>,
+    /// Of those that have not come back.
+    ghosts_taken: usize,
+    evictions: u64,
     known: HashMap<u64, Known, RandomState>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
     Cached(u8),
-    Ghost,
+    Ghost(u64),
+}
+
+/// A queue with the sum of its keys' sizes.
+#[derive(Default)]
+struct Queue {
+    keys: VecDeque<u64>,
+    taken: usize,
+}
+
+impl Queue {
+    fn push(&mut self, key: u64, size: Size) {
+        self.keys.push_back(key);
+        self.taken += size(key);
+    }
+
+    fn pop(&mut self, size: Size) -> Option<u64> {
+        let key = self.keys.pop_front()?;
+        self.taken -= size(key);
+        Some(key)
+    }
 }
 
 impl S3Fifo {
-    fn new(capacity: usize) -> Self {
+    fn new(capacity: usize, size: Size) -> Self {
         let small_max = (capacity / 10).max(1);
         Self {
             small_max,
             main_max: capacity - small_max,
-            small: VecDeque::new(),
-            main: VecDeque::new(),
+            size,
+            small: Queue::default(),
+            main: Queue::default(),
             ghosts: VecDeque::new(),
+            ghosts_taken: 0,
+            evictions: 0,
             known: HashMap::default(),
         }
     }
@@ -154,53 +203,62 @@ impl S3Fifo {
             *uses = (*uses + 1).min(3);
             return true;
         }
-        while self.small.len() + self.main.len() >= self.small_max + self.main_max {
-            if self.small.len() >= self.small_max { self.evict_small() } else { self.evict_main() }
+        let size = (self.size)(key);
+        while self.small.taken + self.main.taken + size > self.small_max + self.main_max {
+            if self.small.taken >= self.small_max { self.evict_small() } else { self.evict_main() }
         }
-        if self.known.insert(key, Known::Cached(0)) == Some(Known::Ghost) {
-            self.main.push_back(key);
+        if let Some(Known::Ghost(_)) = self.known.insert(key, Known::Cached(0)) {
+            self.ghosts_taken -= size;
+            self.main.push(key, self.size);
         } else {
-            self.small.push_back(key);
+            self.small.push(key, self.size);
         }
         false
     }
 
     fn evict_small(&mut self) {
-        while let Some(key) = self.small.pop_front() {
+        while let Some(key) = self.small.pop(self.size) {
             if let Some(Known::Cached(uses)) = self.known.get_mut(&key)
                 && *uses > 1
             {
                 *uses = 0;
-                self.main.push_back(key);
-                if self.main.len() > self.main_max {
+                self.main.push(key, self.size);
+                while self.main.taken > self.main_max {
                     self.evict_main();
                 }
                 continue;
             }
-            self.known.insert(key, Known::Ghost);
-            self.ghosts.push_back(key);
-            while self.ghosts.len() > self.main_max {
-                let oldest = self.ghosts.pop_front().expect("it is not empty");
-                if self.known.get(&oldest) == Some(&Known::Ghost) {
-                    self.known.remove(&oldest);
-                }
+            return self.remember(key);
+        }
+    }
+
+    fn remember(&mut self, key: u64) {
+        self.evictions += 1;
+        self.known.insert(key, Known::Ghost(self.evictions));
+        self.ghosts.push_back((key, self.evictions));
+        self.ghosts_taken += (self.size)(key);
+        while self.ghosts_taken > self.main_max {
+            let (oldest, time) = self.ghosts.pop_front().expect("it is not empty");
+            if self.known.get(&oldest) == Some(&Known::Ghost(time)) {
+                self.known.remove(&oldest);
+                self.ghosts_taken -= (self.size)(oldest);
             }
-            return;
         }
     }
 
     fn evict_main(&mut self) {
-        while let Some(key) = self.main.pop_front() {
-            if let Some(Known::Cached(uses)) = self.known.get_mut(&key)
-                && *uses > 0
-            {
-                *uses -= 1;
-                self.main.push_back(key);
-                continue;
-            }
-            self.known.remove(&key);
-            return;
+        let Some(mut key) = self.main.pop(self.size) else {
+            // A large key may need more than the main queue has.
+            return self.evict_small();
+        };
+        while let Some(Known::Cached(uses)) = self.known.get_mut(&key)
+            && *uses > 0
+        {
+            *uses -= 1;
+            self.main.push(key, self.size);
+            key = self.main.pop(self.size).expect("one was pushed");
         }
+        self.known.remove(&key);
     }
 }
 

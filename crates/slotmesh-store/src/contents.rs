@@ -1,10 +1,11 @@
-use ahash::RandomState;
 use slotmesh_slots::{Class, Epoch, MonoTime, Seq, Version};
 
-use crate::blob::Blob;
+use crate::blob::{Blob, INLINE_BYTES_MAX};
 use crate::digest;
-use crate::entry::{NEVER, NewEntry, STATE_UNIT, Stored};
+use crate::entry::{NEVER, NewEntry, NewValue, STATE_UNIT, Stored};
 use crate::expiry::Sweep;
+use crate::history::Standing;
+use crate::home::Home;
 use crate::pages::{Pages, Place, position};
 use crate::view::Views;
 
@@ -61,7 +62,24 @@ impl SlotContents {
     /// See [`SlotGuard::digest`](crate::SlotGuard::digest).
     #[must_use]
     pub fn digest(&self) -> u128 {
-        self.digest.get()
+        self.digest.get().unwrap_or_else(|| self.counted_digest())
+    }
+
+    /// The digest, counted anew.
+    pub(crate) fn counted_digest(&self) -> u128 {
+        let digests = self.pages.iter().map(|entry| entry.digest(digest::key_hash(entry.key())));
+        digests.fold(0, u128::wrapping_add)
+    }
+
+    /// Empty contents, whose digest is counted when somebody asks.
+    #[inline]
+    pub(crate) fn uncounted() -> Self {
+        Self { digest: digest::Sum::UNKNOWN, ..Self::default() }
+    }
+
+    /// Keeps the digest from now on.
+    pub(crate) fn count_digest(&mut self) {
+        self.digest = digest::Sum::new(self.digest());
     }
 
     /// Empty contents with a history.
@@ -75,13 +93,58 @@ impl SlotContents {
     }
 
     /// Gives the next mutation its version.
+    #[inline]
     pub(crate) fn advance(&mut self, epoch: Epoch) -> Version {
         if self.version == Version::default() {
             self.last_delete = Version::new(epoch, Seq(0));
         }
-        // A history that honestly counted this far would have taken centuries; a forged one must not panic.
-        self.version = Version::new(epoch, Seq(self.version.seq.0.saturating_add(1)));
+        self.version = self.next_version(epoch);
         self.version
+    }
+
+    #[inline]
+    fn next_version(&self, epoch: Epoch) -> Version {
+        // A history that honestly counted this far would have taken centuries; a forged one must not panic.
+        Version::new(epoch, Seq(self.version.seq.0.saturating_add(1)))
+    }
+
+    /// Replaces a value by one of the same size in its page: the usual write to a key that is there, after which nothing has to be
+    /// counted anew. `None` when it is another case; nothing changed then.
+    #[inline]
+    pub(crate) fn overwrite(
+        &mut self,
+        epoch: Epoch,
+        place: Place,
+        (key, value): (&[u8], &[u8]),
+        Standing { deadline, class, .. }: Standing,
+    ) -> Option<()> {
+        if self.views.is_some() || class != Class::Cache {
+            return None;
+        }
+        let version = self.next_version(epoch);
+        let entry = self.pages.entry_bytes_mut(place)?;
+        let old = Stored::new(entry, None);
+        if old.is_blob()
+            || old.class() != Class::Cache
+            || key.len() + value.len() > INLINE_BYTES_MAX
+        {
+            return None;
+        }
+        // The write counts as a use.
+        let usage = old.usage().touched();
+        let new = NewEntry { key, value: NewValue::Inline(value), version, deadline, usage, class };
+        let size = new.size();
+        if old.size() != size {
+            return None;
+        }
+        self.digest.change(|| {
+            let key_hash = digest::key_hash(key);
+            (old.digest(key_hash), new.digest(key_hash))
+        });
+        new.write(&mut entry[..size], &mut None);
+        self.sweep.note(deadline);
+        self.advance(epoch);
+        Some(())
     }
 
     /// Adds the entry or replaces the one with its key, which is at the place; the old one's blob, if it had one.
@@ -90,44 +153,43 @@ impl SlotContents {
         &mut self,
         (hash, place): (u64, Option<Place>),
         mut new: NewEntry<'_>,
-        hasher: &RandomState,
+        home: Home<'_>,
     ) -> Option<Blob> {
-        self.keep_for_views(hash);
-        let key_hash = digest::key_hash(new.key);
+        self.keep_for_views(hash, home);
         self.sweep.note(new.deadline);
-        self.digest.add(new.digest(key_hash));
+        let old = place.and_then(|place| self.pages.at(place));
+        self.digest.change(|| {
+            let key_hash = digest::key_hash(new.key);
+            (old.map_or(0, |old| old.digest(key_hash)), new.digest(key_hash))
+        });
+        // The write counts as a use.
+        if let Some(old) = old
+            && new.class == Class::Cache
+        {
+            new.usage = old.usage().touched();
+        }
         match place {
-            Some(place) => {
-                if let Some(old) = self.pages.at(place) {
-                    self.digest.subtract(old.digest(key_hash));
-                    // The write counts as a use.
-                    if new.class == Class::Cache {
-                        new.usage = old.usage().touched();
-                    }
-                }
-                self.pages.replace(place, hash, new, hasher)
-            }
+            Some(place) => self.pages.replace(place, hash, new, home),
             None => {
-                self.pages.insert(hash, new, hasher);
+                self.pages.insert(hash, new, home);
                 None
             }
         }
     }
 
     /// Takes the entry out; its blob, if it had one.
-    pub(crate) fn remove(&mut self, hash: u64, key: &[u8]) -> Option<Blob> {
+    pub(crate) fn remove(&mut self, hash: u64, key: &[u8], home: Home<'_>) -> Option<Blob> {
         let place = self.pages.place(hash, key)?;
-        if let Some(old) = self.pages.at(place) {
-            self.digest.subtract(old.digest(digest::key_hash(key)));
-        }
-        self.keep_for_views(hash);
-        let blob = self.pages.remove(place);
+        let old = self.pages.at(place);
+        self.digest.change(|| (old.map_or(0, |old| old.digest(digest::key_hash(key))), 0));
+        self.keep_for_views(hash, home);
+        let blob = self.pages.remove(place, home);
         if self.is_empty() {
             self.sweep = Sweep::default();
             drop(self.take_pages());
         } else if self.views.is_none() {
             // Else pages that a view has yet to read have to keep their bounds.
-            self.pages.merge(position(hash));
+            self.pages.merge(position(hash), home);
         }
         blob
     }
@@ -138,11 +200,11 @@ impl SlotContents {
         hash: u64,
         key: &[u8],
         deadline: MonoTime,
-        hasher: &RandomState,
+        home: Home<'_>,
     ) {
         if let Some(place) = self.pages.place(hash, key) {
-            self.keep_for_views(hash);
-            self.pages.set_deadline(place, hash, deadline, hasher);
+            self.keep_for_views(hash, home);
+            self.pages.set_deadline(place, hash, deadline, home);
             self.sweep.note(deadline);
         }
     }
@@ -165,20 +227,19 @@ impl SlotContents {
     }
 
     /// Called before what belongs to a key with this hash changes.
-    fn keep_for_views(&mut self, hash: u64) {
+    fn keep_for_views(&mut self, hash: u64, home: Home<'_>) {
         if let Some(views) = &mut self.views
-            && !views.keep(&self.pages, hash)
+            && !views.keep(&self.pages, hash, home)
         {
             self.views = None;
         }
     }
 
     /// Recounts what is kept incrementally and names the first difference.
-    pub(crate) fn check(&self, hasher: &RandomState) -> Result<(), &'static str> {
-        self.pages.check(hasher)?;
-        let (mut digest, mut earliest) = (0_u128, NEVER);
+    pub(crate) fn check(&self, home: Home<'_>) -> Result<(), &'static str> {
+        self.pages.check(home)?;
+        let mut earliest = NEVER;
         for stored in self.pages.iter() {
-            digest = digest.wrapping_add(stored.digest(digest::key_hash(stored.key())));
             earliest = earliest.min(stored.expires_at());
             if !stored.is_intact() {
                 return Err("value does not match its hash");
@@ -187,7 +248,7 @@ impl SlotContents {
                 return Err("entry is newer than its slot");
             }
         }
-        if digest != self.digest.get() {
+        if self.digest.get().is_some_and(|digest| digest != self.counted_digest()) {
             return Err("digest is wrong");
         }
         if self.last_delete > self.version {

@@ -25,26 +25,35 @@ pub(crate) fn entry_digest(key_hash: u128, value_hash: u64, version: Version) ->
     u128::from(low) << 64 | u128::from(folded(second ^ PATTERN[3], first ^ epoch))
 }
 
-/// A slot's digest. Two halves, so that it needs no more alignment than its neighbours.
+/// A slot's digest as far as it is kept. Two halves, so that it needs no more alignment than its neighbours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sum([u64; 2]);
 
+/// A sum that happens to be this is only counted anew.
+const UNKNOWN: u128 = u128::MAX;
+
 impl Sum {
-    pub(crate) fn get(self) -> u128 {
+    /// Of a slot with few entries: it is counted when somebody asks.
+    pub(crate) const UNKNOWN: Self = Self::new(UNKNOWN);
+
+    pub(crate) const fn new(sum: u128) -> Self {
+        Self([sum as u64, (sum >> 64) as u64])
+    }
+
+    #[inline]
+    pub(crate) fn get(self) -> Option<u128> {
         let [low, high] = self.0;
-        u128::from(high) << 64 | u128::from(low)
+        let sum = u128::from(high) << 64 | u128::from(low);
+        (sum != UNKNOWN).then_some(sum)
     }
 
-    fn set(&mut self, sum: u128) {
-        self.0 = [sum as u64, (sum >> 64) as u64];
-    }
-
-    pub(crate) fn add(&mut self, entry: u128) {
-        self.set(self.get().wrapping_add(entry));
-    }
-
-    pub(crate) fn subtract(&mut self, entry: u128) {
-        self.set(self.get().wrapping_sub(entry));
+    /// Subtracts one entry's digest and adds another's, if there is a sum.
+    #[inline]
+    pub(crate) fn change(&mut self, entries: impl FnOnce() -> (u128, u128)) {
+        if let Some(sum) = self.get() {
+            let (less, more) = entries();
+            *self = Self::new(sum.wrapping_sub(less).wrapping_add(more));
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 use crate::entry::Stored;
 use crate::footprint::allocated;
+use crate::home::Home;
 use crate::page::Page;
 
 /// A page that would grow beyond this is split. Larger ones make each split longer, smaller ones cost more in headers.
@@ -118,7 +119,7 @@ impl Directory {
     }
 
     /// Splits the page of a position by one more bit of its entries' positions.
-    pub(crate) fn split(&mut self, position: u32, of: impl Fn(&Stored<'_>) -> u32) {
+    pub(crate) fn split(&mut self, position: u32, home: Home<'_>) {
         let number = self.number(position);
         let depth = u32::from(self.depths[number]);
         if depth == self.depth {
@@ -126,7 +127,9 @@ impl Directory {
             self.depth += 1;
         }
         let bit = 1 << (u32::BITS - depth - 1);
-        let upper = self.change(position, |page| page.split_off(|stored| of(stored) & bit != 0));
+        let sites = (home.site(position & !bit), home.site(position | bit));
+        let goes = |stored: &Stored<'_>| crate::pages::position(home.hash(stored.key())) & bit != 0;
+        let upper = self.change(position, |page| page.split_off(sites, goes));
         let range = self.range(position | bit, depth + 1);
         self.index[range].fill(self.pages.len() as u32);
         self.depths[number] += 1;
@@ -136,11 +139,11 @@ impl Directory {
     }
 
     /// Joins the page of a position with its neighbour, again and again while both are small.
-    pub(crate) fn merge(&mut self, position: u32) {
+    pub(crate) fn merge(&mut self, position: u32, home: Home<'_>) {
         while let Some(sibling) = self.small_sibling(position) {
             let gone = std::mem::take(&mut self.pages[sibling]);
             self.sum.subtract(&gone);
-            self.change(position, |page| page.absorb(gone));
+            self.change(position, |page| page.absorb(gone, home.site(position)));
             let number = self.number(position);
             self.depths[number] -= 1;
             let range = self.range(position, u32::from(self.depths[number]));

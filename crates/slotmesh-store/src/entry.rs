@@ -1,9 +1,11 @@
 use bytes::Bytes;
 use slotmesh_slots::{Class, Epoch, MonoTime, Seq, Version};
 
-use crate::blob::{Blob, Blobs};
+use crate::blob::{Blob, BlobRef};
+use crate::blobs::Blobs;
 use crate::block;
 use crate::digest;
+use crate::home::Home;
 use crate::page::INDEX_BYTES;
 
 /// A value as read: a handle to its bytes.
@@ -108,10 +110,10 @@ impl<'a> Stored<'a> {
         &self.bytes[..self.size()]
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn key(&self) -> &'a [u8] {
         if self.flags() & HAS_BLOB != 0
-            && let Some(key) = self.blob().and_then(Blob::key)
+            && let Some(key) = self.blob().and_then(BlobRef::key)
         {
             return key;
         }
@@ -147,12 +149,13 @@ impl<'a> Stored<'a> {
 
     #[inline]
     pub(crate) fn entry(&self) -> Entry {
-        Entry {
-            value: self.value(),
-            version: self.version(),
-            deadline: self.deadline(),
-            class: self.class(),
-        }
+        self.entry_with(self.value())
+    }
+
+    /// With the value as it was read.
+    #[inline]
+    pub(crate) fn entry_with(&self, value: Bytes) -> Entry {
+        Entry { value, version: self.version(), deadline: self.deadline(), class: self.class() }
     }
 
     #[inline]
@@ -161,8 +164,9 @@ impl<'a> Stored<'a> {
             let epoch = self.number::<{ FULL.epoch }>(FULL.epoch_at());
             (epoch, self.number::<{ FULL.seq }>(FULL.seq_at()))
         } else {
-            let epoch = self.number::<{ SHORT.epoch }>(SHORT.epoch_at());
-            (epoch, self.number::<{ SHORT.seq }>(SHORT.seq_at()))
+            // Both in one word, with the byte before them.
+            let word = self.number::<8>(SHORT.epoch_at() - 1);
+            (word >> 8 & 0xffff, word >> 24)
         };
         Version::new(Epoch(epoch as u32), Seq(seq))
     }
@@ -209,7 +213,7 @@ impl<'a> Stored<'a> {
         match self.class() {
             Class::Cache => 0,
             Class::State => {
-                let blob = self.blob().map_or(0, Blob::footprint);
+                let blob = self.blob().map_or(0, BlobRef::footprint);
                 // With what its page has for it beside: a line of index, and an eighth that may be unused.
                 let bytes = self.size() + INDEX_BYTES + blob;
                 (bytes + bytes / 8).div_ceil(STATE_UNIT) as u32
@@ -236,6 +240,12 @@ impl<'a> Stored<'a> {
         self.blob().is_none_or(|blob| digest::value_hash(blob.value_bytes()) == blob.value_hash())
     }
 
+    /// Whether the value is a blob, which the page is not needed to tell.
+    #[inline]
+    pub(crate) fn is_blob(&self) -> bool {
+        self.flags() & HAS_BLOB != 0
+    }
+
     /// Where the blob is, if the value is one.
     #[inline]
     pub(crate) fn blob_place(&self) -> Option<u32> {
@@ -244,44 +254,44 @@ impl<'a> Stored<'a> {
     }
 
     #[inline]
-    fn blob(&self) -> Option<&'a Blob> {
+    fn blob(&self) -> Option<BlobRef<'a>> {
         self.blobs?.get(self.blob_place()?)
     }
 
-    #[inline]
+    #[inline(always)]
     fn in_page(&self) -> &'a [u8] {
         let start = self.key_start() + self.key_len();
         &self.bytes[start..start + self.value_len()]
     }
 
-    #[inline]
+    #[inline(always)]
     fn flags(&self) -> u8 {
         self.bytes[0]
     }
 
-    #[inline]
+    #[inline(always)]
     fn key_start(&self) -> usize {
         head_bytes(self.flags())
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_long(&self) -> bool {
         self.flags() & LONG != 0
     }
 
-    #[inline]
+    #[inline(always)]
     fn key_len(&self) -> usize {
         if self.is_long() { self.number::<{ FULL.len }>(1) as usize } else { self.bytes[1].into() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn value_len(&self) -> usize {
         const AT: usize = 1 + FULL.len;
         if self.is_long() { self.number::<{ FULL.len }>(AT) as usize } else { self.bytes[2].into() }
     }
 
     /// A number of so many bytes, which are known when this is compiled: a copy of any length would be a call.
-    #[inline]
+    #[inline(always)]
     fn number<const BYTES: usize>(&self, at: usize) -> u64 {
         let bytes = self.bytes[at..].first_chunk::<BYTES>();
         let mut number = [0; 8];
@@ -344,7 +354,7 @@ pub(crate) fn set_deadline(entry: &mut [u8], deadline: MonoTime) -> bool {
 }
 
 /// Bytes before the key.
-#[inline]
+#[inline(always)]
 fn head_bytes(flags: u8) -> usize {
     let layout = Layout::of(flags);
     layout.deadline_at() + if flags & HAS_DEADLINE != 0 { layout.deadline } else { 0 }
@@ -357,7 +367,28 @@ pub(crate) fn set_blob_place(entry: &mut [u8], place: u32) {
     entry[start..start + PLACE_BYTES].copy_from_slice(&place.to_le_bytes());
 }
 
-/// The head of an entry as it is written, number by number.
+/// A short head with a deadline is one number of 128 bits.
+const _: () = assert!(SHORT.deadline_at() + SHORT.deadline == 16);
+
+/// Writes a short head. Without a deadline it is shorter by that, and what is written in its place is written over by what follows.
+#[inline]
+fn write_short(
+    out: &mut [u8],
+    flags: u8,
+    lens: (usize, usize),
+    (epoch, seq, deadline): (u32, u64, u64),
+) {
+    let lens = lens.0 as u64 | (lens.1 as u64) << 8;
+    let low = u64::from(flags) | lens << 8 | u64::from(epoch) << 24 | seq << 40;
+    let high = seq >> 24 | deadline << 16;
+    let bytes = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
+    match out.first_chunk_mut() {
+        Some(place) => *place = bytes,
+        None => out.copy_from_slice(&bytes[..out.len()]),
+    }
+}
+
+/// A full head as it is written, number by number.
 struct Head<'a> {
     out: &'a mut [u8],
     at: usize,
@@ -394,12 +425,13 @@ pub(crate) enum NewValue<'a> {
 impl<'a> NewEntry<'a> {
     /// A new entry; makes the blob that it needs.
     pub(crate) fn new(
-        key: &'a [u8],
-        value: &'a Bytes,
+        (home, hash): (Home<'_>, u64),
+        (key, value): (&'a [u8], &'a Bytes),
         version: Version,
         deadline: MonoTime,
     ) -> Self {
-        let value = Blob::of(key, value).map_or(NewValue::Inline(value), NewValue::Blob);
+        let blob = Blob::of((home, hash), key, value);
+        let value = blob.map_or(NewValue::Inline(value), NewValue::Blob);
         let (usage, class) = Default::default();
         Self { key, value, version, deadline, usage, class }
     }
@@ -408,7 +440,7 @@ impl<'a> NewEntry<'a> {
     pub(crate) fn digest(&self, key_hash: u128) -> u128 {
         let value_hash = match &self.value {
             NewValue::Inline(value) => digest::value_hash(value),
-            NewValue::Blob(blob) => blob.value_hash(),
+            NewValue::Blob(blob) => blob.as_ref().value_hash(),
         };
         digest::entry_digest(key_hash, value_hash, self.version)
     }
@@ -453,27 +485,22 @@ impl<'a> NewEntry<'a> {
                 &place
             }
         };
-        let lens = (key.len() as u64, value.len() as u64);
-        let mut head = Head { out, at: 0 };
-        head.number::<1>(flags.into());
-        if flags & LONG != 0 {
-            head.number::<{ FULL.len }>(lens.0);
-            head.number::<{ FULL.len }>(lens.1);
-            head.number::<{ FULL.epoch }>(self.version.epoch.0.into());
-            head.number::<{ FULL.seq }>(self.version.seq.0);
+        let (lens, Version { epoch, seq }) = ((key.len(), value.len()), self.version);
+        let deadline = self.deadline.as_micros();
+        if flags & LONG == 0 {
+            write_short(out, flags, lens, (epoch.0, seq.0, deadline));
         } else {
-            head.number::<{ SHORT.len }>(lens.0);
-            head.number::<{ SHORT.len }>(lens.1);
-            head.number::<{ SHORT.epoch }>(self.version.epoch.0.into());
-            head.number::<{ SHORT.seq }>(self.version.seq.0);
+            let mut head = Head { out, at: 0 };
+            head.number::<1>(flags.into());
+            head.number::<{ FULL.len }>(lens.0 as u64);
+            head.number::<{ FULL.len }>(lens.1 as u64);
+            head.number::<{ FULL.epoch }>(epoch.0.into());
+            head.number::<{ FULL.seq }>(seq.0);
+            if flags & HAS_DEADLINE != 0 {
+                head.number::<{ FULL.deadline }>(deadline);
+            }
         }
-        match self.deadline.as_micros() {
-            _ if self.deadline == NEVER => {}
-            micros if flags & LONG != 0 => head.number::<{ FULL.deadline }>(micros),
-            micros => head.number::<{ SHORT.deadline }>(micros),
-        }
-        let Head { out, at } = head;
-        let rest = &mut out[at..];
+        let rest = &mut out[head_bytes(flags)..];
         rest[..key.len()].copy_from_slice(key);
         rest[key.len()..].copy_from_slice(value);
     }
@@ -481,7 +508,7 @@ impl<'a> NewEntry<'a> {
     /// The key, unless the blob has it.
     fn key_in_page(&self) -> &'a [u8] {
         match &self.value {
-            NewValue::Blob(blob) if blob.key().is_some() => &[],
+            NewValue::Blob(blob) if blob.as_ref().key().is_some() => &[],
             _ => self.key,
         }
     }
@@ -491,13 +518,15 @@ impl<'a> NewEntry<'a> {
 mod tests {
     use super::*;
     use crate::blob::INLINE_BYTES_MAX;
+    use crate::home::TestHome;
 
     const SEQ_MAX: u64 = (1 << 40) - 1;
 
     fn check(key_len: usize, value_len: usize, ((epoch, seq), deadline): ((u32, u64), MonoTime)) {
         let (key, value) = (vec![b'k'; key_len], Bytes::from(vec![b'v'; value_len]));
         let version = Version::new(Epoch(epoch), Seq(seq));
-        let new = NewEntry::new(&key, &value, version, deadline);
+        let home = TestHome::new();
+        let new = NewEntry::new((home.get(), 0), (&key, &value), version, deadline);
         let (size, mut blobs) = (new.size(), None);
         // What follows in the page is not the entry's.
         let mut page = vec![0xee; size + 3];
@@ -544,7 +573,9 @@ mod tests {
             (soon, far, false),
             (far, soon, true),
         ] {
-            let new = NewEntry::new(b"k", &value, Version::default(), before);
+            let home = TestHome::new();
+            let entry = (&b"k"[..], &value);
+            let new = NewEntry::new((home.get(), 0), entry, Version::default(), before);
             let mut page = vec![0; new.size()];
             new.write(&mut page, &mut None);
             assert_eq!(set_deadline(&mut page, after), in_place);

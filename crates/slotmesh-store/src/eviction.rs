@@ -5,8 +5,9 @@ use slotmesh_slots::{Class, MonoTime, Slot};
 
 use crate::contents::SlotContents;
 use crate::entry::Usage;
+use crate::newcomers::{Admission, Newcomer};
 use crate::page::Page;
-use crate::pages::position;
+use crate::pages::{Pages, position};
 use crate::store::Store;
 
 /// Entries that one call of [`Store::victim`] passes before it settles for the least used one seen: about 20 us.
@@ -15,6 +16,10 @@ const ENTRIES_MAX: usize = 1024;
 const PROMOTING_USES: u8 = 2;
 /// Newcomers that one call looks at.
 const NEWCOMERS_MAX: usize = 256;
+/// Pages that one newcomer is looked for in. It is one unless a slot holds GiB, and this many are enough for 16 GiB.
+const PAGES_MAX: usize = 8;
+/// Stands for the frequency of an entry in the queue of newcomers: the hand names it only if there is nothing else.
+const YOUNG: u8 = u8::MAX;
 /// Slots in which one call looks for an expired entry first: 1 KiB of deadlines.
 const EXPIRED_SLOTS: usize = 128;
 /// Times the hand goes round a nearly empty store: an entry of the highest frequency is cold after three passes.
@@ -104,10 +109,8 @@ impl Walk {
             return false;
         }
         if stored.is_young() {
-            // In the queue of newcomers, or dropped out of it when that was full: then the next pass may take it. It goes
-            // now only if there is nothing else.
-            self.suggest(u8::MAX, slot, stored.key());
-            page.grow_up(at);
+            // It waits in the queue of newcomers, which is a turn of its own.
+            self.suggest(YOUNG, slot, stored.key());
             return false;
         }
         let frequency = stored.frequency();
@@ -120,10 +123,6 @@ impl Walk {
         if self.best.as_ref().is_none_or(|(least, ..)| frequency < *least) {
             self.best = Some((frequency, slot, Bytes::copy_from_slice(key)));
         }
-    }
-
-    fn victim(self) -> Option<(Slot, Bytes)> {
-        self.best.map(|(_, slot, key)| (slot, key))
     }
 }
 
@@ -147,16 +146,26 @@ impl Store {
         {
             return Some(found);
         }
-        self.passed_by_hand(may_evict, now).or_else(|| self.unused_newcomer(may_evict, now))
+        let (frequency, slot, key) = self.passed_by_hand(may_evict, now)?;
+        if frequency == YOUNG
+            && let Some(found) = self.unused_newcomer(may_evict, now)
+        {
+            return Some(found);
+        }
+        Some((slot, key))
     }
 
     /// How a new entry begins.
     pub(crate) fn admit(&self, slot: Slot, hash: u64) -> Usage {
-        if self.newcomers.admit(slot, hash, self.len()) {
-            return Usage::YOUNG;
+        match self.newcomers.admit(slot, hash, self.len()) {
+            Admission::Queues => Usage::YOUNG,
+            Admission::Returns if self.hand.is_near(slot, position(hash)) => {
+                Usage::default().touched()
+            }
+            // While a store fills, all are newcomers. Those that find the queue full go when the hand first comes by, if they
+            // were not used until then.
+            Admission::Returns | Admission::Crowded => Usage::default(),
         }
-        let near = self.hand.is_near(slot, position(hash));
-        if near { Usage::default().touched() } else { Usage::default() }
     }
 
     /// The oldest newcomer that was hardly used since it came; those before it that were are newcomers no more.
@@ -167,36 +176,38 @@ impl Store {
     ) -> Option<(Slot, Bytes)> {
         for _ in 0..NEWCOMERS_MAX {
             let newcomer = self.newcomers.pop()?;
-            let slot = newcomer.slot;
-            if !may_evict(slot) {
-                continue;
-            }
-            let Some(mut contents) = self.cell(slot).try_lock() else {
-                self.newcomers.push(newcomer, self.len());
+            let Some(slot) = newcomer.slot() else { continue };
+            let is_evictable = may_evict(slot);
+            let Some(mut contents) = self.try_slot(slot) else {
+                self.newcomers.requeue(newcomer);
                 continue;
             };
-            let (page, _) = contents.pages.page_at_mut(newcomer.position);
-            let Some(at) = page.find_young(newcomer.tag) else { continue };
+            let Some((position, at)) = find(newcomer, &contents.pages) else { continue };
+            let (page, _) = contents.pages.page_at_mut(position);
             let Some(stored) = page.entry(at) else { continue };
-            if stored.frequency() < PROMOTING_USES || stored.is_expired(now) {
+            let (frequency, is_expired) = (stored.frequency(), stored.is_expired(now));
+            if is_evictable && (frequency < PROMOTING_USES || is_expired) {
                 let key = Bytes::copy_from_slice(stored.key());
+                // It has left the queue, so it is the hand's if the caller does not take it.
+                page.grow_up(at);
                 drop(contents);
-                self.newcomers.remember(newcomer, self.len());
+                self.newcomers.remember(self.hash(&key), self.len());
                 return Some((slot, key));
             }
             page.grow_up(at);
-            if self.hand.is_near(slot, newcomer.position) {
+            if self.hand.is_near(slot, position) {
                 page.touch(at);
             }
         }
         None
     }
 
+    /// The least used entry that the hand comes by, with its frequency.
     fn passed_by_hand(
         &self,
         may_evict: &dyn Fn(Slot) -> bool,
         now: MonoTime,
-    ) -> Option<(Slot, Bytes)> {
+    ) -> Option<(u8, Slot, Bytes)> {
         let mut spot = self.hand.load();
         let mut walk = Walk { now, entries_left: ENTRIES_MAX, best: None };
         let mut rounds = 0;
@@ -210,16 +221,30 @@ impl Store {
                 spot = Spot { slot: slot.index(), ..Spot::default() };
             }
             if may_evict(slot)
-                && let Some(mut contents) = self.cell(slot).try_lock()
+                && let Some(mut contents) = self.try_slot(slot)
                 && let Some(next) = walk.pass(slot, &mut contents, spot)
             {
                 self.hand.store(next);
-                return walk.victim();
+                return walk.best;
             }
             spot = Spot { slot: slot.index() + 1, ..Spot::default() };
         }
-        walk.victim()
+        walk.best
     }
+}
+
+/// A position in the newcomer's page, and which entry of that it is.
+fn find(newcomer: Newcomer, pages: &Pages) -> Option<(u32, usize)> {
+    let positions = newcomer.positions();
+    let mut position = *positions.start();
+    for _ in 0..PAGES_MAX {
+        let (page, next) = pages.page_at(position);
+        if let Some(at) = page.find_young(newcomer.tag()) {
+            return Some((position, at));
+        }
+        position = next.filter(|next| positions.contains(next))?;
+    }
+    None
 }
 
 #[cfg(test)]
@@ -274,6 +299,30 @@ mod tests {
             put(&store, &hot, None);
             assert_ne!(evict_one(&store, &|_| true).unwrap(), hot);
         }
+    }
+
+    #[test]
+    fn the_hand_passes_newcomers_by_until_they_leave_the_queue() {
+        let store = Store::new(StoreConfig::default());
+        // The first of these find room in the queue, the others do not.
+        (0..600).for_each(|i| {
+            put(&store, &format!("{{t}}{i}"), None);
+        });
+        let young = || {
+            let contents = store.slot(Slot::of_key(b"{t}"));
+            contents.pages.iter().filter(|stored| stored.is_young()).count()
+        };
+        let queued = young();
+        assert!((60..=90).contains(&queued), "{queued}");
+        for _ in 0..20 {
+            assert_ne!(store.passed_by_hand(&|_| true, NOW).unwrap().0, YOUNG);
+        }
+        assert_eq!(young(), queued);
+        // Whoever is named has left the queue; so has, unnamed, who may not be evicted here.
+        store.unused_newcomer(&|_| true, NOW).unwrap();
+        assert_eq!(young(), queued - 1);
+        assert!(store.unused_newcomer(&|_| false, NOW).is_none());
+        assert_eq!(young(), 0);
     }
 
     #[test]

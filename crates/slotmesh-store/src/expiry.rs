@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use slotmesh_slots::{MonoTime, SLOT_COUNT, Slot};
@@ -25,6 +25,17 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
+    /// At its start, in a slot where no entry expires before this.
+    #[inline]
+    pub(crate) fn new(earliest: MonoTime) -> Self {
+        Self { earliest, ..Self::default() }
+    }
+
+    /// Whether the next search begins with the slot's first entry.
+    pub(crate) fn is_at_start(&self) -> bool {
+        (self.cursor, self.named) == (0, 0)
+    }
+
     /// A bound from below for the slot's deadlines.
     pub(crate) fn earliest(&self) -> MonoTime {
         self.earliest
@@ -79,32 +90,55 @@ impl Default for Sweep {
     }
 }
 
-/// Each slot's earliest deadline, readable without its lock: a scan of all slots reads 128 KiB in order.
+/// About each slot's earliest deadline, readable without its lock: a scan of all slots reads 64 KiB in order.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
-    micros: Box<[AtomicU64]>,
+    ticks: Box<[AtomicU32]>,
     /// The slot where the next search starts.
     cursor: AtomicU32,
 }
 
 impl Deadlines {
     pub(crate) fn new() -> Self {
-        let never = || AtomicU64::new(NEVER.as_micros());
-        let micros = std::iter::repeat_with(never).take(SLOT_COUNT).collect();
-        Self { micros, cursor: AtomicU32::new(0) }
+        let never = || AtomicU32::new(u32::MAX);
+        let ticks = std::iter::repeat_with(never).take(SLOT_COUNT).collect();
+        Self { ticks, cursor: AtomicU32::new(0) }
     }
 
     /// Called under the slot's lock, so writes of one slot are ordered. Readers only take hints from here.
+    #[inline]
     pub(crate) fn publish(&self, slot: Slot, earliest: MonoTime) {
-        let place = &self.micros[slot.index()];
-        if place.load(Ordering::Relaxed) != earliest.as_micros() {
-            place.store(earliest.as_micros(), Ordering::Relaxed);
+        let (place, ticks) = (&self.ticks[slot.index()], ticks(earliest));
+        if place.load(Ordering::Relaxed) != ticks {
+            place.store(ticks, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn of(&self, slot: Slot) -> MonoTime {
-        MonoTime::from_micros(self.micros[slot.index()].load(Ordering::Relaxed))
+    /// Whether this is the slot's.
+    pub(crate) fn is_published(&self, slot: Slot, earliest: MonoTime) -> bool {
+        self.ticks[slot.index()].load(Ordering::Relaxed) == ticks(earliest)
     }
+
+    /// No entry of the slot expires before; at most a tick too early.
+    #[inline]
+    pub(crate) fn of(&self, slot: Slot) -> MonoTime {
+        match self.ticks[slot.index()].load(Ordering::Relaxed) {
+            u32::MAX => NEVER,
+            ticks => MonoTime::from_micros(u64::from(ticks) << TICK_BITS),
+        }
+    }
+}
+
+/// A tick is 2^16 microseconds: eight years of them fit four bytes.
+const TICK_BITS: u32 = 16;
+
+/// The tick that a time is in. Times that are too far away are in the last but one, the last being never.
+#[inline]
+fn ticks(time: MonoTime) -> u32 {
+    if time == NEVER {
+        return u32::MAX;
+    }
+    (time.as_micros() >> TICK_BITS).min(u64::from(u32::MAX - 1)) as u32
 }
 
 impl Store {
@@ -148,7 +182,7 @@ impl Store {
                 end = u32::from(slot.number());
                 break;
             }
-            let Some(mut contents) = self.cell(slot).try_lock() else { continue };
+            let Some(mut contents) = self.try_slot(slot) else { continue };
             let contents = &mut *contents;
             let bounds = (budget, limit - keys.len());
             let found = |key| keys.push((slot, key));
@@ -227,7 +261,7 @@ mod tests {
         let store = store(true, 100, |i| Some(seconds(1 + i)));
         let slot = Slot::of_key(b"{t}");
         assert_eq!(drain(&store, seconds(1), 2), 1);
-        assert_eq!(store.deadlines.of(slot), seconds(2));
+        assert!(store.deadlines.is_published(slot, seconds(2)));
     }
 
     #[test]
@@ -241,7 +275,7 @@ mod tests {
         let _ = store.lock(slot).delete(epoch, &gone, Condition::Always, START).unwrap();
         assert!(store.expired(seconds(2), 100).is_empty());
         let passed = {
-            let contents = store.cell(slot).lock();
+            let contents = store.slot(slot);
             assert!(contents.sweep.cursor > 0, "stopped midway");
             let first = contents.pages.page_at(0).0.entry(0);
             Bytes::copy_from_slice(first.unwrap().key())

@@ -1,9 +1,9 @@
 use bytes::Bytes;
-use parking_lot::MutexGuard;
 use slotmesh_slots::{Class, Effect, Epoch, MonoTime, Record, Seq, Slot, Version};
 
 use crate::blob::INLINE_BYTES_MAX;
 use crate::block;
+use crate::cells::Locked;
 use crate::condition::{Condition, Facts};
 use crate::contents::SlotContents;
 use crate::entry::{Entry, NEVER, STATE_UNIT, Stored, Usage};
@@ -22,17 +22,13 @@ pub struct SlotGuard<'a> {
     pub(crate) store: &'a Store,
     slot: Slot,
     // Declared before `garbage`: fields drop in order, so the slot is unlocked before anything is freed.
-    pub(crate) contents: MutexGuard<'a, SlotContents>,
+    pub(crate) contents: Locked<'a>,
     pub(crate) garbage: Garbage<'a>,
 }
 
 impl<'a> SlotGuard<'a> {
-    pub(crate) fn new(
-        store: &'a Store,
-        slot: Slot,
-        contents: MutexGuard<'a, SlotContents>,
-    ) -> Self {
-        Self { store, slot, contents, garbage: Garbage::new(&store.retired) }
+    pub(crate) fn new(store: &'a Store, slot: Slot, contents: Locked<'a>) -> Self {
+        Self { store, slot, contents, garbage: Garbage::new(store) }
     }
 
     /// The slot that is locked.
@@ -51,7 +47,7 @@ impl<'a> SlotGuard<'a> {
     /// equal digests on every node, whatever their history; zero when empty.
     #[must_use]
     pub fn digest(&self) -> u128 {
-        self.contents.digest.get()
+        self.contents.digest()
     }
 
     /// Number of entries, expired ones not yet removed included.

@@ -1,13 +1,13 @@
 //! Steps in a slot's history: each takes the next seq, changes the contents and settles the store's accounts. The primary
 //! takes them once it has decided, replicas when they apply its records; so both end up equal.
 
-use ahash::RandomState;
 use bytes::Bytes;
 use slotmesh_slots::{Class, Epoch, MonoTime};
 
 use crate::contents::SlotContents;
 use crate::entry::{NEVER, NewEntry, Usage};
 use crate::guard::SlotGuard;
+use crate::home::Home;
 use crate::pages::Place;
 use crate::store::Size;
 
@@ -28,21 +28,28 @@ impl SlotGuard<'_> {
         epoch: Epoch,
         found: (u64, Option<Place>),
         (key, value): (&[u8], &Bytes),
-        Standing { deadline, usage, class }: Standing,
+        standing: Standing,
     ) {
-        let old = self.change(|contents, hasher| {
+        if let Some(place) = found.1
+            && self.contents.overwrite(epoch, place, (key, value), standing).is_some()
+        {
+            self.store.deadlines.publish(self.slot(), self.contents.sweep.earliest());
+            return;
+        }
+        let Standing { deadline, usage, class } = standing;
+        let old = self.change(|contents, home| {
             let version = contents.advance(epoch);
-            let new = NewEntry { usage, class, ..NewEntry::new(key, value, version, deadline) };
-            contents.insert(found, new, hasher)
+            let new = NewEntry::new((home, found.0), (key, value), version, deadline);
+            contents.insert(found, NewEntry { usage, class, ..new }, home)
         });
         self.garbage.blob(old);
     }
 
     /// Removes the entry if there is one.
     pub(crate) fn delete_next(&mut self, epoch: Epoch, hash: u64, key: &[u8]) {
-        let old = self.change(|contents, _| {
+        let old = self.change(|contents, home| {
             contents.last_delete = contents.advance(epoch);
-            contents.remove(hash, key)
+            contents.remove(hash, key, home)
         });
         self.garbage.blob(old);
     }
@@ -55,9 +62,9 @@ impl SlotGuard<'_> {
         key: &[u8],
         deadline: Option<MonoTime>,
     ) {
-        self.change(|contents, hasher| {
+        self.change(|contents, home| {
             contents.advance(epoch);
-            contents.set_deadline(hash, key, deadline.unwrap_or(NEVER), hasher);
+            contents.set_deadline(hash, key, deadline.unwrap_or(NEVER), home);
         });
     }
 
@@ -72,12 +79,10 @@ impl SlotGuard<'_> {
 
     /// Changes the contents and settles what the store keeps about them outside the lock.
     #[inline]
-    pub(crate) fn change<R>(
-        &mut self,
-        change: impl FnOnce(&mut SlotContents, &RandomState) -> R,
-    ) -> R {
+    pub(crate) fn change<R>(&mut self, change: impl FnOnce(&mut SlotContents, Home<'_>) -> R) -> R {
         let before = Size::of(&self.contents);
-        let result = change(&mut self.contents, &self.store.hasher);
+        let home = self.store.home(self.slot());
+        let result = change(&mut self.contents, home);
         self.store.settle(self.slot(), &self.contents, before);
         result
     }

@@ -12,12 +12,12 @@ impl Store {
     pub fn check_invariants(&self) -> Result<(), String> {
         let (mut bytes, mut entries, mut state_bytes) = (0, 0, 0);
         for slot in Slot::all() {
-            let contents = self.cell(slot).lock();
-            contents.check(&self.hasher).map_err(|what| format!("slot {slot}: {what}"))?;
+            let contents = self.slot(slot);
+            contents.check(self.home(slot)).map_err(|what| format!("slot {slot}: {what}"))?;
             if self.occupancy.contains(slot) == contents.is_empty() {
                 return Err(format!("slot {slot}: occupied bit is wrong"));
             }
-            if self.deadlines.of(slot) != contents.sweep.earliest() {
+            if !self.deadlines.is_published(slot, contents.sweep.earliest()) {
                 return Err(format!("slot {slot}: published deadline is wrong"));
             }
             bytes += contents.bytes();

@@ -1,11 +1,13 @@
 use std::ops::Range;
 
 use prefetch_index::prefetch_index;
+use slotmesh_arena::{Buffer, Owner, SpanId};
 use slotmesh_slots::MonoTime;
 
-use crate::blob::{Blob, Blobs};
+use crate::blob::Blob;
+use crate::blobs::Blobs;
 use crate::entry::{self, NewEntry, Stored};
-use crate::footprint::{allocated, roomy};
+use crate::home::{Home, Site};
 
 /// A tag and the entry's offset.
 pub(crate) const INDEX_BYTES: usize = 6;
@@ -15,9 +17,10 @@ const CACHE_LINE_BYTES: usize = 64;
 /// Unused bytes that a page bears, one part in so many: fewer would mean more copying, more would be missing elsewhere.
 const UNUSED_SHARE: usize = 8;
 
-/// Room that a page gets for its large values, which make it grow as well: one byte in so many of theirs. Fewer and larger steps
-/// leave the allocator with fewer holes that do not fit them.
-const BLOB_SHARE: usize = 128;
+/// Room that a page gets when it grows, one byte in so many: fewer would mean more copying, more would lie unused. A small one gets
+/// none, being copied in no time.
+const ROOM_SHARE: usize = 16;
+const ROOM_FROM_BYTES: usize = 1 << 10;
 
 /// Entries in one piece of memory, as a database's slotted page: from the front an index of tags and offsets in the order of the
 /// tags; the entries themselves from the back, each before the last.
@@ -25,9 +28,9 @@ const BLOB_SHARE: usize = 128;
 /// A tag is 16 bits of the key's hash, evenly spread, so the place of one in the index is guessed from its value and found a
 /// few steps from there. All of it is plain bytes, which nobody outside holds on to: entries may move whenever the page is locked, so
 /// a page is compacted, grown or split by copying.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Page {
-    bytes: Box<[u8]>,
+    bytes: Buffer,
     blobs: Option<Box<Blobs>>,
     /// How many entries.
     len: u32,
@@ -39,19 +42,72 @@ pub(crate) struct Page {
     state_units: u32,
 }
 
+/// What has to be known of a page of small values beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) len: u32,
+    /// Bytes at the back that entries lie in.
+    pub(crate) used: u32,
+    /// Whether some of those are no entry's any more.
+    pub(crate) has_dead: bool,
+    /// Whether an entry is never evicted.
+    pub(crate) has_state: bool,
+}
+
 impl Page {
+    /// One with this memory and shape.
+    #[inline]
+    pub(crate) fn new(bytes: Buffer, shape: Shape) -> Self {
+        let Shape { len, used, has_dead, has_state } = shape;
+        let mut page = Self { bytes, len, used, ..Self::default() };
+        if has_dead {
+            page.dead = used - page.iter().map(|stored| stored.size()).sum::<usize>() as u32;
+        }
+        if has_state {
+            page.state_units = page.iter().map(|stored| stored.state_units()).sum();
+        }
+        page
+    }
+
+    /// Its shape, unless it has large values.
+    #[inline]
+    pub(crate) fn shape(&self) -> Option<Shape> {
+        let Self { len, used, dead, state_units, .. } = *self;
+        let shape = Shape { len, used, has_dead: dead > 0, has_state: state_units > 0 };
+        self.blobs.is_none().then_some(shape)
+    }
+
+    /// Its memory, which it has no more.
+    #[inline]
+    pub(crate) fn take_memory(&mut self) -> Buffer {
+        std::mem::take(self).bytes
+    }
+
+    /// Bytes of its memory.
+    #[inline]
+    pub(crate) fn memory(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len as usize
     }
 
     /// Memory beside the page's own header.
     pub(crate) fn footprint(&self) -> usize {
-        allocated(self.bytes.len()) + self.blobs.as_ref().map_or(0, |blobs| blobs.footprint())
+        self.bytes.footprint() + self.blobs.as_ref().map_or(0, |blobs| blobs.footprint())
     }
 
     /// Of that, what a copy of the page takes: its large values are shared.
     pub(crate) fn copy_footprint(&self) -> usize {
         self.footprint() - self.blobs.as_ref().map_or(0, |blobs| blobs.bytes())
+    }
+
+    /// A copy that nobody finds in the slot; its large values are shared.
+    pub(crate) fn copy(&self, site: Site<'_>) -> Self {
+        let mut bytes = site.arena.buffer(self.bytes.len(), Owner::NOBODY);
+        bytes.copy_from_slice(&self.bytes);
+        Self { bytes, blobs: self.blobs.clone(), ..*self }
     }
 
     pub(crate) fn state_units(&self) -> u64 {
@@ -69,6 +125,16 @@ impl Page {
         (at < self.len()).then(|| self.stored(self.start(at)))
     }
 
+    /// The bytes of the entry that is the `at`-th, and what follows.
+    #[inline]
+    pub(crate) fn entry_bytes_mut(&mut self, at: usize) -> Option<&mut [u8]> {
+        if at >= self.len() {
+            return None;
+        }
+        let start = self.start(at);
+        Some(&mut self.bytes[start..])
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = Stored<'_>> {
         (0..self.len()).map(|at| self.stored(self.start(at)))
     }
@@ -76,41 +142,53 @@ impl Page {
     /// Which entry has the key.
     #[inline]
     pub(crate) fn find(&self, tag: u16, key: &[u8]) -> Option<usize> {
-        let index = self.index();
-        let mut at = first_from(index, tag);
-        while let Some(&line) = index.get(at)
-            && tag_of(line) == tag
-        {
-            if self.stored(self.bytes.len() - offset_of(line)).key() == key {
-                return Some(at);
-            }
-            at += 1;
-        }
-        None
+        self.find_from(first_from(self.index(), tag), tag, key)
+    }
+
+    /// As [`Page::find`] once it is known where the tag's entries begin.
+    #[inline]
+    fn find_from(&self, at: usize, tag: u16, key: &[u8]) -> Option<usize> {
+        find_in((&self.bytes, self.blobs.as_deref()), self.index(), (at, tag), key)
+            .map(|(at, _)| at)
     }
 
     /// Has the processor fetch the part of the index where the tag will be.
+    #[inline]
     pub(crate) fn prefetch_index(&self, tag: u16) {
         let at = INDEX_BYTES * guess(tag, self.len());
         prefetch_index(&*self.bytes, at.saturating_sub(4 * INDEX_BYTES));
         prefetch_index(&*self.bytes, at + 4 * INDEX_BYTES);
     }
 
-    /// Has the processor fetch the first entry with the tag.
-    pub(crate) fn prefetch_entry(&self, tag: u16) {
+    /// Has the processor fetch the first entry with the tag; where in the index that is.
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, tag: u16) -> usize {
         let index = self.index();
-        if let Some(&line) = index.get(first_from(index, tag)) {
+        let at = first_from(index, tag);
+        if let Some(&line) = index.get(at) {
             let start = self.bytes.len() - offset_of(line);
             prefetch_index(&*self.bytes, start);
             prefetch_index(&*self.bytes, start + CACHE_LINE_BYTES);
+            prefetch_index(&*self.bytes, start + 3 * CACHE_LINE_BYTES / 2);
         }
+        at
     }
 
     /// Notes a use of the entry with the key and reads it.
     #[inline]
     pub(crate) fn find_and_touch(&mut self, tag: u16, key: &[u8]) -> Option<Stored<'_>> {
-        let at = self.find(tag, key)?;
-        let start = self.start(at);
+        self.find_and_touch_from(first_from(self.index(), tag), tag, key)
+    }
+
+    #[inline]
+    pub(crate) fn find_and_touch_from(
+        &mut self,
+        first: usize,
+        tag: u16,
+        key: &[u8],
+    ) -> Option<Stored<'_>> {
+        let bytes = (&self.bytes[..], self.blobs.as_deref());
+        let (_, start) = find_in(bytes, self.index(), (first, tag), key)?;
         entry::touch(&mut self.bytes[start..]);
         Some(self.stored(start))
     }
@@ -146,7 +224,7 @@ impl Page {
     }
 
     /// Makes room for an entry of this size; false when the page would grow beyond so many bytes and can be split instead.
-    pub(crate) fn make_room(&mut self, size: usize, bytes_max: usize) -> bool {
+    pub(crate) fn make_room(&mut self, size: usize, bytes_max: usize, site: Site<'_>) -> bool {
         let needed = size + INDEX_BYTES;
         if self.free() >= needed {
             return true;
@@ -154,20 +232,15 @@ impl Page {
         let (want, have) = (self.live_bytes() + needed, self.bytes.len());
         let is_worth = self.dead as usize * UNUSED_SHARE >= want;
         if want <= have && is_worth {
-            self.rebuild(have);
+            self.rebuild(have, site);
             return true;
         }
-        let roomy = self.roomy(want.max(have + 1));
+        let roomy = roomy(want.max(have + 1));
         if roomy > bytes_max && self.len > 1 {
             return false;
         }
-        self.rebuild(roomy);
+        self.rebuild(roomy, site);
         true
-    }
-
-    /// See [`roomy`].
-    fn roomy(&self, bytes: usize) -> usize {
-        roomy(bytes + self.blobs.as_ref().map_or(0, |blobs| blobs.bytes() / BLOB_SHARE))
     }
 
     /// Adds an entry whose key is not there; there is room.
@@ -215,16 +288,20 @@ impl Page {
     }
 
     /// Gives memory back when much of it is unused.
-    pub(crate) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self, site: Site<'_>) {
         let live = self.live_bytes();
         let is_sparse = self.blobs.as_ref().is_some_and(|blobs| blobs.is_sparse());
-        if is_sparse || self.roomy(live + live / UNUSED_SHARE) < self.bytes.len() {
-            self.split_off(|_| false);
+        if is_sparse || Buffer::capacity(roomy(live + live / UNUSED_SHARE)) < self.bytes.len() {
+            self.split_off((site, site), |_| false);
         }
     }
 
-    /// Moves the entries for which `goes` says so to a page of their own.
-    pub(crate) fn split_off(&mut self, mut goes: impl FnMut(&Stored<'_>) -> bool) -> Self {
+    /// Moves the entries for which `goes` says so to a page of their own, at the second site.
+    pub(crate) fn split_off(
+        &mut self,
+        sites: (Site<'_>, Site<'_>),
+        mut goes: impl FnMut(&Stored<'_>) -> bool,
+    ) -> Self {
         let mut parts = [Self::default(), Self::default()];
         let mut places = Vec::with_capacity(self.len());
         let mut bytes = [0, 0];
@@ -233,8 +310,8 @@ impl Page {
             bytes[part] += stored.size() + INDEX_BYTES;
             places.push(part);
         }
-        for (part, bytes) in parts.iter_mut().zip(bytes) {
-            part.rebuild(roomy(bytes));
+        for ((part, bytes), site) in parts.iter_mut().zip(bytes).zip([sites.0, sites.1]) {
+            part.rebuild(roomy(bytes), site);
         }
         for (at, part) in places.into_iter().enumerate() {
             self.hand_over(at, &mut parts[part]);
@@ -245,11 +322,34 @@ impl Page {
     }
 
     /// Takes all entries of another page over.
-    pub(crate) fn absorb(&mut self, mut other: Self) {
+    pub(crate) fn absorb(&mut self, mut other: Self, site: Site<'_>) {
         let want = self.live_bytes() + other.live_bytes();
-        self.rebuild(roomy(want));
+        self.rebuild(roomy(want), site);
         for at in 0..other.len() {
             other.hand_over(at, self);
+        }
+    }
+
+    /// Moves out of a span of the arena.
+    pub(crate) fn leave(&mut self, span: SpanId, site: Site<'_>) {
+        if self.bytes.is_in(span) {
+            self.rebuild(self.bytes.len(), site);
+        }
+    }
+
+    /// Moves a large value of an entry with the tag out of a span, unless somebody reads it.
+    pub(crate) fn blob_leaves(&mut self, span: SpanId, tag: u16, home: Home<'_>) {
+        let first = first_from(self.index(), tag);
+        for at in first..self.len() {
+            if self.tag(at) != tag {
+                break;
+            }
+            let stored = self.stored(self.start(at));
+            let place = stored.blob_place();
+            let hash = home.hash(stored.key());
+            if let (Some(place), Some(blobs)) = (place, &mut self.blobs) {
+                blobs.leave(place, span, (home, hash));
+            }
         }
     }
 
@@ -303,7 +403,7 @@ impl Page {
 
     #[inline]
     fn index(&self) -> &[IndexLine] {
-        self.bytes[..INDEX_BYTES * self.len()].as_chunks().0
+        index_of(&self.bytes, self.len())
     }
 
     #[inline]
@@ -329,26 +429,82 @@ impl Page {
         start..start + size
     }
 
-    /// Copies the live entries to memory of this size, without gaps.
-    fn rebuild(&mut self, size: usize) {
-        let mut bytes = vec![0; size].into_boxed_slice();
-        let (index, used) = (INDEX_BYTES * self.len(), self.used as usize);
-        bytes[..index].copy_from_slice(&self.bytes[..index]);
+    /// Copies the live entries to memory of at least this size, without gaps.
+    fn rebuild(&mut self, size: usize, site: Site<'_>) {
         if self.dead == 0 {
-            let data = &self.bytes[self.bytes.len() - used..];
-            bytes[size - used..].copy_from_slice(data);
-        } else {
-            (self.used, self.dead) = (0, 0);
-            for at in 0..self.len() {
-                let stored = self.stored(self.start(at)).bytes();
-                let used = self.used + stored.len() as u32;
-                bytes[size - used as usize..][..stored.len()].copy_from_slice(stored);
-                bytes[INDEX_BYTES * at..][..INDEX_BYTES].copy_from_slice(&line(self.tag(at), used));
-                self.used = used;
-            }
+            self.bytes = self.copied(size, site);
+            return;
+        }
+        let mut bytes = site.arena.buffer(size, site.owner);
+        let size = bytes.len();
+        (self.used, self.dead) = (0, 0);
+        for at in 0..self.len() {
+            let stored = self.stored(self.start(at)).bytes();
+            let used = self.used + stored.len() as u32;
+            bytes[size - used as usize..][..stored.len()].copy_from_slice(stored);
+            bytes[INDEX_BYTES * at..][..INDEX_BYTES].copy_from_slice(&line(self.tag(at), used));
+            self.used = used;
         }
         self.bytes = bytes;
     }
+
+    /// Index and entries as they are, in memory of at least this size.
+    fn copied(&self, size: usize, site: Site<'_>) -> Buffer {
+        let mut bytes = site.arena.buffer(size, site.owner);
+        let index = ..INDEX_BYTES * self.len();
+        bytes[index].copy_from_slice(&self.bytes[index]);
+        let data = &self.bytes[self.bytes.len() - self.used as usize..];
+        let behind = bytes.len() - data.len()..;
+        bytes[behind].copy_from_slice(data);
+        bytes
+    }
+}
+
+/// As [`Page::find_and_touch`], of a page of so many small values that is only its bytes.
+#[inline]
+pub(crate) fn find_and_touch<'a>(
+    bytes: &'a mut [u8],
+    len: usize,
+    tag: u16,
+    key: &[u8],
+) -> Option<Stored<'a>> {
+    let index = index_of(bytes, len);
+    let (_, start) = find_in((bytes, None), index, (first_from(index, tag), tag), key)?;
+    entry::touch(&mut bytes[start..]);
+    Some(Stored::new(&bytes[start..], None))
+}
+
+/// Where in the index the entry with the key is, whose tag's entries begin there, and where its bytes begin.
+#[inline]
+fn find_in(
+    (bytes, blobs): (&[u8], Option<&Blobs>),
+    index: &[IndexLine],
+    (mut at, tag): (usize, u16),
+    key: &[u8],
+) -> Option<(usize, usize)> {
+    while let Some(&line) = index.get(at)
+        && tag_of(line) == tag
+    {
+        let start = bytes.len() - offset_of(line);
+        // Mostly it is the one, and longer than a line.
+        prefetch_index(bytes, start + CACHE_LINE_BYTES);
+        if Stored::new(&bytes[start..], blobs).key() == key {
+            return Some((at, start));
+        }
+        at += 1;
+    }
+    None
+}
+
+#[inline]
+fn index_of(bytes: &[u8], len: usize) -> &[IndexLine] {
+    bytes[..INDEX_BYTES * len].as_chunks().0
+}
+
+/// The size for a page of so many bytes, with some room.
+fn roomy(bytes: usize) -> usize {
+    let room = if bytes < ROOM_FROM_BYTES { 0 } else { bytes / ROOM_SHARE };
+    bytes + room
 }
 
 /// One entry's tag and the distance of its first byte from the page's end.

@@ -1,9 +1,9 @@
-use ahash::RandomState;
 use slotmesh_slots::MonoTime;
 
 use crate::blob::Blob;
 use crate::directory::Directory;
 use crate::entry::{NewEntry, NewValue, Stored};
+use crate::home::Home;
 use crate::page::Page;
 
 /// The entries of a slot: one page while they fit, else pages by the upper bits of the keys' hashes.
@@ -90,13 +90,26 @@ impl Pages {
     }
 
     /// See [`Page::prefetch_index`].
+    #[inline]
     pub(crate) fn prefetch_index(&self, hash: u64) {
         self.page(position(hash)).prefetch_index(tag(hash));
     }
 
     /// See [`Page::prefetch_entry`].
-    pub(crate) fn prefetch_entry(&self, hash: u64) {
-        self.page(position(hash)).prefetch_entry(tag(hash));
+    #[inline]
+    pub(crate) fn prefetch_entry(&self, hash: u64) -> usize {
+        self.page(position(hash)).prefetch_entry(tag(hash))
+    }
+
+    /// As [`Pages::find_and_touch`] once [`Pages::prefetch_entry`] said where to begin.
+    #[inline]
+    pub(crate) fn find_and_touch_from(
+        &mut self,
+        first: usize,
+        hash: u64,
+        key: &[u8],
+    ) -> Option<Stored<'_>> {
+        self.page_mut(position(hash)).find_and_touch_from(first, tag(hash), key)
     }
 
     #[inline]
@@ -108,6 +121,12 @@ impl Pages {
     #[inline]
     pub(crate) fn at(&self, place: Place) -> Option<Stored<'_>> {
         self.page(place.position).entry(place.at)
+    }
+
+    /// The bytes of the entry at the place and what follows in its page; they must keep its key and size.
+    #[inline]
+    pub(crate) fn entry_bytes_mut(&mut self, place: Place) -> Option<&mut [u8]> {
+        self.page_mut(place.position).entry_bytes_mut(place.at)
     }
 
     /// The page with this position, and the first position behind its range, if any is.
@@ -137,14 +156,14 @@ impl Pages {
     }
 
     /// Adds an entry whose key is not there.
-    pub(crate) fn insert(&mut self, hash: u64, new: NewEntry<'_>, hasher: &RandomState) {
+    pub(crate) fn insert(&mut self, hash: u64, new: NewEntry<'_>, home: Home<'_>) {
         let (position, size) = (position(hash), new.size());
         loop {
             let bytes_max = self.page_bytes_max(position);
-            if self.change(position, |page| page.make_room(size, bytes_max)) {
+            if self.change(position, |page| page.make_room(size, bytes_max, home.site(position))) {
                 break;
             }
-            self.split(position, hasher);
+            self.split(position, home);
         }
         self.change(position, |page| page.insert(tag(hash), new));
     }
@@ -156,29 +175,29 @@ impl Pages {
         place: Place,
         hash: u64,
         new: NewEntry<'_>,
-        hasher: &RandomState,
+        home: Home<'_>,
     ) -> Option<Blob> {
         let size = self.at(place)?.size();
         if size == new.size() {
             return self.change(place.position, |page| page.replace(place.at, new));
         }
         let blob = self.take(place);
-        self.insert(hash, new, hasher);
-        self.change(place.position, Page::shrink);
+        self.insert(hash, new, home);
+        self.shrink(place, home);
         blob
     }
 
     /// Takes an entry out; its blob, if it had one.
-    pub(crate) fn remove(&mut self, place: Place) -> Option<Blob> {
+    pub(crate) fn remove(&mut self, place: Place, home: Home<'_>) -> Option<Blob> {
         let blob = self.take(place);
-        self.change(place.position, Page::shrink);
+        self.shrink(place, home);
         blob
     }
 
     /// Joins the page of a position with its neighbours while they are small.
-    pub(crate) fn merge(&mut self, position: u32) {
+    pub(crate) fn merge(&mut self, position: u32, home: Home<'_>) {
         if let Self::Many(directory) = self {
-            directory.merge(position);
+            directory.merge(position, home);
             if let Some(page) = directory.take_last() {
                 *self = Self::One(page);
             }
@@ -191,7 +210,7 @@ impl Pages {
         place: Place,
         hash: u64,
         deadline: MonoTime,
-        hasher: &RandomState,
+        home: Home<'_>,
     ) {
         if self.page_mut(place.position).set_deadline(place.at, deadline) {
             return;
@@ -205,23 +224,27 @@ impl Pages {
             (None, Some(blob)) => NewValue::Blob(blob),
             (value, _) => NewValue::Inline(value.as_deref().unwrap_or_default()),
         };
-        self.insert(hash, NewEntry { key: &key, value, version, deadline, usage, class }, hasher);
-        self.change(place.position, Page::shrink);
+        self.insert(hash, NewEntry { key: &key, value, version, deadline, usage, class }, home);
+        self.shrink(place, home);
     }
 
     /// Recounts what is kept incrementally and names the first difference.
-    pub(crate) fn check(&self, hasher: &RandomState) -> Result<(), &'static str> {
+    pub(crate) fn check(&self, home: Home<'_>) -> Result<(), &'static str> {
         match self {
             Self::One(page) => page.check()?,
             Self::Many(directory) => {
-                directory.check(|stored| position(hasher.hash_one(stored.key())))?;
+                directory.check(|stored| position(home.hash(stored.key())))?;
             }
         }
         let found = |stored: Stored<'_>| {
-            let hash = hasher.hash_one(stored.key());
+            let hash = home.hash(stored.key());
             self.find(hash, stored.key()).is_some_and(|found| found.version() == stored.version())
         };
         if self.iter().all(found) { Ok(()) } else { Err("an entry is not found by its key") }
+    }
+
+    fn shrink(&mut self, place: Place, home: Home<'_>) {
+        self.change(place.position, |page| page.shrink(home.site(place.position)));
     }
 
     fn take(&mut self, place: Place) -> Option<Blob> {
@@ -253,12 +276,12 @@ impl Pages {
         }
     }
 
-    fn split(&mut self, position: u32, hasher: &RandomState) {
+    fn split(&mut self, position: u32, home: Home<'_>) {
         if let Self::One(page) = self {
             *self = Self::Many(Box::new(Directory::new(std::mem::take(page))));
         }
         if let Self::Many(directory) = self {
-            directory.split(position, |stored| self::position(hasher.hash_one(stored.key())));
+            directory.split(position, home);
         }
     }
 }
@@ -273,23 +296,24 @@ mod tests {
 
     use super::*;
     use crate::entry::NEVER;
+    use crate::home::TestHome;
 
     /// Pages and what they should hold.
     struct Checked {
         pages: Pages,
-        hasher: RandomState,
+        home: TestHome,
         model: BTreeMap<Vec<u8>, (Bytes, u64, MonoTime)>,
         seq: u64,
     }
 
     impl Checked {
         fn new() -> Self {
-            let hasher = RandomState::with_seeds(1, 2, 3, 4);
-            Self { pages: Pages::default(), hasher, model: BTreeMap::new(), seq: 0 }
+            let home = TestHome::new();
+            Self { pages: Pages::default(), home, model: BTreeMap::new(), seq: 0 }
         }
 
         fn place(&self, key: &[u8]) -> (u64, Option<Place>) {
-            let hash = self.hasher.hash_one(key);
+            let hash = self.home.get().hash(key);
             (hash, self.pages.place(hash, key))
         }
 
@@ -297,11 +321,12 @@ mod tests {
             self.seq += 1;
             let (hash, place) = self.place(key);
             let version = Version::new(Epoch(1), Seq(self.seq));
-            let new = NewEntry::new(key, &value, version, deadline);
+            let home = self.home.get();
+            let new = NewEntry::new((home, hash), (key, &value), version, deadline);
             assert_eq!(place.is_some(), self.model.contains_key(key));
             match place {
-                Some(place) => drop(self.pages.replace(place, hash, new, &self.hasher)),
-                None => self.pages.insert(hash, new, &self.hasher),
+                Some(place) => drop(self.pages.replace(place, hash, new, home)),
+                None => self.pages.insert(hash, new, home),
             }
             self.model.insert(key.to_vec(), (value, self.seq, deadline));
         }
@@ -310,23 +335,25 @@ mod tests {
             let (hash, place) = self.place(key);
             assert_eq!(place.is_some(), self.model.remove(key).is_some());
             if let (hash, Some(place)) = (hash, place) {
-                drop(self.pages.remove(place));
-                self.pages.merge(position(hash));
+                let home = self.home.get();
+                drop(self.pages.remove(place, home));
+                self.pages.merge(position(hash), home);
             }
         }
 
         fn set_deadline(&mut self, key: &[u8], deadline: MonoTime) {
             if let (hash, Some(place)) = self.place(key) {
-                self.pages.set_deadline(place, hash, deadline, &self.hasher);
+                let home = self.home.get();
+                self.pages.set_deadline(place, hash, deadline, home);
                 self.model.get_mut(key).unwrap().2 = deadline;
             }
         }
 
         fn check(&self) {
-            self.pages.check(&self.hasher).unwrap();
+            self.pages.check(self.home.get()).unwrap();
             assert_eq!(self.pages.len(), self.model.len());
             for (key, (value, seq, deadline)) in &self.model {
-                let stored = self.pages.find(self.hasher.hash_one(&key[..]), key).unwrap();
+                let stored = self.pages.find(self.home.get().hash(key), key).unwrap();
                 assert_eq!((stored.key(), &stored.value()), (&key[..], value));
                 assert_eq!((stored.version().seq.0, stored.expires_at()), (*seq, *deadline));
             }
@@ -399,17 +426,18 @@ mod tests {
     #[test]
     fn equal_hashes_only_make_a_page_long() {
         let mut pages = Pages::default();
-        let (hasher, value) = (RandomState::with_seeds(1, 2, 3, 4), Bytes::from(vec![1; 100]));
+        let (home, value) = (TestHome::new(), Bytes::from(vec![1; 100]));
+        let home = home.get();
         let keys: Vec<_> = (0..2_000).map(key).collect();
         for key in &keys {
             // Not the key's own hash: splitting goes by that, and must not lose what it finds elsewhere.
             let hash = 0xabcd_ef01_2345_6789;
             assert!(pages.place(hash, key).is_none());
-            let new = NewEntry::new(key, &value, Version::default(), NEVER);
+            let new = NewEntry::new((home, hash), (key, &value), Version::default(), NEVER);
             if let Pages::One(page) = &mut pages {
-                assert!(page.make_room(new.size(), usize::MAX));
+                assert!(page.make_room(new.size(), usize::MAX, home.site(0)));
             }
-            pages.insert(hash, new, &hasher);
+            pages.insert(hash, new, home);
             assert!(pages.find(hash, key).is_some());
         }
         assert_eq!(pages.len(), keys.len());
@@ -426,10 +454,9 @@ mod tests {
         let (mut cursor, mut step) = (Some(0), 0);
         while let Some(position) = cursor {
             let (page, next) = checked.pages.page_at(position);
-            let hasher = &checked.hasher;
             for stored in page.iter() {
                 // A page that was merged since begins before the cursor.
-                if super::position(hasher.hash_one(stored.key())) >= position {
+                if super::position(checked.home.get().hash(stored.key())) >= position {
                     *met.entry(stored.key().to_vec()).or_default() += 1;
                 }
             }

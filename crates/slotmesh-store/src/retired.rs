@@ -28,7 +28,7 @@ impl Retired {
     /// Takes a removed value; one that nobody else holds is freed at once.
     pub(crate) fn add(&self, blob: Blob) {
         if blob.is_shared() {
-            self.bytes.fetch_add(blob.footprint(), Ordering::Relaxed);
+            self.bytes.fetch_add(blob.as_ref().footprint(), Ordering::Relaxed);
             self.blobs.lock().push_back(blob);
         }
     }
@@ -50,7 +50,7 @@ impl Retired {
                     break;
                 }
             } else {
-                self.bytes.fetch_sub(blob.footprint(), Ordering::Relaxed);
+                self.bytes.fetch_sub(blob.as_ref().footprint(), Ordering::Relaxed);
                 free.push(blob);
             }
         }
@@ -66,6 +66,10 @@ impl Store {
     /// [`Store::used_bytes`]. Bounded work: call it regularly. [`Store::victim`] does it too.
     pub fn release_retired(&self) {
         self.retired.release();
+        self.shrink();
+        if self.arena.is_sparse() {
+            self.evacuate();
+        }
     }
 }
 

@@ -41,9 +41,9 @@ impl Store {
     #[must_use]
     pub fn scan(&self, slot: Slot, cursor: ScanCursor, now: MonoTime) -> Scan {
         let (page, next) = {
-            let contents = self.cell(slot).lock();
+            let contents = self.slot(slot);
             let (page, next) = contents.pages.page_at(cursor.0);
-            (page.clone(), next)
+            (page.copy(self.home(slot).site(cursor.0)), next)
         };
         let entries = page
             .iter()

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use slotmesh_slots::{Class, MonoTime, Version};
+use slotmesh_slots::{Class, MonoTime, Slot, Version};
 
 use crate::contents::SlotContents;
 use crate::entry::{NEVER, NewEntry, Stored};
@@ -48,25 +48,26 @@ impl SlotSnapshot {
     pub(crate) fn of(contents: &SlotContents) -> Self {
         Self {
             version: contents.version,
-            digest: contents.digest.get(),
+            digest: contents.digest(),
             entries: contents.pages.iter().map(SnapshotEntry::of).collect(),
         }
     }
 }
 
 impl Store {
-    /// Makes what a slot holds of a snapshot, for [`SlotGuard::install`](crate::SlotGuard::install): it takes as long as so many writes,
+    /// Makes what the slot holds of a snapshot, for [`SlotGuard::install`](crate::SlotGuard::install): it takes as long as so many writes,
     /// and no lock. Compare [`SlotContents::digest`], which is counted anew, with the snapshot's.
     #[must_use]
-    pub fn prepare(&self, snapshot: &SlotSnapshot) -> SlotContents {
+    pub fn prepare(&self, slot: Slot, snapshot: &SlotSnapshot) -> SlotContents {
+        let home = self.home(slot);
         let mut contents = SlotContents::starting_at(snapshot.version, snapshot.version);
         for SnapshotEntry { key, value, version, deadline, class } in &snapshot.entries {
-            let new = NewEntry::new(key, value, *version, deadline.unwrap_or(NEVER));
+            let (hash, deadline) = (self.hash(key), deadline.unwrap_or(NEVER));
+            let new = NewEntry::new((home, hash), (key, value), *version, deadline);
             let new = NewEntry { class: *class, ..new };
-            let hash = self.hash(key);
             // A peer could send a key twice.
             let place = contents.pages.place(hash, key);
-            contents.insert((hash, place), new, &self.hasher);
+            contents.insert((hash, place), new, home);
         }
         contents
     }

@@ -2,19 +2,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ahash::RandomState;
-use parking_lot::{Mutex, MutexGuard};
-use prefetch_index::prefetch_index;
+use slotmesh_arena::Arena;
 use slotmesh_slots::{MonoTime, SLOT_COUNT, Slot};
 
+use crate::cells::{Cells, Locked, NARROW_BYTES, WIDE_FROM_BYTES};
 use crate::config::{KEY_BYTES_LIMIT, StoreConfig};
 use crate::contents::SlotContents;
-use crate::entry::Entry;
+use crate::entry::{Entry, Stored};
 use crate::error::StoreError;
 use crate::eviction::Hand;
 use crate::expiry::Deadlines;
 use crate::guard::SlotGuard;
+use crate::home::Home;
 use crate::newcomers::Newcomers;
 use crate::occupancy::Occupancy;
+use crate::packed::Packed;
+use crate::pages::tag;
 use crate::retired::Retired;
 
 /// About what an entry takes beyond its key and value, in bytes: its head of 10 (16 with a deadline), 6 of index, room for its
@@ -23,7 +26,11 @@ pub const ENTRY_OVERHEAD_BYTES: usize = 40;
 
 /// Memory that a store takes while it is empty, in bytes: the slots' headers and side tables. Not part of
 /// [`Store::used_bytes`], which counts entries only.
-pub const FIXED_BYTES: usize = SLOT_COUNT * (size_of::<Cell>() + size_of::<u64>()) + SLOT_COUNT / 8;
+pub const FIXED_BYTES: usize = NARROW_BYTES + SLOT_COUNT * size_of::<u32>() + SLOT_COUNT / 8;
+
+/// While entries take less, memory for them is the global allocator's: what it loses among so few is no more than that again, and the
+/// arena would lose more.
+const HEAP_BYTES_MAX: usize = 5 << 19;
 
 /// What entries that are never evicted may take of the budget; the rest is for the free room of their pages.
 const STATE_PERCENT: usize = 90;
@@ -31,9 +38,10 @@ const STATE_PERCENT: usize = 90;
 /// The 16384 slots of a node. Every method may be called from any thread; see the crate's page for how mutation works.
 #[derive(Debug)]
 pub struct Store {
-    pub(crate) cells: Box<[Cell]>,
+    pub(crate) cells: Cells,
     /// Keyed per store, so that nobody outside can aim keys at one bucket.
-    pub(crate) hasher: RandomState,
+    hasher: RandomState,
+    pub(crate) arena: Arena,
     pub(crate) config: StoreConfig,
     pub(crate) totals: Arc<Totals>,
     pub(crate) deadlines: Deadlines,
@@ -42,13 +50,6 @@ pub struct Store {
     pub(crate) newcomers: Newcomers,
     pub(crate) retired: Retired,
 }
-
-/// A slot on cache lines of its own, so that writers of neighbours do not disturb each other.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-pub(crate) struct Cell(Mutex<SlotContents>);
-
-const _: () = assert!(size_of::<Cell>() == 128);
 
 /// Counters that every mutation writes, away from what every read reads.
 #[derive(Debug, Default)]
@@ -77,6 +78,8 @@ pub struct StoreStats {
     pub view_bytes: usize,
     /// Large values that were removed while somebody still holds them; beyond [`StoreConfig::log_bytes`] they are of those, too.
     pub retired_bytes: usize,
+    /// Of them: memory that lies unused between pages and large values, as of when it last changed by much.
+    pub slack_bytes: usize,
     /// Of them: entries that are never evicted, without the free room of their pages.
     pub state_bytes: usize,
     /// See [`Store::budget_bytes`].
@@ -92,9 +95,12 @@ impl Store {
     #[must_use]
     pub fn new(mut config: StoreConfig) -> Self {
         config.key_bytes_max = config.key_bytes_max.min(KEY_BYTES_LIMIT);
+        let arena = Arena::new();
+        arena.use_heap(true);
         Self {
-            cells: std::iter::repeat_with(Cell::default).take(SLOT_COUNT).collect(),
+            cells: Cells::new(),
             hasher: RandomState::new(),
+            arena,
             config,
             totals: Arc::default(),
             deadlines: Deadlines::new(),
@@ -109,36 +115,49 @@ impl Store {
     /// it while holding a guard of the same slot ([`SlotGuard::get`] is for that).
     #[must_use]
     pub fn get(&self, slot: Slot, key: &[u8], now: MonoTime) -> Option<Entry> {
+        // On its way while the key is hashed.
+        self.prefetch(slot);
         self.read(slot, self.hash(key), key, now)
     }
 
     /// Has the processor fetch what a read of the slot needs first, while the caller does something else.
     #[inline]
     pub fn prefetch(&self, slot: Slot) {
-        prefetch_index(&*self.cells, slot.index());
+        self.cells.prefetch(slot);
     }
 
     #[inline]
     pub(crate) fn read(&self, slot: Slot, hash: u64, key: &[u8], now: MonoTime) -> Option<Entry> {
-        let mut contents = self.cell(slot).lock();
-        let stored = contents.pages.find_and_touch(hash, key)?;
-        (!stored.is_expired(now)).then(|| stored.entry())
+        let live = |stored: Stored<'_>| (!stored.is_expired(now)).then(|| stored.entry());
+        if let Some(mut packed) = self.cells.lock_packed(slot)
+            && let Packed::Small(small) = &mut *packed
+        {
+            return small.find_and_touch(tag(hash), key).and_then(live);
+        }
+        self.slot(slot).pages.find_and_touch(hash, key).and_then(live)
+    }
+
+    /// Takes the two megabytes for slots with many entries now, not only when entries take 16 MiB: it saves
+    /// whoever writes at that time a fraction of a millisecond.
+    pub fn expect_many(&self) {
+        self.cells.widen();
     }
 
     /// Locks a slot, for every mutation and for reads that must be consistent with each other. Waits for other holders;
     /// a thread must not hold two guards at once.
     pub fn lock(&self, slot: Slot) -> SlotGuard<'_> {
-        SlotGuard::new(self, slot, self.cell(slot).lock())
+        SlotGuard::new(self, slot, self.slot(slot))
     }
 
-    /// Memory that the entries take: pages with their free room, large values, what the system's allocator adds, the queue of
+    /// Memory that the entries take: pages with their free room, large values, memory that lies unused between them, the queue of
     /// newcomers and the fingerprints, pages put aside for a [`SlotView`](crate::SlotView), and large values that were removed
     /// while somebody still holds them, but for [`StoreConfig::log_bytes`] of them. What is taken whether there are entries or not is [`FIXED_BYTES`].
     #[must_use]
     pub fn used_bytes(&self) -> usize {
         let views = self.totals.view_bytes.load(Ordering::Relaxed);
         let retired = self.retired.bytes().saturating_sub(self.config.log_bytes);
-        self.entry_bytes() + views + self.newcomers.bytes() + retired
+        let entries = self.entry_bytes() + self.cells.bytes() + self.newcomers.bytes();
+        entries + views + retired + self.arena.slack_bytes()
     }
 
     pub(crate) fn entry_bytes(&self) -> usize {
@@ -151,12 +170,15 @@ impl Store {
         self.config.budget_bytes
     }
 
-    /// What eviction has to bring below the budget: [`Store::used_bytes`] without pages put aside for views up to an eighth of
-    /// the budget. They go by themselves, and evicting from a slot that is read would put more of them aside.
+    /// What eviction has to bring below the budget: [`Store::used_bytes`] without what goes by itself, which evicting would only add
+    /// to: pages put aside for views up to an eighth of the budget, and memory that lies unused between pages and large values
+    /// beyond an eighth of what they take, while they are being moved together.
     #[must_use]
     pub fn pressure_bytes(&self) -> usize {
         let views = self.totals.view_bytes.load(Ordering::Relaxed);
-        self.used_bytes().saturating_sub(views.min(self.budget_bytes() / 8))
+        let slack = self.arena.slack_bytes().saturating_sub(self.entry_bytes() / 8);
+        let slack = if self.arena.is_sparse() { slack } else { 0 };
+        self.used_bytes().saturating_sub(views.min(self.budget_bytes() / 8) + slack)
     }
 
     /// Whether that is more than the budget, so that the caller should evict.
@@ -186,6 +208,7 @@ impl Store {
             entry_bytes: self.entry_bytes(),
             view_bytes: self.totals.view_bytes.load(Ordering::Relaxed),
             retired_bytes: self.retired.bytes(),
+            slack_bytes: self.arena.slack_bytes(),
             state_bytes: self.state_bytes(),
             budget_bytes: self.budget_bytes(),
             evicted: self.totals.evicted.load(Ordering::Relaxed),
@@ -193,8 +216,20 @@ impl Store {
         }
     }
 
-    pub(crate) fn cell(&self, slot: Slot) -> &Mutex<SlotContents> {
-        &self.cells[slot.index()].0
+    /// Waits for the slot.
+    #[inline]
+    pub(crate) fn slot(&self, slot: Slot) -> Locked<'_> {
+        self.cells.lock(slot, &self.deadlines)
+    }
+
+    /// The slot, unless somebody has it locked.
+    #[inline]
+    pub(crate) fn try_slot(&self, slot: Slot) -> Option<Locked<'_>> {
+        self.cells.try_lock(slot, &self.deadlines)
+    }
+
+    pub(crate) fn home(&self, slot: Slot) -> Home<'_> {
+        Home { arena: &self.arena, hasher: &self.hasher, slot }
     }
 
     pub(crate) fn hash(&self, key: &[u8]) -> u64 {
@@ -234,8 +269,27 @@ impl Store {
         Ok(())
     }
 
+    /// Has cells and arena be as suits what the store holds, once it has grown. How much that is is only asked for before, since every
+    /// writer writes there.
+    #[inline]
+    pub(crate) fn grow(&self) {
+        if self.arena.uses_heap() && self.entry_bytes() >= HEAP_BYTES_MAX {
+            self.arena.use_heap(false);
+        }
+        if !self.cells.is_wide() && self.entry_bytes() >= WIDE_FROM_BYTES {
+            self.cells.widen();
+        }
+    }
+
+    /// As [`Store::grow`] once it has become much smaller.
+    pub(crate) fn shrink(&self) {
+        if !self.arena.uses_heap() && self.entry_bytes() < HEAP_BYTES_MAX / 4 {
+            self.arena.use_heap(true);
+        }
+    }
+
     /// Brings the totals and hints up to date after a mutation; called under the slot's lock.
-    pub(crate) fn settle(&self, slot: Slot, contents: &MutexGuard<'_, SlotContents>, before: Size) {
+    pub(crate) fn settle(&self, slot: Slot, contents: &SlotContents, before: Size) {
         let now = Size::of(contents);
         add_difference(&self.totals.bytes, before.bytes, now.bytes);
         add_difference(&self.totals.entries, before.entries, now.entries);

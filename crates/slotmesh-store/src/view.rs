@@ -8,6 +8,7 @@ use slotmesh_slots::{Slot, Version};
 use crate::contents::SlotContents;
 use crate::error::SnapshotGone;
 use crate::guard::SlotGuard;
+use crate::home::Home;
 use crate::page::Page;
 use crate::pages::{Pages, position};
 use crate::snapshot::SnapshotEntry;
@@ -90,12 +91,20 @@ impl Store {
     ) -> Result<Option<Vec<SnapshotEntry>>, SnapshotGone> {
         loop {
             let page = {
-                let contents = self.cell(view.slot).lock();
+                let mut contents = self.slot(view.slot);
                 let mut unread = view.pages.lock();
+                if unread.has_ended {
+                    return Ok(None);
+                }
                 if !contents.has_view(&view.pages) {
                     return Err(SnapshotGone { slot: view.slot });
                 }
-                unread.next(&contents.pages)
+                let page = unread.next(&contents.pages, self.home(view.slot));
+                if page.is_none() {
+                    unread.has_ended = true;
+                    contents.end_view(&view.pages);
+                }
+                page
             };
             match page {
                 Some(page) if page.len() == 0 => {}
@@ -112,8 +121,8 @@ pub(crate) struct Views(Vec<Weak<Mutex<Unread>>>);
 impl Views {
     /// Has each put the page of a key with this hash aside that is about to change; false when there is no view any more.
     #[cold]
-    pub(crate) fn keep(&mut self, pages: &Pages, hash: u64) -> bool {
-        self.each(|unread| unread.keep(pages, position(hash)))
+    pub(crate) fn keep(&mut self, pages: &Pages, hash: u64, home: Home<'_>) -> bool {
+        self.each(|unread| unread.keep(pages, position(hash), home))
     }
 
     /// Gives each all pages that it has not read, which the slot has no more; returns them if none wants them.
@@ -139,6 +148,16 @@ impl SlotContents {
         let views = self.views.iter().flat_map(|views| &views.0);
         views.into_iter().any(|known| known.as_ptr() == Arc::as_ptr(view))
     }
+
+    /// A view has read all: nothing is put aside for it any more.
+    fn end_view(&mut self, view: &Arc<Mutex<Unread>>) {
+        if let Some(views) = &mut self.views {
+            views.0.retain(|known| known.as_ptr() != Arc::as_ptr(view));
+            if views.0.is_empty() {
+                self.views = None;
+            }
+        }
+    }
 }
 
 /// What a view has yet to read. Its lock is taken under the slot's.
@@ -151,6 +170,8 @@ struct Unread {
     kept: BTreeMap<u32, (Option<u32>, Page)>,
     /// All pages, when the slot was cleared; those in `kept` had changed before.
     all: Option<Arc<Pages>>,
+    /// The slot knows it no more.
+    has_ended: bool,
     /// Memory of what was put aside.
     bytes: usize,
     totals: Arc<Totals>,
@@ -158,10 +179,11 @@ struct Unread {
 
 impl Unread {
     fn new(totals: Arc<Totals>) -> Self {
-        Self { cursor: Some(0), kept: BTreeMap::new(), all: None, bytes: 0, totals }
+        let kept = BTreeMap::new();
+        Self { cursor: Some(0), kept, all: None, has_ended: false, bytes: 0, totals }
     }
 
-    fn keep(&mut self, pages: &Pages, position: u32) {
+    fn keep(&mut self, pages: &Pages, position: u32, home: Home<'_>) {
         let is_read = self.cursor.is_none_or(|cursor| position < cursor);
         let kept = self.kept.range(..=position).next_back();
         let is_kept = kept.is_some_and(|(_, (end, _))| end.is_none_or(|end| position < end));
@@ -170,7 +192,8 @@ impl Unread {
         }
         let (page, end) = pages.page_at(position);
         self.count(page.copy_footprint());
-        self.kept.insert(pages.page_start(position), (end, page.clone()));
+        let copy = page.copy(home.site(position));
+        self.kept.insert(pages.page_start(position), (end, copy));
     }
 
     fn keep_all(&mut self, pages: &Arc<Pages>) {
@@ -180,7 +203,7 @@ impl Unread {
         }
     }
 
-    fn next(&mut self, pages: &Pages) -> Option<Page> {
+    fn next(&mut self, pages: &Pages, home: Home<'_>) -> Option<Page> {
         let cursor = self.cursor?;
         if let Some((end, page)) = self.kept.remove(&cursor) {
             self.cursor = end;
@@ -189,7 +212,7 @@ impl Unread {
         }
         let (page, end) = self.all.as_deref().unwrap_or(pages).page_at(cursor);
         self.cursor = end;
-        Some(page.clone())
+        Some(page.copy(home.site(cursor)))
     }
 
     fn count(&mut self, bytes: usize) {

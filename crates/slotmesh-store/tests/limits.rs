@@ -98,7 +98,7 @@ fn records_of_another_slot_or_at_the_end_of_counting_are_refused() {
     assert_eq!(guard.apply(&record), Err(ApplyError::WrongSlot { record: other, guard: slot() }));
     let mut snapshot = guard.snapshot();
     snapshot.version = Version::new(EPOCH, Seq(u64::MAX));
-    drop(guard.install(store.prepare(&snapshot)));
+    drop(guard.install(store.prepare(slot(), &snapshot)));
     let have = guard.version();
     let record = Record { slot: slot(), epoch: EPOCH, seq: Seq(0), effect: Effect::Clear };
     assert_eq!(guard.apply(&record), Err(ApplyError::Gap { have }));

@@ -91,7 +91,8 @@ impl DataPlane {
                 self.replica.applied(ticket, result);
             }
             ReplicaAction::Install { ticket, version, digest, entries } => {
-                let prepared = self.store.prepare(&snapshot(version, digest, entries));
+                let prepared =
+                    self.store.prepare(ticket.slot(), &snapshot(version, digest, entries));
                 let is_intact = prepared.digest() == digest;
                 // What was there before; freed after the lock is.
                 let _replaced = {

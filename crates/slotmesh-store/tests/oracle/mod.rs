@@ -201,6 +201,8 @@ impl Harness {
             28 => self.refuse(&input),
             29 if input.argument < 40 => self.epoch = self.epoch.next(),
             30 if input.argument < 4 => self.reset(&input),
+            31 if input.argument < 8 => self.primary.expect_many(),
+            31 if input.argument < 16 => self.replica.expect_many(),
             32..=33 => self.append(&input),
             34..=35 => self.set_range(&input),
             36 => self.get_range(&input),
@@ -402,13 +404,13 @@ impl Harness {
         let snapshot = self.primary.lock(slot).snapshot();
         drop(self.replica.lock(slot).reset());
         assert_eq!(self.replica.lock(slot).version(), Version::default());
-        let prepared = self.replica.prepare(&snapshot);
+        let prepared = self.replica.prepare(slot, &snapshot);
         drop(self.replica.lock(slot).install(prepared));
         if input.argument.is_multiple_of(2) {
             let model = &mut self.models[usize::from(input.slot)];
             model.last_delete = model.version;
             self.replaced(input.slot);
-            let prepared = self.primary.prepare(&snapshot);
+            let prepared = self.primary.prepare(slot, &snapshot);
             drop(self.primary.lock(slot).install(prepared));
         }
     }
@@ -498,7 +500,7 @@ impl Harness {
             assert!(keys.iter().eq(model.entries.keys()));
             let live = self.primary.lock(slot).entries(self.now).count();
             assert_eq!(live, keys.iter().filter(|key| model.live(key, self.now).is_some()).count());
-            let prepared = self.replica.prepare(&snapshot);
+            let prepared = self.replica.prepare(slot, &snapshot);
             drop(self.replica.lock(slot).install(prepared));
             assert_eq!(self.replica.lock(slot).digest(), snapshot.digest);
         }
