@@ -37,6 +37,7 @@ const YOUNG: u8 = 1 << 4;
 const LONG: u8 = 1 << 5;
 /// The entry is never evicted.
 const STATE: u8 = 1 << 6;
+// The last bit is free for values that are no strings: set, it will say that a byte with the kind follows the head.
 /// What becomes of an entry when it is rewritten stays.
 const USAGE: u8 = FREQUENCY | YOUNG;
 
