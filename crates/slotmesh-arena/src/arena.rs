@@ -331,11 +331,12 @@ impl Core {
         let (candidates, is_last) = list.candidates();
         // SAFETY: the list is locked.
         let live = |span: &Span| unsafe { span.state() }.live;
-        let span = candidates.iter().copied().min_by_key(live);
         // SAFETY: as above.
-        let span = span.filter(|span| unsafe { !span.state().is_nearly_full() });
+        let worth = candidates.iter().filter(|span| unsafe { span.state() }.is_worth_moving());
+        let span = worth.copied().min_by_key(live);
         if list.looked_in_vain(span.is_some(), is_last) && is_sparse {
-            list.bear();
+            // SAFETY: as above.
+            list.bear(|span| unsafe { span.state() }.is_stuck = false);
         }
         if !list.is_sparse() {
             self.publish((number, listed), &list);
@@ -361,15 +362,13 @@ impl Core {
         let (is_free, is_full) = unsafe {
             let state = span.state();
             state.is_evacuated = false;
+            state.is_stuck = true;
             (state.live == 0, state.is_full())
         };
         if is_free {
             discount(&mut list, span);
-        } else {
-            if !is_full {
-                enlist(&mut list, span);
-            }
-            list.bear();
+        } else if !is_full {
+            enlist(&mut list, span);
         }
         self.publish((number, listed), &list);
         if !list.is_sparse() {

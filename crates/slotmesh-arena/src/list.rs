@@ -51,8 +51,10 @@ impl List {
         self.slack_bytes() > borne.max(self.stuck_bytes)
     }
 
-    /// Moving blocks did not free a span: only with yet more slack is it worth another try.
-    pub(crate) fn bear(&mut self) {
+    /// No span can be freed by moving blocks: only with yet more slack is it worth another try. Those that were left as stuck are to be
+    /// tried again then.
+    pub(crate) fn bear(&mut self, mut unstick: impl FnMut(Span)) {
+        self.partial.iter().copied().for_each(&mut unstick);
         self.stuck_bytes = self.slack_bytes() + SPAN_BYTES + self.live * self.size / SLACK_SHARE;
     }
 
@@ -117,7 +119,9 @@ impl List {
         }
         let first = if self.looked < self.partial.len() { self.looked } else { 0 };
         let end = (first + LOOK).min(self.partial.len());
-        self.looked = end;
-        (&self.partial[first..end], end == self.partial.len())
+        let is_last = end == self.partial.len();
+        // A round that went on where the last ended would only see what has joined since: spans that were full a moment ago.
+        self.looked = if is_last { 0 } else { end };
+        (&self.partial[first..end], is_last)
     }
 }

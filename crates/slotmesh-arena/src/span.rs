@@ -44,6 +44,8 @@ pub(crate) struct State {
     free: u16,
     /// Its blocks are being moved: it is in no list, and nothing is allocated from it.
     pub(crate) is_evacuated: bool,
+    /// They were, and some could not be. So it is until one of those comes back.
+    pub(crate) is_stuck: bool,
     /// Memory that it takes: up to the last byte that was touched since the system gave it.
     pub(crate) touched_bytes: u32,
 }
@@ -53,8 +55,9 @@ impl State {
         self.live == self.capacity
     }
 
-    pub(crate) fn is_nearly_full(&self) -> bool {
-        self.live > self.capacity - self.capacity / 8
+    /// Whether moving its blocks is of any use.
+    pub(crate) fn is_worth_moving(&self) -> bool {
+        self.live <= self.capacity - self.capacity / 8 && !self.is_stuck
     }
 
     pub(crate) fn is_listed(&self) -> bool {
@@ -88,6 +91,7 @@ impl Span {
                 capacity: 0,
                 free: NONE,
                 is_evacuated: false,
+                is_stuck: false,
                 touched_bytes: if is_huge { SPAN_BYTES as u32 } else { 0 },
             };
             let list = AtomicU32::new(UNLISTED);
@@ -145,6 +149,7 @@ impl Span {
         let state = unsafe { self.state() };
         let room = SPAN_BYTES - (self.start().as_ptr().addr() % SPAN_BYTES);
         (state.live, state.carved, state.free) = (0, 0, NONE);
+        state.is_stuck = false;
         state.capacity = (room / size) as u16;
     }
 
@@ -185,6 +190,7 @@ impl Span {
         self.word(block).store(u64::from(state.free), Ordering::Relaxed);
         state.free = (distance / size) as u16;
         state.live -= 1;
+        state.is_stuck = false;
     }
 
     /// Who has a block, if it is out and has an owner to be asked.

@@ -284,6 +284,11 @@ mod tests {
         assert!(is_boxed(&store));
         while store.read_view(&mut view).unwrap().is_some() {}
         assert!(!is_boxed(&store) && store.read_view(&mut view).unwrap().is_none());
+        // One that was let go, until somebody looks.
+        let view = store.lock(slot).view();
+        assert!(is_boxed(&store));
+        drop(view);
+        assert!(store.get(slot, &key, NOW).is_some() && !is_boxed(&store));
         // Many entries.
         let keys: Vec<_> = (0..500).map(|number| Bytes::from(format!("{{t}}{number}"))).collect();
         keys.iter().for_each(|key| put(&store, slot, 1, Put::new(key.clone(), "v")));

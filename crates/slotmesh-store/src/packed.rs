@@ -104,9 +104,12 @@ impl Small {
     /// The contents in little, which are empty then; `None` if they do not fit.
     #[inline]
     pub(crate) fn pack(contents: &mut SlotContents) -> Option<Self> {
-        let SlotContents { version, last_delete, views: None, .. } = *contents else { return None };
+        if contents.is_viewed() || !contents.sweep.is_at_start() {
+            return None;
+        }
+        let SlotContents { version, last_delete, .. } = *contents;
         let Pages::One(page) = &mut contents.pages else { return None };
-        if page.memory() > PAGE_BYTES_MAX || !contents.sweep.is_at_start() {
+        if page.memory() > PAGE_BYTES_MAX {
             return None;
         }
         let shape = page.shape()?;

@@ -32,6 +32,10 @@ pub const FIXED_BYTES: usize = NARROW_BYTES + SLOT_COUNT * size_of::<u32>() + SL
 /// arena would lose more.
 const HEAP_BYTES_MAX: usize = 5 << 19;
 
+/// In a store that may take less than this, it is so however much they take: spans that are used in part, one for each size, would be
+/// too large a share of it.
+const ARENA_BUDGET_BYTES_MIN: usize = 16 << 20;
+
 /// What entries that are never evicted may take of the budget; the rest is for the free room of their pages.
 const STATE_PERCENT: usize = 90;
 
@@ -138,7 +142,7 @@ impl Store {
     }
 
     /// Takes the two megabytes for slots with many entries now, not only when entries take 16 MiB: it saves
-    /// whoever writes at that time a fraction of a millisecond.
+    /// whoever writes at that time a fraction of a millisecond. They count in [`Store::used_bytes`].
     pub fn expect_many(&self) {
         self.cells.widen();
     }
@@ -250,7 +254,8 @@ impl Store {
 
     /// Whether entries that are never evicted may take so many bytes, in the place of some that they take already.
     pub(crate) fn check_state(&self, more: usize, before: usize) -> Result<(), StoreError> {
-        let (have, max) = (self.state_bytes(), self.config.budget_bytes / 100 * STATE_PERCENT);
+        let room = self.config.budget_bytes.saturating_sub(self.arena.slack_bytes());
+        let (have, max) = (self.state_bytes(), room / 100 * STATE_PERCENT);
         if more > before && have + more - before > max {
             return Err(StoreError::StateFull { have, max });
         }
@@ -273,7 +278,10 @@ impl Store {
     /// writer writes there.
     #[inline]
     pub(crate) fn grow(&self) {
-        if self.arena.uses_heap() && self.entry_bytes() >= HEAP_BYTES_MAX {
+        if self.arena.uses_heap()
+            && self.config.budget_bytes >= ARENA_BUDGET_BYTES_MIN
+            && self.entry_bytes() >= HEAP_BYTES_MAX
+        {
             self.arena.use_heap(false);
         }
         if !self.cells.is_wide() && self.entry_bytes() >= WIDE_FROM_BYTES {

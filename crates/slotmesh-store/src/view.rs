@@ -149,6 +149,15 @@ impl SlotContents {
         views.into_iter().any(|known| known.as_ptr() == Arc::as_ptr(view))
     }
 
+    /// Whether somebody looks at the slot; who let go of a view without reading it to its end does not.
+    #[inline]
+    pub(crate) fn is_viewed(&mut self) -> bool {
+        if self.views.as_mut().is_some_and(|views| !views.each(|_| ())) {
+            self.views = None;
+        }
+        self.views.is_some()
+    }
+
     /// A view has read all: nothing is put aside for it any more.
     fn end_view(&mut self, view: &Arc<Mutex<Unread>>) {
         if let Some(views) = &mut self.views {
