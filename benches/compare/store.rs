@@ -16,6 +16,8 @@ use slotmesh_benches::{key, median, uniform, zipf};
 use slotmesh_slots::MonoTime;
 
 const SEQUENCE: usize = 1 << 21;
+/// As many as a small cache has, besides the many.
+const FEW_KEYS: u32 = 20_000;
 const NAMES: [&str; 7] = ["store", "dashmap", "moka", "quick_cache", "foyer", "papaya", "scc"];
 
 type Key = Box<[u8]>;
@@ -115,11 +117,11 @@ fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let (keys, rounds, millis) = if quick { (100_000, 3, 25) } else { (1_000_000, 5, 100) };
     println!("{:>30} {}", "", NAMES.map(|name| format!("{name:>12}")).concat());
-    for (entries, value_bytes) in [(keys, VALUE_BYTES), (keys / 4, 1024)] {
+    for (entries, value_bytes) in [(keys, VALUE_BYTES), (keys, 1024), (FEW_KEYS, VALUE_BYTES)] {
         let taken = NAMES.map(|name| format!("{:>12}", memory(name, entries, value_bytes, false)));
         println!("{:>30} {}", format!("bytes, {entries} of {value_bytes} B"), taken.concat());
     }
-    for keys in [keys, 20_000] {
+    for keys in [keys, FEW_KEYS] {
         let frame = Bytes::from(vec![1; VALUE_BYTES]);
         let sides = NAMES.map(|name| {
             let side = side(name, keys);
