@@ -105,8 +105,7 @@ impl Page {
 
     /// A copy that nobody finds in the slot; its large values are shared.
     pub(crate) fn copy(&self, site: Site<'_>) -> Self {
-        let mut bytes = site.arena.buffer(self.bytes.len(), Owner::NOBODY);
-        bytes.copy_from_slice(&self.bytes);
+        let bytes = self.copied(self.bytes.len(), Site { owner: Owner::NOBODY, ..site });
         Self { bytes, blobs: self.blobs.clone(), ..*self }
     }
 

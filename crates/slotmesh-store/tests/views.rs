@@ -205,3 +205,40 @@ fn a_scan_names_once_what_is_there_all_the_time() {
     assert_eq!(store.scan(slot(), start, NOW).entries.len(), 1);
     assert!(store.scan(slot(), start, later).entries.is_empty());
 }
+
+/// Memory of a small store is from elsewhere and in other sizes than that of a large one.
+#[test]
+fn a_view_is_exact_while_the_store_grows_and_shrinks() {
+    let config = StoreConfig { budget_bytes: 1 << 30, ..StoreConfig::default() };
+    for (begins_large, entries) in [(false, 40), (true, 40), (false, 2_000), (true, 2_000)] {
+        let store = Store::new(config.clone());
+        let filler = |number| Slot::new(10 + number).unwrap();
+        let fill = || {
+            for number in 0..8_000_u16 {
+                let put = Put::new(format!("filler{number}"), vec![7; 480]);
+                let _ = store.lock(filler(number)).put(Epoch(1), put, NOW).unwrap();
+            }
+        };
+        let empty = || {
+            (0..8_000).for_each(|number| drop(store.lock(filler(number)).reset()));
+            store.release_retired();
+        };
+        if begins_large {
+            fill();
+        }
+        (0..entries).for_each(|number| put(&store, number, 60));
+        let mut watched = [Watched::new(&store), Watched::new(&store)];
+        if begins_large {
+            empty()
+        } else {
+            fill()
+        }
+        // Read as it is, and put aside first.
+        assert!(!watched[0].step(&store));
+        (0..entries).for_each(|number| put(&store, number, 61));
+        for watched in &mut watched {
+            while !watched.step(&store) {}
+        }
+        store.check_invariants().unwrap();
+    }
+}
