@@ -200,8 +200,8 @@ impl Unread {
             return;
         }
         let (page, end) = pages.page_at(position);
-        self.count(page.copy_footprint());
         let copy = page.copy(home.site(position));
+        self.count(copy.copy_footprint());
         self.kept.insert(pages.page_start(position), (end, copy));
     }
 
