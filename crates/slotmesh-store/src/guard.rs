@@ -44,7 +44,8 @@ impl<'a> SlotGuard<'a> {
     }
 
     /// Sum over the entries of a fixed hash of key, value and version; deadlines are left out. Equal contents have
-    /// equal digests on every node, whatever their history; zero when empty.
+    /// equal digests on every node, whatever their history; zero when empty. It is at hand, or in a store with few entries counted from
+    /// one page of at most 4 KiB.
     #[must_use]
     pub fn digest(&self) -> u128 {
         self.contents.digest()

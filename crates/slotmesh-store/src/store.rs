@@ -25,7 +25,7 @@ use crate::retired::Retired;
 pub const ENTRY_OVERHEAD_BYTES: usize = 40;
 
 /// Memory that a store takes while it is empty, in bytes: the slots' headers and side tables. Not part of
-/// [`Store::used_bytes`], which counts entries only.
+/// [`Store::used_bytes`], which counts what its entries make it take.
 pub const FIXED_BYTES: usize = NARROW_BYTES + SLOT_COUNT * size_of::<u32>() + SLOT_COUNT / 8;
 
 /// While entries take less, memory for them is the global allocator's: what it loses among so few is no more than that again, and the
@@ -153,9 +153,10 @@ impl Store {
         SlotGuard::new(self, slot, self.slot(slot))
     }
 
-    /// Memory that the entries take: pages with their free room, large values, memory that lies unused between them, the queue of
-    /// newcomers and the fingerprints, pages put aside for a [`SlotView`](crate::SlotView), and large values that were removed
-    /// while somebody still holds them, but for [`StoreConfig::log_bytes`] of them. What is taken whether there are entries or not is [`FIXED_BYTES`].
+    /// Memory that the entries take: pages with their free room, large values, memory that lies unused between them, what slots take
+    /// because of them, the queue of newcomers and the fingerprints, pages put aside for a [`SlotView`](crate::SlotView), and large values
+    /// that were removed while somebody still holds them, but for [`StoreConfig::log_bytes`] of them. What is taken whether there are
+    /// entries or not is [`FIXED_BYTES`].
     #[must_use]
     pub fn used_bytes(&self) -> usize {
         let views = self.totals.view_bytes.load(Ordering::Relaxed);
