@@ -317,7 +317,8 @@ impl Core {
     pub(crate) fn sum_up(&self) {
         // Locked until it is noted, so that who comes last notes last.
         let spare = self.spare.lock();
-        let lists = self.lists().iter().map(|listed| listed.slack_bytes.load(Ordering::Relaxed));
+        let lists = self.lists.get().into_iter().flatten();
+        let lists = lists.map(|listed| listed.slack_bytes.load(Ordering::Relaxed));
         let slack_bytes = lists.sum::<usize>() + spare.kept_bytes();
         self.slack_bytes.store(slack_bytes, Ordering::Relaxed);
     }

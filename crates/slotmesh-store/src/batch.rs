@@ -91,7 +91,7 @@ impl Values {
     /// The value, if it is shared; else it is copied and handed out at the end.
     #[inline]
     fn value(&mut self, number: usize, stored: &Stored<'_>) -> Bytes {
-        if stored.blob_place().is_some() {
+        if stored.is_blob() {
             return stored.value();
         }
         let value = stored.value_bytes();

@@ -177,6 +177,14 @@ impl Cells {
         };
         Locked { held, cells: self }
     }
+
+    #[cold]
+    fn to_box(&self, contents: &mut SlotContents) -> Packed {
+        self.boxed.fetch_add(1, Ordering::Relaxed);
+        let mut contents = Box::new(std::mem::take(contents));
+        contents.count_digest();
+        Packed::Boxed(Unaligned::new(contents))
+    }
 }
 
 impl Deref for Locked<'_> {
@@ -229,16 +237,6 @@ impl Drop for Locked<'_> {
                 }
             }
         }
-    }
-}
-
-impl Cells {
-    #[cold]
-    fn to_box(&self, contents: &mut SlotContents) -> Packed {
-        self.boxed.fetch_add(1, Ordering::Relaxed);
-        let mut contents = Box::new(std::mem::take(contents));
-        contents.count_digest();
-        Packed::Boxed(Unaligned::new(contents))
     }
 }
 

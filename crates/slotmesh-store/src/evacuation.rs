@@ -66,7 +66,7 @@ mod tests {
             let (slot, key) = key(number);
             let _ = store.lock(slot).put(Epoch(1), Put::new(key, value(number)), NOW).unwrap();
         }
-        let held: Vec<_> = (0..0).map(key).collect();
+        let held: Vec<_> = (0..KEYS).step_by(3_000).map(key).collect();
         let held: Vec<_> =
             held.iter().filter_map(|(slot, key)| store.get(*slot, key, NOW)).collect();
         let full = store.stats();
@@ -94,6 +94,6 @@ mod tests {
             assert_eq!(store.get(slot, &key, NOW).unwrap().value, value(number));
         }
         store.check_invariants().unwrap();
-        drop(held);
+        assert_eq!(held.len(), KEYS / 3_000);
     }
 }
