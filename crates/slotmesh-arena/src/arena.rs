@@ -34,7 +34,7 @@ pub(crate) struct Core {
     /// Handles to the arena. Blocks hold the core too, but ask for nothing.
     arenas: AtomicUsize,
     /// None of them before the first span: they take 50 KiB.
-    lists: OnceLock<Box<[Listed]>>,
+    pub(crate) lists: OnceLock<Box<[Listed]>>,
     spare: Mutex<Spare>,
     /// A power of two, or [`HEAP`].
     lanes: AtomicUsize,
@@ -48,7 +48,7 @@ pub(crate) struct Core {
 /// A list, and what can be read of it without the lock.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Listed {
+pub(crate) struct Listed {
     list: Mutex<List>,
     slack_bytes: AtomicUsize,
     is_sparse: AtomicBool,

@@ -258,6 +258,19 @@ fn a_small_arena_wastes_little() {
 }
 
 #[test]
+fn there_are_no_lists_before_the_first_span() {
+    let arena = Arena::new();
+    arena.use_heap(true);
+    let buffer = arena.buffer(100, Owner::NOBODY);
+    assert!(arena.0.lists.get().is_none() && arena.slack_bytes() == 0 && !arena.is_sparse());
+    drop(buffer);
+    arena.use_heap(false);
+    assert!(arena.0.lists.get().is_none());
+    assert_eq!(arena.buffer(100, Owner::NOBODY).len(), 112);
+    assert!(arena.0.lists.get().is_some());
+}
+
+#[test]
 fn nobody_gets_less_than_was_asked_for() {
     for bytes in [usize::MAX, usize::MAX - 7, 1 << 32] {
         assert!(std::panic::catch_unwind(|| Buffer::capacity(bytes)).is_err());
