@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use parking_lot::MappedMutexGuard;
-use slotmesh_slots::{MonoTime, Slot};
+use slotmesh_slots::{Class, MonoTime, Slot, Version};
 
 use crate::blob::INLINE_BYTES_MAX;
 use crate::contents::SlotContents;
@@ -10,32 +10,140 @@ use crate::store::Store;
 /// Keys whose memory is fetched at the same time: about as many cache misses as a core can wait for at once.
 const AT_ONCE: usize = 16;
 
-/// Room for the small values of so many keys before it has to grow.
-const VALUES_BYTES: usize = 1 << 10;
+/// Room for the small value of each key before more is taken, and for all of them at most.
+const VALUE_BYTES: usize = 64;
+const VALUES_BYTES_MAX: usize = 64 << 10;
 
-const _: () = assert!(AT_ONCE * INLINE_BYTES_MAX <= u16::MAX as usize && AT_ONCE <= 32);
+const _: () = assert!(AT_ONCE <= 32 && INLINE_BYTES_MAX < SHARED as usize);
+
+/// What [`Store::get_many`] found, in the order of the keys. It has the small values in one piece of memory of its own and handles to
+/// the large ones, so an entry that is only looked at costs no allocation.
+#[derive(Debug, Default)]
+pub struct Batch {
+    found: Vec<Option<Found>>,
+    copied: Vec<u8>,
+    shared: Vec<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    version: Version,
+    deadline: Option<MonoTime>,
+    class: Class,
+    /// Bytes of the value, or [`SHARED`].
+    len: u16,
+    /// Where it begins, or its number among the shared ones.
+    at: usize,
+}
+
+/// Stands for the length of a value that is shared.
+const SHARED: u16 = u16::MAX;
+
+/// An entry of a [`Batch`].
+#[derive(Clone, Copy, Debug)]
+pub struct EntryRef<'a> {
+    /// As [`Entry::value`].
+    pub value: &'a [u8],
+    /// As [`Entry::version`].
+    pub version: Version,
+    /// As [`Entry::deadline`].
+    pub deadline: Option<MonoTime>,
+    /// As [`Entry::class`].
+    pub class: Class,
+    shared: Option<&'a Bytes>,
+}
+
+impl EntryRef<'_> {
+    /// The entry by itself; a small value is copied.
+    #[must_use]
+    pub fn to_entry(&self) -> Entry {
+        let Self { version, deadline, class, .. } = *self;
+        let value = self.shared.cloned().unwrap_or_else(|| Bytes::copy_from_slice(self.value));
+        Entry { value, version, deadline, class }
+    }
+}
+
+impl Batch {
+    fn with_room(keys: usize) -> Self {
+        Self {
+            found: Vec::with_capacity(keys),
+            copied: Vec::with_capacity((keys * VALUE_BYTES).min(VALUES_BYTES_MAX)),
+            shared: Vec::new(),
+        }
+    }
+
+    /// How many keys were asked for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Whether none was.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The entry of the key with this number, counted from zero.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<EntryRef<'_>> {
+        self.found.get(number)?.as_ref().map(|found| self.entry(found))
+    }
+
+    /// The entry of each key, one after the other.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Option<EntryRef<'_>>> {
+        self.found.iter().map(|found| found.as_ref().map(|found| self.entry(found)))
+    }
+
+    fn entry(&self, found: &Found) -> EntryRef<'_> {
+        let Found { version, deadline, class, len, at } = *found;
+        let shared = (len == SHARED).then(|| &self.shared[at]);
+        let value = match shared {
+            Some(shared) => shared,
+            None => &self.copied[at..at + usize::from(len)],
+        };
+        EntryRef { value, version, deadline, class, shared }
+    }
+
+    /// Takes the value over.
+    #[inline]
+    fn take(&mut self, stored: &Stored<'_>) -> Found {
+        let (version, deadline, class) = (stored.version(), stored.deadline(), stored.class());
+        if stored.is_blob() {
+            self.shared.push(stored.value());
+            return Found { version, deadline, class, len: SHARED, at: self.shared.len() - 1 };
+        }
+        let (value, at) = (stored.in_page(), self.copied.len());
+        self.copied.extend_from_slice(value);
+        Found { version, deadline, class, len: value.len() as u16, at }
+    }
+}
 
 impl Store {
     /// The entries of many keys, in their order, as [`Store::get`] for each but several times as fast where they are not in
     /// the processor's caches: the memory of sixteen keys is fetched at a time, step by step, instead of waiting for each.
     ///
-    /// Each key is read at a moment of its own; other threads may write in between. Small values of up to sixteen neighbours share
-    /// an allocation, of 8 KiB at most.
+    /// Each key is read at a moment of its own; other threads may write in between.
     #[must_use]
-    pub fn get_many(&self, keys: &[(Slot, &[u8])], now: MonoTime) -> Vec<Option<Entry>> {
-        if !self.cells.is_wide() {
-            // Then it is in the caches.
-            return keys.iter().map(|(slot, key)| self.get(*slot, key, now)).collect();
+    pub fn get_many(&self, keys: &[(Slot, &[u8])], now: MonoTime) -> Batch {
+        let mut batch = Batch::with_room(keys.len());
+        if self.cells.is_wide() {
+            for group in keys.chunks(AT_ONCE) {
+                self.read_group(group, now, &mut batch);
+            }
+        } else {
+            // Then they are in the caches.
+            for (slot, key) in keys {
+                let found =
+                    self.read(*slot, self.hash(key), key, now, |stored| batch.take(&stored));
+                batch.found.push(found);
+            }
         }
-        let mut found = Vec::with_capacity(keys.len());
-        for group in keys.chunks(AT_ONCE) {
-            self.read_group(group, now, &mut found);
-        }
-        found
+        batch
     }
 
     /// Each step has the processor fetch for all keys what the next one needs.
-    fn read_group(&self, group: &[(Slot, &[u8])], now: MonoTime, found: &mut Vec<Option<Entry>>) {
+    fn read_group(&self, group: &[(Slot, &[u8])], now: MonoTime, batch: &mut Batch) {
         let mut hashes = [0; AT_ONCE];
         for ((slot, key), hash) in group.iter().zip(&mut hashes) {
             self.prefetch(*slot);
@@ -56,65 +164,25 @@ impl Store {
                 *place = contents.pages.prefetch_entry(hash);
             }
         }
-        let first = found.len();
-        let mut values = Values::default();
+        let first = batch.found.len();
         let mut left_out = 0_u32;
         for (number, (_, key)) in group.iter().enumerate() {
-            let Some(mut contents) = locked[number].take() else {
+            let found = if let Some(mut contents) = locked[number].take() {
+                let stored =
+                    contents.pages.find_and_touch_from(places[number], hashes[number], key);
+                stored.filter(|stored| !stored.is_expired(now)).map(|stored| batch.take(&stored))
+            } else {
                 left_out |= 1 << number;
-                found.push(None);
-                continue;
+                None
             };
-            let stored = contents.pages.find_and_touch_from(places[number], hashes[number], key);
-            let live = stored.filter(|stored| !stored.is_expired(now));
-            found.push(live.map(|stored| stored.entry_with(values.value(number, &stored))));
+            batch.found.push(found);
         }
-        values.hand_out(&mut found[first..]);
         while left_out != 0 {
             let number = left_out.trailing_zeros() as usize;
             let (slot, key) = group[number];
-            found[first + number] = self.read(slot, hashes[number], key, now);
+            let found = self.read(slot, hashes[number], key, now, |stored| batch.take(&stored));
+            batch.found[first + number] = found;
             left_out &= left_out - 1;
-        }
-    }
-}
-
-/// Small values of neighbours, in one allocation: one each would take as long as all the rest.
-#[derive(Default)]
-struct Values {
-    bytes: Vec<u8>,
-    /// Where each value is.
-    places: [(u16, u16); AT_ONCE],
-}
-
-impl Values {
-    /// The value, if it is shared; else it is copied and handed out at the end.
-    #[inline]
-    fn value(&mut self, number: usize, stored: &Stored<'_>) -> Bytes {
-        if stored.is_blob() {
-            return stored.value();
-        }
-        let value = stored.value_bytes();
-        if self.bytes.capacity() == 0 {
-            self.bytes.reserve_exact(VALUES_BYTES);
-        }
-        self.places[number] = (self.bytes.len() as u16, value.len() as u16);
-        self.bytes.extend_from_slice(value);
-        Bytes::new()
-    }
-
-    #[inline]
-    fn hand_out(self, found: &mut [Option<Entry>]) {
-        if self.bytes.is_empty() {
-            return;
-        }
-        let bytes = Bytes::from(self.bytes);
-        for (entry, (start, len)) in found.iter_mut().zip(self.places) {
-            if let Some(entry) = entry
-                && len > 0
-            {
-                entry.value = bytes.slice(usize::from(start)..usize::from(start + len));
-            }
         }
     }
 }
@@ -146,8 +214,10 @@ mod tests {
         for len in [0, 1, 15, 16, 17, 2_000] {
             let found = store.get_many(&wanted[..len], now);
             let single = wanted[..len].iter().map(|(slot, key)| store.get(*slot, key, now));
-            assert!(found.iter().cloned().eq(single));
-            assert!(len < 17 || found.iter().any(Option::is_some));
+            assert!(found.iter().map(|entry| entry.map(|entry| entry.to_entry())).eq(single));
+            assert!(len < 17 || found.iter().any(|entry| entry.is_some()));
+            assert_eq!((found.len(), found.is_empty()), (len, len == 0));
+            assert!(found.get(len).is_none());
         }
     }
 }

@@ -89,12 +89,12 @@ impl Cells {
     #[inline]
     pub(crate) fn lock(&self, slot: Slot, deadlines: &Deadlines) -> Locked<'_> {
         if let Some(wide) = self.wide.get() {
-            return self.wide_lock(wide, slot, deadlines);
+            return self.enter_wide(wide, slot, deadlines);
         }
         let packed = self.narrow[slot.index()].lock();
         if let (Packed::Gone, Some(wide)) = (&*packed, self.wide.get()) {
             drop(packed);
-            return self.wide_lock(wide, slot, deadlines);
+            return self.enter_wide(wide, slot, deadlines);
         }
         self.unpack(packed, slot, deadlines)
     }
@@ -116,7 +116,14 @@ impl Cells {
         (!is_gone).then(|| self.unpack(packed, slot, deadlines))
     }
 
-    /// As [`Cells::try_lock`] for a slot that is in a wide cell already.
+    /// As [`Cells::lock`] for a slot that is in a wide cell already; `None` for any other.
+    #[inline]
+    pub(crate) fn lock_wide(&self, slot: Slot) -> Option<MappedMutexGuard<'_, SlotContents>> {
+        let cell = self.wide.get()?[slot.index()].0.lock();
+        MutexGuard::try_map(cell, Option::as_mut).ok()
+    }
+
+    /// As [`Cells::lock_wide`], unless somebody has it locked.
     #[inline]
     pub(crate) fn try_lock_wide(&self, slot: Slot) -> Option<MappedMutexGuard<'_, SlotContents>> {
         let cell = self.wide.get()?[slot.index()].0.try_lock()?;
@@ -130,7 +137,7 @@ impl Cells {
     }
 
     #[inline]
-    fn wide_lock<'a>(
+    fn enter_wide<'a>(
         &'a self,
         wide: &'a [WideCell],
         slot: Slot,
@@ -358,7 +365,7 @@ mod tests {
         assert_eq!(store.try_slot(slot).map(|contents| contents.digest()), Some(digest));
         assert_eq!(store.cells.bytes(), WIDE_BYTES);
         let wanted: Vec<_> = keys.iter().map(|key| (Slot::of_key(key), &key[..])).collect();
-        assert!(store.get_many(&wanted, NOW).iter().all(Option::is_some));
+        assert!(store.get_many(&wanted, NOW).iter().all(|entry| entry.is_some()));
         store.check_invariants().unwrap();
     }
 }

@@ -150,13 +150,8 @@ impl<'a> Stored<'a> {
 
     #[inline]
     pub(crate) fn entry(&self) -> Entry {
-        self.entry_with(self.value())
-    }
-
-    /// With the value as it was read.
-    #[inline]
-    pub(crate) fn entry_with(&self, value: Bytes) -> Entry {
-        Entry { value, version: self.version(), deadline: self.deadline(), class: self.class() }
+        let (version, deadline, class) = (self.version(), self.deadline(), self.class());
+        Entry { value: self.value(), version, deadline, class }
     }
 
     #[inline]
@@ -254,13 +249,15 @@ impl<'a> Stored<'a> {
         if self.flags() & HAS_BLOB != 0 { place() } else { None }
     }
 
-    #[inline]
+    #[inline(always)]
     fn blob(&self) -> Option<BlobRef<'a>> {
-        self.blobs?.get(self.blob_place()?)
+        let place = self.blob_place()?;
+        self.blobs?.get(place)
     }
 
+    /// The value as it lies in the page: all of it, unless it is a blob.
     #[inline(always)]
-    fn in_page(&self) -> &'a [u8] {
+    pub(crate) fn in_page(&self) -> &'a [u8] {
         let start = self.key_start() + self.key_len();
         &self.bytes[start..start + self.value_len()]
     }

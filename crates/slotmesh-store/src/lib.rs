@@ -58,6 +58,7 @@ mod transaction;
 mod update;
 mod view;
 
+pub use batch::{Batch, EntryRef};
 pub use condition::Condition;
 pub use config::{KEY_BYTES_LIMIT, StoreConfig};
 pub use contents::SlotContents;

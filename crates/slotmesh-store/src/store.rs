@@ -121,7 +121,7 @@ impl Store {
     pub fn get(&self, slot: Slot, key: &[u8], now: MonoTime) -> Option<Entry> {
         // On its way while the key is hashed.
         self.prefetch(slot);
-        self.read(slot, self.hash(key), key, now)
+        self.read(slot, self.hash(key), key, now, |stored| stored.entry())
     }
 
     /// Has the processor fetch what a read of the slot needs first, while the caller does something else.
@@ -130,9 +130,21 @@ impl Store {
         self.cells.prefetch(slot);
     }
 
+    /// What somebody makes of the entry under the slot's lock.
     #[inline]
-    pub(crate) fn read(&self, slot: Slot, hash: u64, key: &[u8], now: MonoTime) -> Option<Entry> {
-        let live = |stored: Stored<'_>| (!stored.is_expired(now)).then(|| stored.entry());
+    pub(crate) fn read<R>(
+        &self,
+        slot: Slot,
+        hash: u64,
+        key: &[u8],
+        now: MonoTime,
+        take: impl FnOnce(Stored<'_>) -> R,
+    ) -> Option<R> {
+        let live = |stored: Stored<'_>| (!stored.is_expired(now)).then(|| take(stored));
+        // Neither of the usual cases needs what a lock of the whole slot does.
+        if let Some(mut contents) = self.cells.lock_wide(slot) {
+            return contents.pages.find_and_touch(hash, key).and_then(live);
+        }
         if let Some(mut packed) = self.cells.lock_packed(slot)
             && let Packed::Small(small) = &mut *packed
         {

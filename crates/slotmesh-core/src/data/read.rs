@@ -93,11 +93,11 @@ impl DataPlane {
         let wanted = wanted.filter_map(|(served, &key)| Some((served.as_ref().ok()?.0, key)));
         let entries = self.store.get_many(&wanted.collect::<Vec<_>>(), MonoTime::ZERO);
         let now = self.gate.now();
-        let mut entries = entries.into_iter();
+        let mut entries = entries.iter();
         let mut answers = Vec::with_capacity(keys.len());
         for (served, key) in served.into_iter().zip(keys) {
             answers.push(served.and_then(|(slot, role, committed)| {
-                let entry = entries.next().flatten();
+                let entry = entries.next().flatten().map(|entry| entry.to_entry());
                 self.gate.confirm_at(slot, role, now)?;
                 let found = match entry.filter(|entry| !is_expired(entry, now)) {
                     Some(entry) => self.found(slot, committed, entry, now),
