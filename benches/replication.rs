@@ -62,7 +62,7 @@ impl Cluster {
         let effect =
             Effect::Put { class: Class::Cache, key, value: self.value.clone(), deadline: None };
         let slot = Slot::new(slot as u16).expect("below the number of slots");
-        let record = Record { slot, epoch: Epoch(1), seq: Seq(*seq), effect };
+        let record = Record { slot, epoch: Epoch(1), seq: Seq(*seq), effect, answer: None };
         let committed = self.committed.clone();
         self.primary.append(&record).expect("in order");
         let done = Box::new(move |_| {

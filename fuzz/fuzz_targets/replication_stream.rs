@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use slotmesh_fuzz::noise;
 use slotmesh_replication::{
     ApplyError, Config, Primary, PrimaryEvent, PrimarySlot, Replica, ReplicaAction, ReplicaSlot,
-    Ring,
+    Ring, SnapshotStart,
 };
 use slotmesh_slots::{Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version, Writer};
 
@@ -121,7 +121,13 @@ impl Fixture {
     fn write(&mut self, number: u8) {
         let seq = &mut self.seqs[usize::from(number % SLOTS)];
         let effect = Effect::Delete { key: Bytes::copy_from_slice(&[number]) };
-        let record = Record { slot: slot(number), epoch: Epoch(1), seq: Seq(*seq + 1), effect };
+        let record = Record {
+            slot: slot(number),
+            epoch: Epoch(1),
+            seq: Seq(*seq + 1),
+            effect,
+            answer: None,
+        };
         if self.primary.credit(record.slot) && self.primary.append(&record).is_ok() {
             *seq += 1;
             self.primary.wait(record.slot, record.version(), Box::new(|_| {}));
@@ -150,7 +156,11 @@ impl Fixture {
         match event {
             PrimaryEvent::NeedSnapshot { replica, slot } => {
                 let version = self.primary.last(slot).unwrap_or_default();
-                self.primary.snapshot(replica, slot, version, 7, || Box::new(|| Ok(None)));
+                let start = || SnapshotStart {
+                    answers: Bytes::from_static(b"answers"),
+                    source: Box::new(|| Ok(None)),
+                };
+                self.primary.snapshot(replica, slot, version, 7, start);
             }
             PrimaryEvent::Compare { replica, slot } => {
                 let version = self.primary.last(slot).unwrap_or_default();
@@ -176,7 +186,8 @@ fn nearly_right(next: &mut impl FnMut() -> u8) -> Bytes {
             out.u64(u64::from(next() % 8));
             let effect = Effect::Delete { key: Bytes::copy_from_slice(&[next()]) };
             let (epoch, seq) = (Epoch(u32::from(next() % 4)), Seq(u64::from(next() % 16)));
-            Record { slot: slot(next()), epoch, seq, effect }.encode(&mut out, MonoTime::ZERO);
+            Record { slot: slot(next()), epoch, seq, effect, answer: None }
+                .encode(&mut out, MonoTime::ZERO);
         }
         _ => {
             out.slot(slot(next()));

@@ -242,6 +242,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
                     timeout: Some(self.settings.cluster_timeout),
                     // A retry could undo an invalidation that came after the first attempt.
                     retry_ambiguous: false,
+                    once: false,
                 };
                 let put = PutOptions { ttl, condition, call, ..PutOptions::default() };
                 match self.node.put(cluster_key, sealed, put).await {
@@ -329,7 +330,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     fn write_options(&self) -> CallOptions {
-        CallOptions { ack: self.settings.ack, timeout: None, retry_ambiguous: true }
+        CallOptions { ack: self.settings.ack, retry_ambiguous: true, ..CallOptions::default() }
     }
 
     fn now(&self) -> MonoTime {

@@ -79,6 +79,9 @@ pub enum OpError {
     /// The sum does not fit 64 bits.
     #[error("increment or decrement would overflow")]
     Overflow,
+    /// The token of this write was another write's; nothing happened. Tokens are drawn anew for each.
+    #[error("the token was used for another write")]
+    TokenReused,
     /// The owner belongs to another cluster or speaks another version; a retry cannot help until that is mended.
     #[error("the owner refuses this node: {0}")]
     Refused(RefusedReason),
@@ -101,6 +104,7 @@ impl OpError {
             DataError::TooLarge { bytes, max } => Some(Self::TooLarge { bytes: *bytes, max: *max }),
             DataError::NotAnInteger => Some(Self::NotAnInteger),
             DataError::Overflow => Some(Self::Overflow),
+            DataError::TokenReused => Some(Self::TokenReused),
             DataError::Full => Some(Self::Full),
             _ => None,
         }

@@ -22,6 +22,7 @@ pub use error::{ConfigError, OpError, StartError};
 pub use node::Node;
 pub use slotmesh_control::{ClusterState, Member, MemberState, NodeInfo};
 pub use slotmesh_core::{Ack, DataError, DataStats, NodeEvent, OPS_MAX, Op, Reply, Value};
+pub use slotmesh_slots::Token;
 pub use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 pub use slotmesh_transport::{ClusterSecret, SecretError};
 pub use status::{NodeStatus, Phase};

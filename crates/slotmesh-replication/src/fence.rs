@@ -143,7 +143,7 @@ mod tests {
         let mut check = |epoch, seq, expected| {
             let effect = Effect::Delete { key: Bytes::new() };
             let slot = Slot::of_key(b"");
-            let record = Record { slot, epoch: Epoch(epoch), seq: Seq(seq), effect };
+            let record = Record { slot, epoch: Epoch(epoch), seq: Seq(seq), effect, answer: None };
             assert_eq!(fence.fit(&record), expected, "{epoch}.{seq}");
         };
         let version = |epoch, seq| Version::new(Epoch(epoch), Seq(seq));
@@ -152,7 +152,7 @@ mod tests {
         let mut check = |epoch, seq, expected| {
             let effect = Effect::Delete { key: Bytes::new() };
             let slot = Slot::of_key(b"");
-            let record = Record { slot, epoch: Epoch(epoch), seq: Seq(seq), effect };
+            let record = Record { slot, epoch: Epoch(epoch), seq: Seq(seq), effect, answer: None };
             assert_eq!(fence.fit(&record), expected, "{epoch}.{seq}");
         };
         check(1, 8, Fit::Next(version(1, 7)));

@@ -49,13 +49,22 @@ pub enum ReplicaAction {
     Install {
         /// Names the work.
         ticket: Ticket,
-        /// The slot's version afterwards.
-        version: Version,
-        /// The slot's digest afterwards.
-        digest: u128,
-        /// All the slot holds afterwards.
-        entries: Vec<SnapshotEntry>,
+        /// By what.
+        filled: Filled,
     },
+}
+
+/// What a slot is filled with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filled {
+    /// The slot's version afterwards.
+    pub version: Version,
+    /// The slot's digest afterwards.
+    pub digest: u128,
+    /// The answers that go with it: [`SnapshotStart::answers`](crate::SnapshotStart::answers) of the primary.
+    pub answers: Bytes,
+    /// All the slot holds afterwards.
+    pub entries: Vec<SnapshotEntry>,
 }
 
 /// The replica's end of a link.

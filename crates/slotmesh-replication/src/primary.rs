@@ -15,7 +15,7 @@ use crate::link::{Link, StreamState};
 use crate::outbox;
 use crate::ring::Ring;
 use crate::role::{After, Fault, Role};
-use crate::snapshot::{Outgoing, SnapshotSource};
+use crate::snapshot::{Outgoing, SnapshotStart};
 use crate::timers::Suspects;
 
 /// The primary side of a node's replication: the logs of the slots it owns and the links to their replicas.
@@ -285,7 +285,7 @@ impl Primary {
     }
 
     /// Answers [`PrimaryEvent::NeedSnapshot`]. Call it under the store's slot lock with the slot's version and digest;
-    /// `source` is called, under the slot's log lock, only when the replica's copy differs: it makes what lists the slot as
+    /// `start` is called, under the slot's log lock, only when the replica's copy differs: it makes what lists the slot as
     /// it is now, and calls nothing here. False when the snapshot is no longer wanted or `version` is not the log's last; in the second case
     /// the event comes again.
     pub fn snapshot(
@@ -294,7 +294,7 @@ impl Primary {
         slot: Slot,
         version: Version,
         digest: u128,
-        source: impl FnOnce() -> SnapshotSource,
+        start: impl FnOnce() -> SnapshotStart,
     ) -> bool {
         let Ok(link) = self.link(replica) else { return false };
         let mut after = After::default();
@@ -319,7 +319,7 @@ impl Primary {
                 link.with(|link| link.answered(slot));
                 role.advance(&mut after);
             } else {
-                let outgoing = Outgoing::new((slot, attach), version, digest, source());
+                let outgoing = Outgoing::new((slot, attach), version, digest, start());
                 link.with(|link| link.copy(outgoing));
             }
             true

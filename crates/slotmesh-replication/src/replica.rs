@@ -10,7 +10,7 @@ use slotmesh_slots::{Epoch, MonoTime, NodeId, Reader, Record, SLOT_COUNT, Slot, 
 use crate::config::Config;
 use crate::error::{AlreadyHigher, ApplyError, LinkError};
 use crate::fence::{Admission, Fence, Fit};
-use crate::inbound::{Inbound, ReplicaAction, Ticket, Work};
+use crate::inbound::{Filled, Inbound, ReplicaAction, Ticket, Work};
 use crate::ring::Ring;
 use crate::snapshot::Shadow;
 use crate::wire::{Down, LINK_VERSION, Refusal, Up};
@@ -269,8 +269,8 @@ impl Replica {
         message: Down,
     ) -> Result<Option<ReplicaAction>, LinkError> {
         match message {
-            Down::Begin { slot, attach, version } => {
-                inbound.shadow = Some(Shadow::new(slot, attach, version));
+            Down::Begin { slot, attach, version, answers } => {
+                inbound.shadow = Some(Shadow::new(slot, attach, version, answers));
             }
             Down::Batch { slot, attach, entries } => {
                 let shadow = inbound.shadow.as_mut();
@@ -286,10 +286,11 @@ impl Replica {
                     let named = (shadow.slot, shadow.attach, shadow.version);
                     named == (slot, attach, version) && shadow.entries.len() as u64 == entries
                 });
-                if let Some(Shadow { entries, .. }) = shadow {
+                if let Some(Shadow { answers, entries, .. }) = shadow {
                     fence.has(version);
                     let ticket = ticket(inbound, from, (slot, attach), Work::Install(slot))?;
-                    return Ok(Some(ReplicaAction::Install { ticket, version, digest, entries }));
+                    let filled = Filled { version, digest, answers, entries };
+                    return Ok(Some(ReplicaAction::Install { ticket, filled }));
                 }
                 inbound.refuse(slot, attach, Refusal::Corrupt);
             }

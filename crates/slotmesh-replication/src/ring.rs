@@ -204,7 +204,7 @@ impl Inner {
 
 /// Bytes a record is charged with, in the ring and on links: its payload and what holding it takes.
 pub(crate) fn cost(record: &Record) -> usize {
-    record.effect.payload_len() + RECORD_OVERHEAD
+    record.payload_len() + RECORD_OVERHEAD
 }
 
 /// Size of a ring entry and of the two reference-counted buffers behind it.
@@ -226,7 +226,8 @@ mod tests {
 
     fn push(ring: &Ring, number: u16, at: (u32, u64), prev: (u32, u64)) {
         let effect = Effect::Delete { key: Bytes::from_static(b"k") };
-        let record = Record { slot: slot(number), epoch: Epoch(at.0), seq: Seq(at.1), effect };
+        let record =
+            Record { slot: slot(number), epoch: Epoch(at.0), seq: Seq(at.1), effect, answer: None };
         ring.push(record, version(prev.0, prev.1));
         ring.check_invariants();
     }

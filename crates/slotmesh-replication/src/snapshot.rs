@@ -47,6 +47,15 @@ impl SnapshotEntry {
 /// call. It may lock the store's slot: it is called under no lock of this engine. Dropped when nobody wants more.
 pub type SnapshotSource = Box<dyn FnMut() -> Result<Option<Vec<SnapshotEntry>>, SourceGone> + Send>;
 
+/// What a snapshot begins with: the answers that the caller keeps for the slot, as bytes that mean nothing here, and what lists
+/// its entries.
+pub struct SnapshotStart {
+    /// At most as long as a record may be.
+    pub answers: Bytes,
+    /// The slot's entries.
+    pub source: SnapshotSource,
+}
+
 /// What a [`SnapshotSource`] lists is there no more; another one is asked for if the replica still needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the slot was replaced while it was listed")]
@@ -58,6 +67,7 @@ pub(crate) struct Outgoing {
     pub(crate) attach: u64,
     pub(crate) version: Version,
     digest: u128,
+    answers: Bytes,
     /// Gone when a thread is about to feed from it, and at its end.
     source: Option<SnapshotSource>,
     complete: bool,
@@ -80,15 +90,17 @@ impl Outgoing {
         (slot, attach): (Slot, u64),
         version: Version,
         digest: u128,
-        source: SnapshotSource,
+        start: SnapshotStart,
     ) -> Self {
         let ready = VecDeque::new();
+        let SnapshotStart { answers, source } = start;
         let (source, complete, ready_bytes) = (Some(source), false, 0);
         Self {
             slot,
             attach,
             version,
             digest,
+            answers,
             source,
             complete,
             ready,
@@ -130,8 +142,9 @@ impl Outgoing {
     pub(crate) fn step(&mut self, out: &mut Writer, batch_bytes: usize, now: MonoTime) -> Step {
         if !self.begun {
             self.begun = true;
-            wire::write_begin(out, self.slot, self.attach, self.version);
-            return Step::Part(ENTRY_OVERHEAD);
+            let answers = std::mem::take(&mut self.answers);
+            wire::write_begin(out, (self.slot, self.attach), self.version, &answers);
+            return Step::Part(ENTRY_OVERHEAD + answers.len());
         }
         let (mut batch, mut bytes) = (Vec::new(), 0);
         // An entry larger than a batch travels alone.
@@ -174,13 +187,15 @@ pub(crate) struct Shadow {
     pub(crate) slot: Slot,
     pub(crate) attach: u64,
     pub(crate) version: Version,
+    pub(crate) answers: Bytes,
     pub(crate) entries: Vec<SnapshotEntry>,
     bytes: usize,
 }
 
 impl Shadow {
-    pub(crate) fn new(slot: Slot, attach: u64, version: Version) -> Self {
-        Self { slot, attach, version, entries: Vec::new(), bytes: 0 }
+    pub(crate) fn new(slot: Slot, attach: u64, version: Version, answers: Bytes) -> Self {
+        let bytes = answers.len();
+        Self { slot, attach, version, answers, entries: Vec::new(), bytes }
     }
 
     /// Adds a batch; false when the snapshot would become larger than `bytes_max`.

@@ -1,11 +1,12 @@
 //! The hand-laid messages of a link; layouts are fixed for one [`LINK_VERSION`].
 
+use bytes::Bytes;
 use slotmesh_slots::{DecodeError, Epoch, MonoTime, Reader, Record, Slot, Version, Writer};
 
 use crate::snapshot::{Outgoing, SnapshotEntry};
 
 /// Version of the link protocol, first byte after the opening tag.
-pub(crate) const LINK_VERSION: u8 = 1;
+pub(crate) const LINK_VERSION: u8 = 2;
 
 /// A message from the primary to the replica.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(crate) enum Down {
         slot: Slot,
         attach: u64,
         version: Version,
+        answers: Bytes,
     },
     Batch {
         slot: Slot,
@@ -100,9 +102,15 @@ pub(crate) fn write_record(out: &mut Writer, attach: u64, record: &Record, now: 
     record.encode(out, now);
 }
 
-pub(crate) fn write_begin(out: &mut Writer, slot: Slot, attach: u64, version: Version) {
+pub(crate) fn write_begin(
+    out: &mut Writer,
+    (slot, attach): (Slot, u64),
+    version: Version,
+    answers: &[u8],
+) {
     head(out, TAG_BEGIN, slot, attach);
     out.version(version);
+    out.bytes(answers);
 }
 
 pub(crate) fn write_batch(
@@ -161,7 +169,10 @@ impl Down {
         let (slot, attach) = (input.slot()?, input.u64()?);
         match tag {
             TAG_QUERY => Ok(Self::Query { slot, attach, epoch: Epoch(input.u32()?) }),
-            TAG_BEGIN => Ok(Self::Begin { slot, attach, version: input.version()? }),
+            TAG_BEGIN => {
+                let (version, answers) = (input.version()?, input.bytes()?);
+                Ok(Self::Begin { slot, attach, version, answers })
+            }
             TAG_BATCH => {
                 // Not allocated ahead: the count is the peer's word.
                 let mut entries = Vec::new();
@@ -265,7 +276,7 @@ const TAG_CORRUPT: u8 = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use crate::snapshot::SnapshotStart;
     use slotmesh_slots::{Class, Effect, Seq};
 
     fn down(bytes: &[u8]) -> Result<Down, DecodeError> {
@@ -288,8 +299,10 @@ mod tests {
             deadline: None,
         };
         let effect = Effect::Delete { key };
-        let record = Record { slot, epoch: version.epoch, seq: version.seq, effect };
-        let mut snapshot = Outgoing::new((slot, 5), version, 77, Box::new(|| Ok(None)));
+        let record = Record { slot, epoch: version.epoch, seq: version.seq, effect, answer: None };
+        let source = Box::new(|| Ok(None));
+        let start = SnapshotStart { answers: Bytes::from_static(b"answers"), source };
+        let mut snapshot = Outgoing::new((slot, 5), version, 77, start);
         let source = snapshot.hungry(1).unwrap();
         assert!(snapshot.hungry(1).is_none() && snapshot.feed(source, Ok(Some(vec![entry]))));
         let source = snapshot.hungry(1_000).unwrap();

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use slotmesh_replication::{
-    AppendError, ApplyError, Config, LinkError, Outcome, Primary, PrimaryEvent, PrimarySlot,
-    Replica, ReplicaAction, ReplicaSlot, Ring, SnapshotEntry, SnapshotSource, SourceGone,
+    AppendError, ApplyError, Config, Filled, LinkError, Outcome, Primary, PrimaryEvent,
+    PrimarySlot, Replica, ReplicaAction, ReplicaSlot, Ring, SnapshotEntry, SnapshotStart,
+    SourceGone,
 };
 use slotmesh_slots::{Class, Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version};
 
@@ -54,13 +55,17 @@ fn copying(epoch: u32) -> PrimarySlot {
 }
 
 /// Lists the entries two at a time.
-fn listed(entries: Vec<SnapshotEntry>) -> SnapshotSource {
+fn listed(entries: Vec<SnapshotEntry>) -> SnapshotStart {
     let mut rest = entries.into_iter();
-    Box::new(move || {
+    let source = move || {
         let part: Vec<_> = rest.by_ref().take(2).collect();
         Ok((!part.is_empty()).then_some(part))
-    })
+    };
+    SnapshotStart { answers: Bytes::from_static(ANSWERS), source: Box::new(source) }
 }
+
+/// What goes with each snapshot.
+const ANSWERS: &[u8] = b"answers";
 
 impl Pair {
     fn new(ring_bytes: usize, config: &Config) -> Self {
@@ -105,7 +110,8 @@ impl Pair {
             value: Bytes::from_static(&[7; 800]),
             deadline: None,
         };
-        let record = Record { slot: slot(), epoch: Epoch(epoch), seq: Seq(seq), effect };
+        let record =
+            Record { slot: slot(), epoch: Epoch(epoch), seq: Seq(seq), effect, answer: None };
         self.primary.append(&record).unwrap();
         self.wait(version(epoch, seq))
     }
@@ -139,7 +145,9 @@ impl Pair {
                 self.has.0 = record.version();
                 self.replica.applied(ticket, Ok(()));
             }
-            ReplicaAction::Install { ticket, version, digest, entries } => {
+            ReplicaAction::Install { ticket, filled } => {
+                let Filled { version, digest, answers, entries } = filled;
+                assert_eq!(answers, ANSWERS);
                 self.installed.push(entries.len());
                 self.has = (version, digest);
                 self.replica.applied(ticket, Ok(()));
@@ -240,7 +248,7 @@ fn records_of_another_epoch_or_out_of_order_are_not_taken() {
     let pair = Pair::attached(&Config::default());
     let record = |epoch, seq| {
         let effect = Effect::Delete { key: Bytes::new() };
-        Record { slot: slot(), epoch: Epoch(epoch), seq: Seq(seq), effect }
+        Record { slot: slot(), epoch: Epoch(epoch), seq: Seq(seq), effect, answer: None }
     };
     assert_eq!(pair.primary.append(&record(2, 1)), Err(AppendError::NotPrimary));
     let gap = AppendError::Gap { last: version(0, 0) };
@@ -377,7 +385,8 @@ fn a_slot_that_goes_while_it_is_listed_is_asked_for_again() {
         deadline: None,
     };
     let mut parts = vec![Err(SourceGone), Ok(Some(vec![entry.clone()]))];
-    let source = || Box::new(move || parts.pop().unwrap()) as SnapshotSource;
+    let source = Box::new(move || parts.pop().unwrap());
+    let source = || SnapshotStart { answers: Bytes::new(), source };
     assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, source));
     pair.exchange();
     assert_eq!((pair.events(), pair.installed.as_slice()), (vec![need], &[][..]));
@@ -395,9 +404,9 @@ fn nothing_more_is_listed_for_a_link_that_is_down() {
     pair.events();
     let held = Arc::new(());
     let mine = held.clone();
-    let source = || -> SnapshotSource {
-        Box::new(move || if Arc::strong_count(&mine) > 9 { Err(SourceGone) } else { Ok(None) })
-    };
+    let source =
+        Box::new(move || if Arc::strong_count(&mine) > 9 { Err(SourceGone) } else { Ok(None) });
+    let source = || SnapshotStart { answers: Bytes::new(), source };
     assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, source));
     assert_eq!(Arc::strong_count(&held), 2);
     pair.primary.link_down(them(), pair.now);

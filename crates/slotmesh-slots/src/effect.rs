@@ -117,6 +117,45 @@ impl Effect {
     }
 }
 
+/// Names a write of a caller, so that a repetition of it is known as one: drawn at random for each write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u128);
+
+/// What the caller of a write with a [`Token`] is told, kept so that a repetition is answered alike and changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The write.
+    pub token: Token,
+    /// A hash of what it was for: a token that comes back for something else is a mistake.
+    pub purpose: u64,
+    /// The reply, in the layout of whoever gives it.
+    pub reply: Bytes,
+}
+
+impl Answer {
+    /// Bytes that it takes in a message.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        size_of::<Token>() + size_of::<u64>() + size_of::<u32>() + self.reply.len()
+    }
+
+    /// Appends the answer.
+    pub fn encode(&self, out: &mut Writer) {
+        out.u128(self.token.0);
+        out.u64(self.purpose);
+        out.bytes(&self.reply);
+    }
+
+    /// Reads what [`Answer::encode`] wrote.
+    ///
+    /// # Errors
+    /// When bytes are missing.
+    pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (token, purpose) = (Token(input.u128()?), input.u64()?);
+        Ok(Self { token, purpose, reply: input.bytes()? })
+    }
+}
+
 /// One mutation in a slot's history: what is replicated, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -128,9 +167,17 @@ pub struct Record {
     pub seq: Seq,
     /// What it did.
     pub effect: Effect,
+    /// What its caller was told, if the write had a token.
+    pub answer: Option<Box<Answer>>,
 }
 
 impl Record {
+    /// Bytes that its keys, values and answer take, for byte budgets.
+    #[must_use]
+    pub fn payload_len(&self) -> usize {
+        self.effect.payload_len() + self.answer.as_ref().map_or(0, |answer| answer.encoded_len())
+    }
+
     /// The version that entries written by this record carry.
     #[must_use]
     pub const fn version(&self) -> Version {
@@ -142,6 +189,10 @@ impl Record {
         out.slot(self.slot);
         out.version(self.version());
         self.effect.encode(out, now);
+        out.u8(u8::from(self.answer.is_some()));
+        if let Some(answer) = &self.answer {
+            answer.encode(out);
+        }
     }
 
     /// Reads what [`Record::encode`] wrote.
@@ -151,7 +202,13 @@ impl Record {
     pub fn decode(input: &mut Reader<'_>, now: MonoTime) -> Result<Self, DecodeError> {
         let slot = input.slot()?;
         let Version { epoch, seq } = input.version()?;
-        Ok(Self { slot, epoch, seq, effect: Effect::decode(input, now)? })
+        let effect = Effect::decode(input, now)?;
+        let answer = match input.u8()? {
+            0 => None,
+            1 => Some(Box::new(Answer::decode(input)?)),
+            _ => return Err(DecodeError::Invalid("answer flag")),
+        };
+        Ok(Self { slot, epoch, seq, effect, answer })
     }
 }
 
@@ -180,6 +237,7 @@ mod tests {
             epoch: Epoch(2),
             seq: Seq(7),
             effect: put(sender + Duration::from_secs(3)),
+            answer: None,
         };
         let mut out = Writer::new();
         record.encode(&mut out, sender);
@@ -187,6 +245,23 @@ mod tests {
         let read = Record::decode(&mut Reader::shared(&bytes), receiver).unwrap();
         assert_eq!(read.effect, put(receiver + Duration::from_secs(3)));
         assert_eq!(read.version(), record.version());
+    }
+
+    #[test]
+    fn an_answer_travels_with_its_record() {
+        let reply = Bytes::from_static(b"told");
+        let answer = Answer { token: Token(u128::MAX - 7), purpose: 9, reply };
+        let effect = Effect::Delete { key: Bytes::from_static(b"k") };
+        let (slot, epoch, seq) = (Slot::of_key(b"k"), Epoch(2), Seq(7));
+        let record = Record { slot, epoch, seq, effect, answer: Some(Box::new(answer)) };
+        let mut out = Writer::new();
+        record.encode(&mut out, MonoTime::ZERO);
+        let bytes = out.finish();
+        let read = |bytes: &[u8]| Record::decode(&mut Reader::new(bytes), MonoTime::ZERO);
+        assert_eq!(read(&bytes), Ok(record));
+        for cut in 0..bytes.len() {
+            assert!(read(&bytes[..cut]).is_err());
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod table;
 mod time;
 
 pub use codec::{DecodeError, Reader, Writer};
-pub use effect::{Class, Effect, Record};
+pub use effect::{Answer, Class, Effect, Record, Token};
 pub use id::{Epoch, Generation, NodeId, Seq, Version};
 pub use set::SlotSet;
 pub use slot::{SLOT_COUNT, Slot, crc16, hash_tag};

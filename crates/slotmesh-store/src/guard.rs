@@ -261,6 +261,6 @@ impl<'a> SlotGuard<'a> {
     /// The record of the mutation that was just applied.
     pub(crate) fn record(&self, effect: Effect) -> Record {
         let Version { epoch, seq } = self.contents.version;
-        Record { slot: self.slot, epoch, seq, effect }
+        Record { slot: self.slot, epoch, seq, effect, answer: None }
     }
 }

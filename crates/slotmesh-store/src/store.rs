@@ -65,6 +65,8 @@ pub(crate) struct Totals {
     /// Of those that are never evicted.
     state_bytes: AtomicUsize,
     entries: AtomicUsize,
+    /// The caller's.
+    side_bytes: AtomicUsize,
     evicted: AtomicU64,
     expired: AtomicU64,
 }
@@ -167,14 +169,21 @@ impl Store {
 
     /// Memory that the entries take: pages with their free room, large values, memory that lies unused between them, what slots take
     /// because of them, the queue of newcomers and the fingerprints, pages put aside for a [`SlotView`](crate::SlotView), and large values
-    /// that were removed while somebody still holds them, but for [`StoreConfig::log_bytes`] of them. What is taken whether there are
+    /// that were removed while somebody still holds them, but for [`StoreConfig::log_bytes`] of them; and
+    /// [`Store::set_side_bytes`]. What is taken whether there are
     /// entries or not is [`FIXED_BYTES`].
     #[must_use]
     pub fn used_bytes(&self) -> usize {
         let views = self.totals.view_bytes.load(Ordering::Relaxed);
         let retired = self.retired.bytes().saturating_sub(self.config.log_bytes);
         let entries = self.entry_bytes() + self.cells.bytes() + self.newcomers.bytes();
-        entries + views + retired + self.arena.slack_bytes()
+        let side = self.totals.side_bytes.load(Ordering::Relaxed);
+        entries + views + retired + side + self.arena.slack_bytes()
+    }
+
+    /// Has the budget hold for so many bytes of the caller's, too, which go with the entries.
+    pub fn set_side_bytes(&self, bytes: usize) {
+        self.totals.side_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn entry_bytes(&self) -> usize {

@@ -93,14 +93,16 @@ fn a_persisted_entry_is_not_expired_away() {
 fn records_of_another_slot_or_at_the_end_of_counting_are_refused() {
     let store = store();
     let other = Slot::new(slot().number() ^ 1).unwrap();
-    let record = Record { slot: other, epoch: EPOCH, seq: Seq(2), effect: Effect::Clear };
+    let record =
+        Record { slot: other, epoch: EPOCH, seq: Seq(2), effect: Effect::Clear, answer: None };
     let mut guard = store.lock(slot());
     assert_eq!(guard.apply(&record), Err(ApplyError::WrongSlot { record: other, guard: slot() }));
     let mut snapshot = guard.snapshot();
     snapshot.version = Version::new(EPOCH, Seq(u64::MAX));
     drop(guard.install(store.prepare(slot(), &snapshot)));
     let have = guard.version();
-    let record = Record { slot: slot(), epoch: EPOCH, seq: Seq(0), effect: Effect::Clear };
+    let record =
+        Record { slot: slot(), epoch: EPOCH, seq: Seq(0), effect: Effect::Clear, answer: None };
     assert_eq!(guard.apply(&record), Err(ApplyError::Gap { have }));
     assert!(guard.put(EPOCH, Put::new("k", "w"), NOW).is_ok(), "no panic at the last seq");
 }

@@ -2,11 +2,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use slotmesh_replication::{ApplyError, LinkError, ReplicaAction, SnapshotEntry};
+use slotmesh_replication::{ApplyError, Filled, LinkError, ReplicaAction, SnapshotEntry};
 use slotmesh_slots::{NodeId, Version};
 use slotmesh_store::SlotSnapshot;
 
 use super::DataPlane;
+use super::answers::Installed;
 
 impl DataPlane {
     /// The nodes that hold replicas of this node's slots: a link to each is wanted.
@@ -83,25 +84,38 @@ impl DataPlane {
             ReplicaAction::Apply { ticket, record } => {
                 let mut guard = self.store.lock(ticket.slot());
                 let result = if self.replica.admits(&ticket) {
-                    guard.apply(&record).map_err(|_| ApplyError::Corrupt)
+                    let applied = guard.apply(&record).map_err(|_| ApplyError::Corrupt);
+                    if let (Ok(_), Some(answer)) = (&applied, &record.answer) {
+                        self.answers.keep(record.slot, record.seq, answer, self.now());
+                    }
+                    applied
                 } else {
                     Err(ApplyError::Overtaken)
                 };
                 self.applied.fetch_add(1, Ordering::Relaxed);
                 self.replica.applied(ticket, result);
             }
-            ReplicaAction::Install { ticket, version, digest, entries } => {
-                let prepared =
-                    self.store.prepare(ticket.slot(), &snapshot(version, digest, entries));
-                let is_intact = prepared.digest() == digest;
+            ReplicaAction::Install { ticket, filled } => {
+                let Filled { version, digest, answers, entries } = filled;
+                let slot = ticket.slot();
+                let prepared = self.store.prepare(slot, &snapshot(version, digest, entries));
+                let now = self.now();
+                let answers = Installed::decode(&answers, now).ok();
+                let answers = answers.filter(|_| prepared.digest() == digest);
                 // What was there before; freed after the lock is.
                 let _replaced = {
-                    let mut guard = self.store.lock(ticket.slot());
-                    let (result, replaced) = match self.replica.admits(&ticket) {
-                        true if is_intact => (Ok(()), guard.install(prepared)),
+                    let mut guard = self.store.lock(slot);
+                    let (result, replaced) = match (self.replica.admits(&ticket), answers) {
+                        (true, Some(answers)) => {
+                            self.answers.install(slot, answers, now);
+                            (Ok(()), guard.install(prepared))
+                        }
                         // Never keep what does not match: the slot starts from nothing again.
-                        true => (Err(ApplyError::Corrupt), guard.reset()),
-                        false => (Err(ApplyError::Overtaken), prepared),
+                        (true, None) => {
+                            self.answers.forget(slot);
+                            (Err(ApplyError::Corrupt), guard.reset())
+                        }
+                        (false, _) => (Err(ApplyError::Overtaken), prepared),
                     };
                     self.replica.applied(ticket, result);
                     replaced

@@ -7,6 +7,7 @@
 //!
 //! Locks: store slot lock, then whatever replication takes. Replies are given under no lock but may come on any thread.
 
+mod answers;
 mod gate;
 mod links;
 mod read;
@@ -24,6 +25,7 @@ use slotmesh_replication::{Primary, Replica, Ring};
 use slotmesh_slots::{Epoch, MonoTime, NodeId, Seq, Slot};
 use slotmesh_store::{Store, StoreConfig};
 
+use self::answers::Answers;
 use self::gate::Gate;
 use crate::request::{DataError, Reply};
 
@@ -164,6 +166,7 @@ pub struct DataPlane {
     primary: Primary,
     replica: Replica,
     gate: Arc<Gate>,
+    answers: Answers,
     events: Mutex<VecDeque<DataEvent>>,
     /// Frozen slots with their epoch, and when their readiness was last told.
     moves: Mutex<BTreeMap<Slot, (Epoch, Option<MonoTime>)>>,
@@ -186,12 +189,14 @@ impl DataPlane {
     pub fn new(me: NodeId, config: DataConfig, clock: Arc<dyn Clock>, wakers: Wakers) -> Self {
         let ring = Arc::new(Ring::new(config.log_bytes));
         let max_value_bytes = config.store.value_bytes_max as u64;
+        let answers = Answers::new(config.store.budget_bytes / ANSWERS_SHARE);
         Self {
             me,
             store: Arc::new(Store::new(config.store)),
             primary: Primary::new(config.replication.clone(), Arc::clone(&ring), wakers.link),
             replica: Replica::new(config.replication, ring),
             gate: Arc::new(Gate::new(clock)),
+            answers,
             events: Mutex::default(),
             moves: Mutex::default(),
             replicas: Mutex::default(),
@@ -248,6 +253,9 @@ impl DataPlane {
         self.max_value_bytes
     }
 }
+
+/// Answers of writes with a token take one part in so many of the budget, in the long run.
+const ANSWERS_SHARE: usize = 16;
 
 /// Less would not hold a few large values.
 const LOG_BYTES_MIN: usize = 4 << 20;

@@ -58,7 +58,10 @@ impl DataPlane {
             let holds = guard.version() != Version::default();
             let ended = holds && guard.version().epoch < held.origin;
             self.note_dropped(slot, holds && !ended && !held.involves(self.me), now);
-            let ended = ended.then(|| guard.reset());
+            let ended = ended.then(|| {
+                self.answers.forget(slot);
+                guard.reset()
+            });
             self.gate.set_history(slot, held.epoch, held.base);
             self.set_role(slot, held, guard.version(), now);
             ended
@@ -89,6 +92,7 @@ impl DataPlane {
             if slots.get(&slot).is_some_and(over) {
                 slots.remove(&slot);
                 drop(slots);
+                self.answers.forget(slot);
                 let contents = guard.reset();
                 drop(guard);
                 drop(contents);

@@ -3,7 +3,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use slotmesh_replication::{PrimaryEvent, SnapshotEntry, SnapshotSource, SourceGone};
+use slotmesh_replication::{
+    PrimaryEvent, SnapshotEntry, SnapshotSource, SnapshotStart, SourceGone,
+};
 use slotmesh_slots::{MonoTime, NodeId, Slot, Version};
 use slotmesh_store::{SlotView, Store};
 
@@ -38,6 +40,8 @@ impl DataPlane {
         self.primary.handle_timeout(now);
         self.remove_expired(now);
         self.store.release_retired();
+        self.answers.sweep(now);
+        self.store.set_side_bytes(self.answers.bytes());
         let later = std::mem::take(&mut *self.snapshots_later.lock());
         later.into_iter().for_each(|(replica, slot)| self.give_snapshot(replica, slot));
         self.pump(now);
@@ -156,9 +160,12 @@ impl DataPlane {
     fn give_snapshot(&self, replica: NodeId, slot: Slot) {
         let mut guard = self.store.lock(slot);
         let (version, digest) = (guard.version(), guard.digest());
-        let source = || source(Arc::clone(&self.store), guard.view());
+        let start = || SnapshotStart {
+            answers: self.answers.encode(slot, self.now()),
+            source: source(Arc::clone(&self.store), guard.view()),
+        };
         // When it is not wanted any more nothing happens; when the log has moved on the event comes again.
-        let _taken = self.primary.snapshot(replica, slot, version, digest, source);
+        let _taken = self.primary.snapshot(replica, slot, version, digest, start);
     }
 
     /// A replica promised a later epoch. If nobody was given the slot at that epoch, raising it is the way out.

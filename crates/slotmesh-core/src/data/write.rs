@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use slotmesh_slots::{MonoTime, Record, Seq, Slot};
+use slotmesh_slots::{Answer, MonoTime, Record, Seq, Slot, Token};
 use slotmesh_store::{DeleteOutcome, ExchangeOutcome, LengthOutcome, Put, PutOutcome, SlotGuard};
 
+use super::answers::{self, Given, Known};
 use super::gate::RoleWord;
 use super::read::value;
 use super::{Ack, DataPlane, Done};
@@ -18,6 +19,30 @@ struct Written {
     reply: Reply,
     /// What the reply rests on: it may be told when this is committed.
     seq: Seq,
+}
+
+/// What makes a write one that is carried out once.
+struct Once {
+    token: Token,
+    purpose: u64,
+    age: Option<Duration>,
+}
+
+impl Once {
+    /// The operation without its token, and the token.
+    fn of(op: Op) -> (Op, Option<Self>) {
+        match op {
+            Op::Once { token, age, op } => {
+                let purpose = op.purpose();
+                (*op, Some(Self { token, purpose, age }))
+            }
+            op => (op, None),
+        }
+    }
+
+    fn answer(self, reply: &Reply) -> Answer {
+        answers::answer((self.token, self.purpose), reply.to_bytes())
+    }
 }
 
 impl DataPlane {
@@ -45,7 +70,14 @@ impl DataPlane {
     }
 
     fn write(&self, slot: Slot, op: Op) -> Result<Written, DataError> {
-        self.gate.serving(slot)?;
+        let role = self.gate.serving(slot)?;
+        let (op, once) = Once::of(op);
+        // What was carried out before is answered although a write would be refused now.
+        if let Some(once) = &once
+            && let Some(written) = self.answered(slot, role, once)?
+        {
+            return Ok(written);
+        }
         if !self.primary.credit(slot) {
             return Err(DataError::Busy);
         }
@@ -58,14 +90,42 @@ impl DataPlane {
             // Roles change under this lock only: from here on it is stable.
             let role = self.gate.serving(slot)?;
             let now = self.gate.confirm(slot, role)?;
-            let (record, reply) = mutate(&mut guard, role, op, now)?;
-            if let Some(record) = &record {
+            if let Some(once) = &once
+                && let Some(written) = self.answered(slot, role, once)?
+            {
+                return Ok(written);
+            }
+            let (mut record, reply) = mutate(&mut guard, role, op, now)?;
+            if let Some(record) = &mut record {
+                record.answer = once.map(|once| Box::new(once.answer(&reply)));
                 self.append(record)?;
+                if let Some(answer) = &record.answer {
+                    self.answers.keep(slot, record.seq, answer, now);
+                }
             }
             Written { role, reply, seq: guard.version().seq }
         };
         self.evict_surplus();
         Ok(written)
+    }
+
+    /// The write, if it was carried out before.
+    fn answered(
+        &self,
+        slot: Slot,
+        role: RoleWord,
+        once: &Once,
+    ) -> Result<Option<Written>, DataError> {
+        let Once { token, purpose, age } = *once;
+        match self.answers.find(slot, (token, purpose), age, self.gate.now()) {
+            Known::New => Ok(None),
+            Known::TooLate => Err(DataError::Ambiguous),
+            Known::Reused => Err(DataError::TokenReused),
+            Known::Answered(Given { seq, reply, .. }) => {
+                let reply = Reply::from_bytes(&reply).ok_or(DataError::Ambiguous)?;
+                Ok(Some(Written { role, reply: reply.with_copies(role.copies()), seq }))
+            }
+        }
     }
 
     /// Hands a record to the log, under the slot's lock.
@@ -94,7 +154,7 @@ fn mutate(
     let epoch = role.epoch();
     let deadline = |ttl: Option<Duration>| ttl.map(|ttl| now + ttl);
     let (record, reply) = match op {
-        Op::Get { .. } | Op::GetRange { .. } | Op::Touch { .. } => {
+        Op::Get { .. } | Op::GetRange { .. } | Op::Touch { .. } | Op::Once { .. } => {
             return Err(DataError::Ambiguous);
         }
         Op::Put { key, value, ttl, keep_ttl: keep_deadline, condition, class } => {

@@ -43,6 +43,9 @@ pub enum DataError {
     /// The sum does not fit 64 bits.
     #[error("increment or decrement would overflow")]
     Overflow,
+    /// The token of this write was another write's: tokens are drawn anew for each.
+    #[error("the token was used for another write")]
+    TokenReused,
 }
 
 impl DataError {
@@ -68,6 +71,7 @@ impl DataError {
             Self::NotAnInteger => out.u8(Self::TAG_FIRST + 6),
             Self::Overflow => out.u8(Self::TAG_FIRST + 7),
             Self::Full => out.u8(Self::TAG_FIRST + 8),
+            Self::TokenReused => out.u8(Self::TAG_FIRST + 9),
         }
     }
 
@@ -82,6 +86,7 @@ impl DataError {
             6 => Self::NotAnInteger,
             7 => Self::Overflow,
             8 => Self::Full,
+            9 => Self::TokenReused,
             _ => return Err(DecodeError::Invalid("error tag")),
         })
     }

@@ -61,7 +61,7 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
-    use slotmesh_slots::{Class, Epoch, NodeId, Seq, Slot, Version};
+    use slotmesh_slots::{Class, Epoch, NodeId, Seq, Slot, Token, Version};
     use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
     use super::*;
@@ -100,6 +100,18 @@ mod tests {
         ]
     }
 
+    /// Writes with a token, the second one again.
+    fn onces() -> impl Iterator<Item = Op> {
+        let writes = ops().into_iter().filter(|op| !op.is_read()).enumerate();
+        writes.map(|(number, op)| {
+            let mut op = op.once(Token(u128::MAX - number as u128));
+            if number == 1 {
+                op.note_age(Duration::from_millis(70));
+            }
+            op
+        })
+    }
+
     fn expires() -> impl Iterator<Item = Op> {
         use ExpireCondition::{Always, Earlier, Later, Set, SetAndEarlier, Unset};
         [Always, Unset, Set, Later, Earlier, SetAndEarlier].into_iter().map(|condition| {
@@ -110,7 +122,7 @@ mod tests {
 
     #[test]
     fn requests_come_back_and_truncations_are_refused() {
-        let ops = ops().into_iter().chain(expires()).collect();
+        let ops = ops().into_iter().chain(expires()).chain(onces()).collect();
         let request = Request { ack: Ack::Primary, ops };
         let bytes = Request::encode(request.ack, &request.ops);
         assert_eq!(Request::decode(&mut Reader::shared(&bytes)).unwrap(), request);
@@ -125,11 +137,21 @@ mod tests {
 
     #[test]
     fn what_nobody_sends_is_refused() {
+        for op in onces() {
+            let mut bytes = Request::encode(Ack::All, std::slice::from_ref(&op)).to_vec();
+            let inner = 4 + size_of::<Token>() + size_of::<u64>();
+            // Nothing, a read, another token, what does not exist.
+            for tag in [0, 1, 14, 255] {
+                bytes[inner] = tag;
+                let refused = Request::decode(&mut Reader::new(&bytes));
+                assert!(refused.is_err(), "{op:?} of {tag}");
+            }
+        }
         for op in ops().into_iter().chain(expires()) {
             let mut bytes = Request::encode(Ack::All, std::slice::from_ref(&op)).to_vec();
             // Behind the ack level and the count.
             assert!((1..=13).contains(&bytes[3]), "the tag of {op:?}");
-            for tag in [0, 14, 255] {
+            for tag in [0, 15, 255] {
                 bytes[3] = tag;
                 let refused = Request::decode(&mut Reader::new(&bytes));
                 assert!(refused.is_err(), "{op:?} as {tag}");
@@ -172,6 +194,7 @@ mod tests {
             Err(DataError::Full),
             Err(DataError::NotAnInteger),
             Err(DataError::Overflow),
+            Err(DataError::TokenReused),
         ];
         let bytes = encode_replies(&replies);
         assert_eq!(decode_replies(&bytes).unwrap(), replies);

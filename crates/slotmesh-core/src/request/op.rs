@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_slots::{Class, Slot};
+use slotmesh_slots::{Class, Slot, Token};
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
 use super::reply::{Reply, Value};
@@ -113,6 +113,17 @@ pub enum Op {
         /// The slot.
         slot: Slot,
     },
+    /// A write that is carried out once, however often it comes: a repetition is answered as the write was, also by another
+    /// primary, for some fifty seconds; if the answer takes more than 64 KiB the repetition is
+    /// [`Ambiguous`](super::DataError::Ambiguous), but changes nothing either. Made by [`Op::once`].
+    Once {
+        /// Names the write.
+        token: Token,
+        /// When it comes again, how long ago it was first sent.
+        age: Option<Duration>,
+        /// The write.
+        op: Box<Self>,
+    },
 }
 
 /// What an operation is for.
@@ -122,6 +133,28 @@ pub(super) enum Target<'a> {
 }
 
 impl Op {
+    /// The write under a token; a read, or a write that has one, is as it was.
+    #[must_use]
+    pub fn once(self, token: Token) -> Self {
+        if self.is_read() || self.is_once() {
+            return self;
+        }
+        Self::Once { token, age: None, op: Box::new(self) }
+    }
+
+    /// Whether it is carried out once, however often it comes.
+    #[must_use]
+    pub const fn is_once(&self) -> bool {
+        matches!(self, Self::Once { .. })
+    }
+
+    /// The same operation for sending it again, so long after it was sent first.
+    pub fn note_age(&mut self, since_first: Duration) {
+        if let Self::Once { age, .. } = self {
+            *age = Some(since_first);
+        }
+    }
+
     /// The slot the operation is for.
     #[must_use]
     pub fn slot(&self) -> Slot {
@@ -144,6 +177,7 @@ impl Op {
             | Self::GetAndPut { value, .. }
             | Self::Append { value, .. }
             | Self::SetRange { value, .. } => value.len(),
+            Self::Once { op, .. } => return op.bytes() + REST,
             _ => 0,
         };
         key_len + value_len + REST
@@ -176,6 +210,7 @@ impl Op {
             | Self::Expire { .. }
             | Self::GetAndExpire { .. }
             | Self::Clear { .. } => false,
+            Self::Once { op, .. } => op.may_grow(),
         }
     }
 
@@ -209,7 +244,8 @@ impl Op {
             | Self::GetRange { .. }
             | Self::Touch { .. }
             | Self::SetRange { .. }
-            | Self::Clear { .. } => true,
+            | Self::Clear { .. }
+            | Self::Once { .. } => true,
             Self::Put { condition, .. } | Self::Delete { condition, .. } => {
                 matches!(condition, Condition::Always)
             }
@@ -239,7 +275,22 @@ impl Op {
             | Self::GetAndDelete { key }
             | Self::GetAndExpire { key, .. } => Target::Key(key),
             Self::Clear { slot } => Target::Slot(*slot),
+            Self::Once { op, .. } => op.target(),
         }
+    }
+
+    /// A hash of what it does to which key, the same on every node (FNV-1a, Fowler, Noll and Vo).
+    pub(crate) fn purpose(&self) -> u64 {
+        let slot;
+        let bytes = match self.target() {
+            Target::Key(key) => &key[..],
+            Target::Slot(target) => {
+                slot = target.number().to_be_bytes();
+                &slot[..]
+            }
+        };
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        std::iter::once(&self.tag()).chain(bytes).fold(0xcbf2_9ce4_8422_2325, step)
     }
 }
 
@@ -289,6 +340,11 @@ mod tests {
         check(&Op::Increment { key: key.clone(), delta: 1 }, (false, false));
         check(&Op::Append { key: key.clone(), value: value.clone() }, (false, false));
         check(&Op::GetAndDelete { key: key.clone() }, (false, false));
+        let increment = Op::Increment { key: key.clone(), delta: 1 };
+        check(&increment.clone().once(Token(7)), (false, true));
+        assert_eq!(Op::Get { key: key.clone() }.once(Token(7)), Op::Get { key: key.clone() });
+        let once = increment.once(Token(7));
+        assert_eq!(once.clone().once(Token(8)), once);
         let (ttl, keep_ttl, condition) = (None, false, Condition::Always);
         check(
             &Op::GetAndPut { class: Class::Cache, key, value, ttl, keep_ttl, condition },

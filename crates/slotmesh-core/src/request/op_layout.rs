@@ -1,6 +1,6 @@
 //! The layout of an operation on the wire: the tag, the key or the slot, then what else there is.
 
-use slotmesh_slots::{Class, DecodeError, Reader, Writer};
+use slotmesh_slots::{Class, DecodeError, Reader, Token, Writer};
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
 use super::op::{Op, Target};
@@ -8,6 +8,11 @@ use super::op::{Op, Target};
 impl Op {
     pub(super) fn encode(&self, out: &mut Writer) {
         out.u8(self.tag());
+        if let Self::Once { token, age, op } = self {
+            out.u128(token.0);
+            out.duration_option(*age);
+            return op.encode(out);
+        }
         match self.target() {
             Target::Key(key) => out.bytes(key),
             Target::Slot(slot) => out.slot(slot),
@@ -16,7 +21,8 @@ impl Op {
             Self::Get { .. }
             | Self::Touch { .. }
             | Self::GetAndDelete { .. }
-            | Self::Clear { .. } => {}
+            | Self::Clear { .. }
+            | Self::Once { .. } => {}
             Self::GetRange { range, .. } => {
                 out.u64(range.start.cast_unsigned());
                 out.u64(range.end.cast_unsigned());
@@ -46,6 +52,19 @@ impl Op {
 
     pub(super) fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let tag = input.u8()?;
+        if tag != TAG_ONCE {
+            return Self::decode_plain(tag, input);
+        }
+        let (token, age) = (Token(input.u128()?), input.duration_option()?);
+        let op = Self::decode_plain(input.u8()?, input)?;
+        if op.is_read() {
+            return Err(DecodeError::Invalid("a read with a token"));
+        }
+        Ok(Self::Once { token, age, op: Box::new(op) })
+    }
+
+    /// One that has no other in it.
+    fn decode_plain(tag: u8, input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         if tag == TAG_CLEAR {
             return Ok(Self::Clear { slot: input.slot()? });
         }
@@ -81,8 +100,9 @@ impl Op {
         })
     }
 
-    const fn tag(&self) -> u8 {
+    pub(super) const fn tag(&self) -> u8 {
         match self {
+            Self::Once { .. } => TAG_ONCE,
             Self::Get { .. } => TAG_GET,
             Self::Put { .. } => TAG_PUT,
             Self::Delete { .. } => TAG_DELETE,
@@ -171,3 +191,4 @@ const TAG_SET_RANGE: u8 = 10;
 const TAG_GET_AND_PUT: u8 = 11;
 const TAG_GET_AND_DELETE: u8 = 12;
 const TAG_GET_AND_EXPIRE: u8 = 13;
+const TAG_ONCE: u8 = 14;

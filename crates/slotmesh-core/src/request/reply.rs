@@ -165,6 +165,18 @@ impl Reply {
         self
     }
 
+    /// A reply alone, as bytes.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        let mut out = Writer::with_capacity(REPLY_BYTES);
+        self.encode(&mut out);
+        out.finish()
+    }
+
+    /// Reads what [`Reply::to_bytes`] wrote.
+    pub(crate) fn from_bytes(bytes: &Bytes) -> Option<Self> {
+        decode_reply(&mut Reader::shared(bytes)).ok()?.ok()
+    }
+
     fn encode(&self, out: &mut Writer) {
         match self {
             Self::Value(value) => {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use slotmesh_core::{OPS_MAX, Op, Reply};
 use slotmesh_slots::NodeId;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::CallOptions;
-use super::router::{Failure, Router, unavailable};
+use super::router::{Failure, Limits, Router, prepared, retries, unavailable};
 use crate::error::OpError;
 
 /// Bytes of operations in one frame; below the transport's limit of 8 MiB by a wide margin.
@@ -15,9 +14,6 @@ const FRAME_BYTES: usize = 1 << 20;
 
 /// Operations of one batch that are carried out one by one at a time.
 const TOGETHER_MAX: usize = 256;
-
-/// How a batch is carried out, and when it has to end.
-type Limits = (CallOptions, Instant);
 
 /// The place of an operation in the caller's batch, and itself.
 type Placed = (usize, Op);
@@ -31,11 +27,12 @@ impl Router {
         options: CallOptions,
     ) -> Vec<Result<Reply, OpError>> {
         let count = ops.len();
-        let deadline = self.deadline(options);
+        let limits = self.limits(options);
+        let ops = ops.into_iter().map(|op| prepared(op, options)).collect();
         let mut tasks = JoinSet::new();
         for (owner, group) in self.groups(ops) {
             let router = Arc::clone(self);
-            tasks.spawn(async move { router.run_group(owner, group, (options, deadline)).await });
+            tasks.spawn(async move { router.run_group(owner, group, limits).await });
         }
         let mut answers: Vec<_> = (0..count).map(|_| Err(unavailable("not carried out"))).collect();
         while let Some(done) = tasks.join_next().await {
@@ -76,7 +73,7 @@ impl Router {
         let Some(owner) = owner.filter(|&owner| owner != self.data.node()) else {
             return self.run_each(group, limits).await;
         };
-        let (options, deadline) = limits;
+        let Limits { options, deadline, .. } = limits;
         let Some(slot) = group.first().map(|(_, op)| op.slot()) else { return Vec::new() };
         let ops: Vec<Op> = group.iter().map(|(_, op)| op.clone()).collect();
         let answers = match self.attempt_there(owner, slot, options.ack, &ops, deadline).await {
@@ -85,7 +82,7 @@ impl Router {
             Err(_) => return self.run_each(group, limits).await,
         };
         let mut done = Vec::with_capacity(group.len());
-        let mut again = Vec::new();
+        let (mut again, mut unknown) = (Vec::new(), Vec::new());
         for ((index, op), answer) in group.into_iter().zip(answers) {
             match answer.map_err(|error| self.failure(error)) {
                 Ok(reply) => done.push((index, Ok(reply))),
@@ -93,10 +90,12 @@ impl Router {
                 Err(Failure::Unknown(why)) if !retries(&op, options) => {
                     done.push((index, Err(OpError::Ambiguous { why })));
                 }
+                Err(Failure::Unknown(_)) => unknown.push((index, op)),
                 Err(_) => again.push((index, op)),
             }
         }
         done.extend(self.run_each(again, limits).await);
+        done.extend(self.run_each(unknown, Limits { is_unknown: true, ..limits }).await);
         done
     }
 
@@ -108,8 +107,8 @@ impl Router {
         limits: Limits,
     ) -> Vec<(usize, Result<Reply, OpError>)> {
         let (again, lost): (Vec<_>, Vec<_>) =
-            group.into_iter().partition(|(_, op)| retries(op, limits.0));
-        let mut done = self.run_each(again, limits).await;
+            group.into_iter().partition(|(_, op)| retries(op, limits.options));
+        let mut done = self.run_each(again, Limits { is_unknown: true, ..limits }).await;
         let ambiguous = || Err(OpError::Ambiguous { why: why.to_owned() });
         done.extend(lost.into_iter().map(|(index, _)| (index, ambiguous())));
         done
@@ -119,7 +118,7 @@ impl Router {
     async fn run_each(
         self: &Arc<Self>,
         group: Vec<Placed>,
-        (options, deadline): Limits,
+        limits: Limits,
     ) -> Vec<(usize, Result<Reply, OpError>)> {
         let mut done = Vec::with_capacity(group.len());
         let mut tasks = JoinSet::new();
@@ -137,15 +136,11 @@ impl Router {
                 done.extend(tasks.join_next().await.and_then(Result::ok));
             }
             let router = Arc::clone(self);
-            tasks.spawn(async move { (index, router.run_until(op, options, deadline).await) });
+            tasks.spawn(async move { (index, router.run_within(op, limits).await) });
         }
         while let Some(ended) = tasks.join_next().await {
             done.extend(ended);
         }
         done
     }
-}
-
-fn retries(op: &Op, options: CallOptions) -> bool {
-    op.is_read() || (options.retry_ambiguous && op.is_idempotent())
 }

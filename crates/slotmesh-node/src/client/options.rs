@@ -14,6 +14,19 @@ pub struct CallOptions {
     /// Retry writes whose outcome is unknown, if carrying them out twice has the same effect as once. Right for caches,
     /// where the last value counts; wrong where another write may come in between and must not be undone.
     pub retry_ambiguous: bool,
+    /// Retry writes whose outcome is unknown so that they are carried out once all the same: each has a random token by which its
+    /// slot's primary, or whoever becomes that, knows a repetition and answers as before. That keeps some two hundred bytes in
+    /// the slot for a minute, or for less where many such writes come. [`Op::once`](slotmesh_core::Op::once) takes a token of the
+    /// caller's own.
+    pub once: bool,
+}
+
+impl CallOptions {
+    /// The usual ones, but for writes that are carried out once though they are retried.
+    #[must_use]
+    pub fn once() -> Self {
+        Self { once: true, ..Self::default() }
+    }
 }
 
 /// How an entry is written.

@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use slotmesh_core::{Ack, DataError, DataPlane, Op, Reply, Request, decode_replies};
-use slotmesh_slots::{NodeId, Slot};
+use slotmesh_slots::{NodeId, Slot, Token};
 use slotmesh_transport::{CallError, Peer};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -38,6 +38,16 @@ pub(crate) struct Router {
     pub(crate) call_timeout: Duration,
 }
 
+/// How an operation is carried out, since when and until when.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) options: CallOptions,
+    pub(super) began: Instant,
+    pub(super) deadline: Instant,
+    /// Whether an earlier attempt may have succeeded.
+    pub(super) is_unknown: bool,
+}
+
 /// Why an attempt did not succeed.
 pub(super) enum Failure {
     /// Nothing happened, and nothing better will: tell the caller.
@@ -64,50 +74,56 @@ impl Router {
 
     /// Carries an operation out, with retries until the deadline.
     pub(crate) async fn run(&self, op: Op, options: CallOptions) -> Result<Reply, OpError> {
-        let deadline = self.deadline(options);
-        self.run_until(op, options, deadline).await
+        let limits = self.limits(options);
+        self.run_within(prepared(op, options), limits).await
     }
 
-    /// When a call that begins now has to end.
-    pub(super) fn deadline(&self, options: CallOptions) -> Instant {
-        Instant::now() + options.timeout.unwrap_or(self.call_timeout).min(TIMEOUT_MAX)
+    /// The limits of a call that begins now.
+    pub(super) fn limits(&self, options: CallOptions) -> Limits {
+        let began = Instant::now();
+        let timeout = options.timeout.unwrap_or(self.call_timeout).min(TIMEOUT_MAX);
+        Limits { options, began, deadline: began + timeout, is_unknown: false }
     }
 
-    /// Carries an operation out that others may have used some of the time of.
-    pub(super) async fn run_until(
-        &self,
-        op: Op,
-        options: CallOptions,
-        deadline: Instant,
-    ) -> Result<Reply, OpError> {
-        if Instant::now() >= deadline {
-            return Err(unavailable("the time of the call was over before its turn came"));
-        }
-        let retry_unknown = op.is_read() || (options.retry_ambiguous && op.is_idempotent());
+    /// Carries an operation out that may have been tried before.
+    pub(super) async fn run_within(&self, mut op: Op, limits: Limits) -> Result<Reply, OpError> {
+        let Limits { options, began, deadline, mut is_unknown } = limits;
         let mut hint = None;
         let mut pause = PAUSE_MIN;
-        loop {
+        let mut error = unavailable("the time of the call was over before its turn came");
+        while Instant::now() < deadline {
+            if is_unknown {
+                op.note_age(began.elapsed());
+            }
             let failure = match self.attempt(&op, options.ack, hint.take(), deadline).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
-            let error = match failure {
-                Failure::Final(error) => return Err(error),
+            error = match failure {
+                Failure::Final(last) => {
+                    error = last;
+                    break;
+                }
                 Failure::Redirect(owner) => {
                     hint = Some(owner);
                     unavailable("redirected without end")
                 }
                 Failure::Again(error) => error,
-                Failure::Unknown(why) if retry_unknown => unavailable(why),
+                Failure::Unknown(why) if retries(&op, options) => {
+                    is_unknown |= !op.is_read();
+                    unavailable(why)
+                }
                 Failure::Unknown(why) => return Err(OpError::Ambiguous { why }),
             };
             let wait = if hint.is_some() { Duration::ZERO } else { jittered(pause) };
             if Instant::now() + wait >= deadline {
-                return Err(error);
+                break;
             }
             sleep(wait).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+        // That the last attempt did nothing says nothing of those before.
+        Err(if is_unknown { OpError::Ambiguous { why: error.to_string() } } else { error })
     }
 
     async fn attempt(
@@ -225,6 +241,16 @@ async fn call(peer: &Peer, body: Bytes, budget: Duration) -> Result<Bytes, Failu
         error if error.may_have_executed() => Failure::Unknown(error.to_string()),
         error => Failure::Again(unavailable(error.to_string())),
     })
+}
+
+/// The operation with what its options add to it.
+pub(super) fn prepared(op: Op, options: CallOptions) -> Op {
+    if options.once { op.once(Token(rand::rng().random())) } else { op }
+}
+
+/// Whether it is sent again when its outcome is unknown.
+pub(super) fn retries(op: &Op, options: CallOptions) -> bool {
+    op.is_read() || op.is_once() || (options.retry_ambiguous && op.is_idempotent())
 }
 
 pub(super) fn unavailable(why: impl Into<String>) -> OpError {

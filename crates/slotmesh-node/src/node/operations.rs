@@ -109,7 +109,7 @@ impl Node {
         condition: ExpireCondition,
     ) -> Result<bool, OpError> {
         let op = Op::Expire { key: key.into(), ttl, condition };
-        let reply = self.execute(op, CallOptions::default()).await?;
+        let reply = self.execute(op, CallOptions::once()).await?;
         Ok(matches!(reply, Reply::Expire { applied: true }))
     }
 
@@ -133,10 +133,10 @@ impl Node {
     /// Removes an entry and returns it, in one step: of several that ask, one gets it.
     ///
     /// # Errors
-    /// As for [`Node::put`]. When the outcome is `Ambiguous` the value may be lost.
+    /// As for [`Node::put`]. When the outcome is `Ambiguous` all the same the value may be lost.
     pub async fn get_and_delete(&self, key: impl Into<Bytes>) -> Result<Option<Value>, OpError> {
         let op = Op::GetAndDelete { key: key.into() };
-        previous(self.execute(op, CallOptions::default()).await?)
+        previous(self.execute(op, CallOptions::once()).await?)
     }
 
     /// Reads an entry and gives it a new lifetime from now on, or none, in one step; it is returned with the one it had.
@@ -149,7 +149,7 @@ impl Node {
         ttl: Option<Duration>,
     ) -> Result<Option<Value>, OpError> {
         let op = Op::GetAndExpire { key: key.into(), ttl };
-        previous(self.execute(op, CallOptions::default()).await?)
+        previous(self.execute(op, CallOptions::once()).await?)
     }
 
     /// Adds bytes at the end of a value and returns its length; a missing one counts as empty. Its lifetime stays.
@@ -162,7 +162,7 @@ impl Node {
         value: impl Into<Bytes>,
     ) -> Result<u64, OpError> {
         let op = Op::Append { key: key.into(), value: value.into() };
-        length(&self.execute(op, CallOptions::default()).await?)
+        length(&self.execute(op, CallOptions::once()).await?)
     }
 
     /// Writes bytes over a part of a value and returns its length; zeros fill what is missing before them. Its lifetime
@@ -177,16 +177,17 @@ impl Node {
         value: impl Into<Bytes>,
     ) -> Result<u64, OpError> {
         let op = Op::SetRange { key: key.into(), offset, value: value.into() };
-        length(&self.execute(op, CallOptions::default()).await?)
+        length(&self.execute(op, CallOptions::once()).await?)
     }
 
-    /// Adds to a decimal integer and returns the sum; a missing entry counts as zero.
+    /// Adds to a decimal integer and returns the sum; a missing entry counts as zero. Applied once, also when it is retried because
+    /// the primary died: see [`CallOptions::once`].
     ///
     /// # Errors
     /// As for [`Node::put`], and when the value is no integer or the sum does not fit 64 bits.
     pub async fn increment(&self, key: impl Into<Bytes>, delta: i64) -> Result<i64, OpError> {
         let op = Op::Increment { key: key.into(), delta };
-        match self.execute(op, CallOptions::default()).await? {
+        match self.execute(op, CallOptions::once()).await? {
             Reply::Integer { value, .. } => Ok(value),
             _ => Err(unexpected()),
         }

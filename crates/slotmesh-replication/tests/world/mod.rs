@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use slotmesh_replication::{
-    ApplyError, Config, Outcome, Primary, PrimaryEvent, PrimarySlot, Replica, ReplicaAction,
-    ReplicaSlot, Ring, SnapshotEntry, SnapshotSource,
+    ApplyError, Config, Filled, Outcome, Primary, PrimaryEvent, PrimarySlot, Replica,
+    ReplicaAction, ReplicaSlot, Ring, SnapshotEntry, SnapshotStart,
 };
 use slotmesh_slots::{
     Class, Effect, Epoch, MonoTime, NodeId, NodeList, Record, Slot, SlotState, Version,
@@ -61,13 +61,17 @@ impl Store {
 }
 
 /// Lists the entries two at a time.
-fn listed(entries: Vec<SnapshotEntry>) -> SnapshotSource {
+fn listed(entries: Vec<SnapshotEntry>) -> SnapshotStart {
     let mut rest = entries.into_iter();
-    Box::new(move || {
+    let source = move || {
         let part: Vec<_> = rest.by_ref().take(2).collect();
         Ok((!part.is_empty()).then_some(part))
-    })
+    };
+    SnapshotStart { answers: Bytes::from_static(ANSWERS), source: Box::new(source) }
 }
+
+/// What goes with each snapshot.
+const ANSWERS: &[u8] = b"answers";
 
 pub struct Node {
     pub id: NodeId,
@@ -230,7 +234,7 @@ impl World {
         };
         let store = node.stores.entry(slot).or_default();
         let (epoch, seq, prev) = (state.epoch, store.version.seq.next(), store.version);
-        let record = Record { slot, epoch, seq, effect };
+        let record = Record { slot, epoch, seq, effect, answer: None };
         store.apply(&record);
         self.oracle.applied(slot, prev, record.version(), store.digest());
         node.primary.append(&record).unwrap();
@@ -317,7 +321,9 @@ impl World {
                 node.replica.applied(ticket, Ok(()));
                 self.count("applied");
             }
-            ReplicaAction::Install { ticket, version, digest, entries } => {
+            ReplicaAction::Install { ticket, filled } => {
+                let Filled { version, digest, answers, entries } = filled;
+                assert_eq!(answers, ANSWERS);
                 if !node.replica.admits(&ticket) {
                     node.replica.applied(ticket, Err(ApplyError::Overtaken));
                     return true;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_node::{Condition, Op, OpError, PutOptions, Reply, Value};
+use slotmesh_node::{CallOptions, Condition, Op, OpError, PutOptions, Reply, Value};
 use slotmesh_slots::Class;
 
 use super::arguments::{Count, Unit};
@@ -98,7 +98,8 @@ pub(super) async fn set(call: &Call<'_>) -> Result<Frame, Frame> {
     let ttl = options.ttl("set")?;
     let keep_ttl = matches!(options.lasting, Some((Lasting::Word, _)));
     let condition = options.condition;
-    let put = PutOptions { ttl, keep_ttl, condition, ..PutOptions::default() };
+    let put =
+        PutOptions { ttl, keep_ttl, condition, call: CallOptions::once(), ..PutOptions::default() };
     if options.get {
         let node = &call.gateway.node;
         return previous(call, node.get_and_put(call.bytes(1), call.bytes(2), put).await);
@@ -121,7 +122,7 @@ pub(super) async fn setex(call: &Call<'_>, unit: Unit) -> Result<Frame, Frame> {
 
 pub(super) async fn getset(call: &Call<'_>) -> Result<Frame, Frame> {
     let node = &call.gateway.node;
-    let options = PutOptions::default();
+    let options = PutOptions { call: CallOptions::once(), ..PutOptions::default() };
     previous(call, node.get_and_put(call.bytes(1), call.bytes(2), options).await)
 }
 
@@ -148,6 +149,8 @@ pub(super) async fn getex(call: &Call<'_>) -> Result<Frame, Frame> {
 async fn put(call: &Call<'_>, value: Bytes, options: PutOptions) -> Result<bool, Frame> {
     let PutOptions { ttl, keep_ttl, condition, call: how, .. } = options;
     let op = Op::Put { key: call.bytes(1), value, ttl, keep_ttl, condition, class: Class::Cache };
+    // Redis clients cannot tell a repetition from another write themselves.
+    let how = CallOptions { once: !op.is_idempotent(), ..how };
     match call.gateway.node.execute(op, how).await {
         Ok(Reply::Put { applied, .. }) => Ok(applied),
         Ok(_) => Err(failure::unexpected()),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rand::Rng;
 use rand::rngs::StdRng;
 use slotmesh_core::{Ack, DataError, Op, Reply};
-use slotmesh_slots::{Class, NodeId, Slot, Version};
+use slotmesh_slots::{Class, MonoTime, NodeId, Slot, Token, Version};
 use slotmesh_store::Condition;
 
 use super::{Event, World};
@@ -25,6 +25,8 @@ pub(super) struct Workload {
     keys: Vec<Key>,
     next_value: i64,
     next_attempt: u64,
+    /// How often a write with an unknown outcome was sent again.
+    repeated: usize,
     running: bool,
     rng: StdRng,
 }
@@ -49,6 +51,9 @@ struct Current {
     op: Op,
     attempt: u64,
     tries: u32,
+    began: MonoTime,
+    /// Whether an attempt may have been carried out.
+    is_unknown: bool,
     /// Whom a refusal named.
     hint: Option<NodeId>,
 }
@@ -69,6 +74,7 @@ impl Workload {
             keys: (0..scenario.keys).map(key).collect(),
             next_value: 1,
             next_attempt: 1,
+            repeated: 0,
             running: true,
             rng,
         }
@@ -110,16 +116,30 @@ impl Workload {
     }
 
     /// Draws the next operation of a client.
-    fn draw(&mut self, at: u64) -> Current {
+    fn draw(&mut self, at: u64, now: MonoTime) -> Current {
         let number = self.rng.random_range(0..self.keys.len());
         let value = self.next_value;
         self.next_value += 1;
         let choice = self.rng.random_range(0..100);
+        let token = self.rng.random_bool(0.5).then(|| Token(self.rng.random()));
         let key = &mut self.keys[number];
         let (action, op) = draw_op(key, choice, value);
+        let op = match token {
+            Some(token) => op.once(token),
+            None => op,
+        };
         key.operations.push(Operation { invoked: at, returned: None, action });
         let operation = key.operations.len() - 1;
-        Current { key: number, operation, op, attempt: 0, tries: 0, hint: None }
+        Current {
+            key: number,
+            operation,
+            op,
+            attempt: 0,
+            tries: 0,
+            began: now,
+            is_unknown: false,
+            hint: None,
+        }
     }
 
     fn operation(&mut self, current: &Current) -> &mut Operation {
@@ -162,7 +182,7 @@ impl World {
             if !self.work.running {
                 return;
             }
-            let next = self.work.draw(self.handled);
+            let next = self.work.draw(self.handled, self.now);
             self.work.clients[client].current = Some(next);
         }
         let place = self.work.clients[client].place;
@@ -173,6 +193,9 @@ impl World {
         self.work.next_attempt += 1;
         let Some(current) = &mut self.work.clients[client].current else { return };
         current.attempt = attempt;
+        if current.is_unknown {
+            current.op.note_age(self.now.saturating_since(current.began));
+        }
         let op = current.op.clone();
         let call = Call { client, attempt };
         self.schedule(self.now + PATIENCE, Event::ClientTimeout(client, attempt));
@@ -215,6 +238,9 @@ impl World {
                 let answer = self.understand(&current, reply);
                 self.work.operation(&current).returned = answer.map(|answer| (at, answer));
             }
+            Err(DataError::Ambiguous) if current.op.is_once() && current.tries < TRIES_MAX => {
+                self.again_unknown(call.client, current);
+            }
             Err(DataError::Ambiguous) => {}
             Err(DataError::NotOwner { owner, .. }) if current.tries < TRIES_MAX => {
                 let version_blind = current.tries % 3 == 2;
@@ -238,6 +264,12 @@ impl World {
                 | DataError::Moving
                 | DataError::NoLease
                 | DataError::Busy,
+            ) if current.is_unknown => {}
+            Err(
+                DataError::NotOwner { .. }
+                | DataError::Moving
+                | DataError::NoLease
+                | DataError::Busy,
             ) => {
                 // It certainly did not happen: as good as a read that nobody saw.
                 self.work.operation(&current).action = Action::Get;
@@ -251,9 +283,22 @@ impl World {
 
     pub(super) fn client_gave_up(&mut self, client: usize, attempt: u64) {
         let late = |current: &mut Current| current.attempt == attempt;
-        if self.work.clients[client].current.take_if(late).is_some() {
+        if let Some(current) = self.work.clients[client].current.take_if(late) {
+            if current.op.is_once() && current.tries < TRIES_MAX {
+                self.again_unknown(client, current);
+            }
             self.schedule(self.now, Event::Client(client));
         }
+    }
+
+    /// What is carried out once however often it comes is sent again when its outcome is unknown.
+    fn again_unknown(&mut self, client: usize, mut current: Current) {
+        current.tries += 1;
+        current.attempt = 0;
+        current.hint = None;
+        current.is_unknown = true;
+        self.work.repeated += 1;
+        self.work.clients[client].current = Some(current);
     }
 
     /// Reads every key where it is, once all is quiet.

@@ -425,6 +425,7 @@ impl Harness {
             epoch: self.epoch,
             seq: Seq(have.seq.0 + u64::from(input.argument % 4)),
             effect: Effect::Clear,
+            answer: None,
         };
         if record.seq != have.seq.next() {
             assert_eq!(guard.apply(&record), Err(ApplyError::Gap { have }));
