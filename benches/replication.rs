@@ -99,7 +99,9 @@ fn work(replica: &Replica, action: ReplicaAction) {
             assert!(replica.admits(&ticket), "nobody promised anything");
             replica.applied(ticket, Ok(()));
         }
-        install @ ReplicaAction::Install { .. } => unreachable!("{install:?}"),
+        other @ (ReplicaAction::Install { .. } | ReplicaAction::Audit { .. }) => {
+            unreachable!("{other:?}")
+        }
     }
 }
 

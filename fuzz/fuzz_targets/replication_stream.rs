@@ -145,7 +145,9 @@ impl Fixture {
                 let version = Version::new(Epoch(1), Seq(u64::from(which % 16)));
                 self.replica.report(ticket, version, u128::from(which));
             }
-            ReplicaAction::Apply { ticket, .. } | ReplicaAction::Install { ticket, .. } => {
+            ReplicaAction::Apply { ticket, .. }
+            | ReplicaAction::Audit { ticket, .. }
+            | ReplicaAction::Install { ticket, .. } => {
                 self.replica.applied(ticket, result);
             }
         }

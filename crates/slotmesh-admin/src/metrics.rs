@@ -34,6 +34,11 @@ pub(crate) fn text(node: &Node) -> String {
     let counters = [
         ("evicted_total", "Entries evicted for the budget.", stats.evicted),
         ("expired_total", "Entries removed because they expired.", stats.expired),
+        (
+            "corrupted_copies_total",
+            "Copies that differed from their primary's and were filled again.",
+            stats.corrupted,
+        ),
         ("replicated_total", "Replicated records applied.", stats.applied),
         ("lost_slots_total", "Slots that restarted empty for want of a copy.", stats.lost_slots),
         ("failovers_total", "Failovers this node finished as leader.", status.failovers),

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use slotmesh_slots::{MonoTime, NodeId, NodeList, Slot, SlotState, Version};
+use slotmesh_slots::{Epoch, Mistake, MonoTime, NodeId, NodeList, Slot, SlotState, Version};
 
 use crate::command::{Claim, Command};
 use crate::state::ClusterState;
@@ -33,7 +33,7 @@ impl Failover {
     ) -> Self {
         let mut asked: BTreeMap<NodeId, Vec<Claim>> = BTreeMap::new();
         for (slot, held) in owned(state, node) {
-            for survivor in held.in_sync.iter().filter(|&survivor| usable(survivor)) {
+            for survivor in candidates(held).filter(|&survivor| usable(survivor)) {
                 asked.entry(survivor).or_default().push((slot, held.epoch));
             }
         }
@@ -81,7 +81,11 @@ impl Failover {
         for (slot, held) in owned(state, self.node) {
             let promisers = self.promisers(slot, held);
             let best = |(node, version): &(NodeId, Version)| {
-                (*version, std::cmp::Reverse(load.get(node).copied().unwrap_or(0)))
+                let mut version = *version;
+                if Mistake::FailoverByOffset.is_planted() {
+                    version.epoch = Epoch::default();
+                }
+                (version, std::cmp::Reverse(load.get(node).copied().unwrap_or(0)))
             };
             let Some((winner, _)) = promisers.iter().copied().max_by_key(best) else {
                 orphans.push((slot, held.epoch));
@@ -102,8 +106,16 @@ impl Failover {
 
     fn promisers(&self, slot: Slot, held: &SlotState) -> Vec<(NodeId, Version)> {
         let version = |node| self.answers.get(&node).and_then(|promised| promised.get(&slot));
-        held.in_sync.iter().filter_map(|node| Some((node, *version(node)?))).collect()
+        candidates(held).filter_map(|node| Some((node, *version(node)?))).collect()
     }
+}
+
+/// Who may take a slot over.
+fn candidates(held: &SlotState) -> impl Iterator<Item = NodeId> {
+    let incomplete = Mistake::FailoverByOffset.is_planted().then_some(held.copying);
+    held.in_sync
+        .iter()
+        .chain(incomplete.into_iter().flat_map(|nodes| nodes.iter().collect::<Vec<_>>()))
 }
 
 fn owned(state: &ClusterState, node: NodeId) -> impl Iterator<Item = (Slot, &SlotState)> {

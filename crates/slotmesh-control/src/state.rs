@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use slotmesh_slots::{
-    Epoch, Generation, NodeId, NodeList, REPLICAS_MAX, Seq, Slot, SlotState, SlotTable, TableDelta,
+    Epoch, Generation, Mistake, NodeId, NodeList, REPLICAS_MAX, Seq, Slot, SlotState, SlotTable,
+    TableDelta,
 };
 
 use crate::command::{Claim, Command, Outcome};
@@ -311,7 +312,11 @@ impl Change<'_> {
         }
         self.each(claims, |state| {
             let was = *state;
-            let holds = |node| was.primary == Some(node) || was.in_sync.contains(node);
+            let holds = |node| {
+                let incomplete =
+                    Mistake::FailoverByOffset.is_planted() && was.copying.contains(node);
+                was.primary == Some(node) || was.in_sync.contains(node) || incomplete
+            };
             let others: NodeList =
                 in_sync.iter().filter(|&node| node != primary && holds(node)).collect();
             state.primary = Some(primary);

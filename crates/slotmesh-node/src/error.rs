@@ -59,6 +59,14 @@ pub enum OpError {
         /// What was met.
         why: String,
     },
+    /// The slot has fewer copies in sync than the write asks for; a retry helps once there are more.
+    #[error("{have} copies are in sync, {wanted} are wanted")]
+    TooFewCopies {
+        /// Nodes that are, the primary included.
+        have: u8,
+        /// What the write asked for.
+        wanted: u8,
+    },
     /// Replicas or connections do not keep up; a retry after a pause helps.
     #[error("too much is under way")]
     Busy,

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use slotmesh_node::{
-    ByteRange, CallOptions, ClusterSecret, Condition, ExpireCondition, Node, NodeConfig,
+    Ack, ByteRange, CallOptions, ClusterSecret, Condition, ExpireCondition, Node, NodeConfig,
     NodeStatus, Op, OpError, Phase, PutOptions, Reply, Value,
 };
 use slotmesh_slots::{SLOT_COUNT, Slot};
@@ -345,4 +345,50 @@ async fn a_local_node_needs_no_network() {
     assert!(node.expire("a", Some(Duration::ZERO)).await.unwrap());
     assert_eq!(get(&node, "a").await, None);
     assert!(node.is_ready());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_asks_for_copies_is_refused_while_there_are_too_few() {
+    let call = |copies| CallOptions {
+        ack: Ack::AtLeast(copies),
+        timeout: Some(Duration::from_millis(200)),
+        ..CallOptions::default()
+    };
+    let put = |copies| PutOptions { call: call(copies), ..PutOptions::default() };
+    let alone = Node::local(16 << 20);
+    alone.put("key", "1", put(1)).await.unwrap();
+    let refused = alone.put("key", "2", put(2)).await;
+    assert_eq!(refused, Err(OpError::TooFewCopies { have: 1, wanted: 2 }));
+    assert_eq!(get(&alone, "key").await.as_deref(), Some("1"), "nothing happened");
+    let nodes = cluster(3).await;
+    for node in &nodes {
+        let reply = node.put("key", "1", put(2)).await.unwrap();
+        assert!(matches!(reply, Reply::Put { copies: 2, .. }), "{reply:?}");
+        let refused = node.put("key", "2", put(3)).await;
+        assert_eq!(refused, Err(OpError::TooFewCopies { have: 2, wanted: 3 }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_burns_every_core_causes_no_failover() {
+    let nodes = cluster(3).await;
+    put(&nodes[0], "key", "value").await.unwrap();
+    let epochs = |node: &Node| {
+        let status = node.status();
+        let table = status.cluster.table();
+        Slot::all().map(|slot| table.slot(slot).epoch).collect::<Vec<_>>()
+    };
+    let before = epochs(&nodes[0]);
+    let until = Instant::now() + Duration::from_secs(3);
+    let burn = move || while Instant::now() < until {};
+    // Both threads of this runtime, and more of the application's own than there are cores.
+    let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(burn)).collect();
+    let blocked = (0..2).map(|_| tokio::spawn(async move { burn() })).collect::<Vec<_>>();
+    burn();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for task in blocked {
+        task.await.unwrap();
+    }
+    assert_eq!(epochs(&nodes[0]), before, "no slot changed hands");
+    assert_eq!(get(&nodes[1], "key").await.as_deref(), Some("value"));
 }

@@ -44,6 +44,16 @@ pub enum ReplicaAction {
         /// What to apply.
         record: Record,
     },
+    /// Compare the slot with what it is on the primary, then call [`Replica::applied`](crate::Replica::applied):
+    /// [`ApplyError::Corrupt`](crate::ApplyError::Corrupt) when the version is the same and the digest is not.
+    Audit {
+        /// Names the work.
+        ticket: Ticket,
+        /// The slot's version on the primary.
+        version: Version,
+        /// Its digest there.
+        digest: u128,
+    },
     /// Replace all the slot holds, then call [`Replica::applied`](crate::Replica::applied):
     /// [`ApplyError::Corrupt`](crate::ApplyError::Corrupt), and the old content kept, when the digest does not match.
     Install {

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
-use slotmesh_slots::{Epoch, MonoTime, NodeId, Record, Seq, Slot, SlotSet};
+use slotmesh_slots::{Epoch, MonoTime, NodeId, Record, Seq, Slot, SlotSet, Version};
 
 use crate::config::Config;
 use crate::error::LinkError;
@@ -101,7 +101,39 @@ pub(crate) enum StreamState {
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) attach: u64,
-    pub(crate) record: Record,
+    pub(crate) part: Part,
+}
+
+#[derive(Debug)]
+pub(crate) enum Part {
+    Record(Record),
+    /// The slot as it has to be behind the records before.
+    Audit(Audit),
+}
+
+/// What a copy of a slot has to be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Audit {
+    pub(crate) slot: Slot,
+    pub(crate) version: Version,
+    pub(crate) digest: u128,
+}
+
+impl Part {
+    pub(crate) fn slot(&self) -> Slot {
+        match self {
+            Self::Record(record) => record.slot,
+            Self::Audit(audit) => audit.slot,
+        }
+    }
+
+    /// Bytes charged to the records' window.
+    pub(crate) fn cost(&self) -> usize {
+        match self {
+            Self::Record(record) => cost(record),
+            Self::Audit(_) => 0,
+        }
+    }
 }
 
 /// What one position holds.
@@ -280,7 +312,19 @@ impl LinkState {
         }
         stream.state = StreamState::Live { next: record.seq.next() };
         self.load += cost(record);
-        self.queue.push_back(Queued { attach: stream.attach, record: record.clone() });
+        let part = Part::Record(record.clone());
+        self.queue.push_back(Queued { attach: stream.attach, part });
+    }
+
+    /// Has the replica compare its copy, if all up to that version was queued and nothing behind it.
+    pub(crate) fn audit(&mut self, audit: Audit, attach: u64) {
+        let next = audit.version.seq.next();
+        if let Some(stream) = self.stream(audit.slot, attach)
+            && stream.state == (StreamState::Live { next })
+            && self.queue.len() < AUDIT_QUEUE_MAX
+        {
+            self.queue.push_back(Queued { attach, part: Part::Audit(audit) });
+        }
     }
 
     /// Takes a cumulative acknowledgement and hands out what it says about each slot.
@@ -331,7 +375,7 @@ impl LinkState {
     /// # Panics
     /// When it is wrong.
     pub(crate) fn check_invariants(&self, config: &Config) {
-        let queued: usize = self.queue.iter().map(|queued| cost(&queued.record)).sum();
+        let queued: usize = self.queue.iter().map(|queued| queued.part.cost()).sum();
         let sent: usize = self.in_flight.iter().map(|sent| sent.record_bytes).sum();
         assert_eq!(queued + sent, self.load, "link load");
         let snapshot: usize = self.in_flight.iter().map(|sent| sent.snapshot_bytes).sum();
@@ -345,3 +389,6 @@ impl LinkState {
         }
     }
 }
+
+/// A link that has more to send than this is not asked to compare copies beside it.
+const AUDIT_QUEUE_MAX: usize = 4_096;

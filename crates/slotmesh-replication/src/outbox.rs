@@ -1,8 +1,8 @@
 use bytes::Bytes;
-use slotmesh_slots::{MonoTime, Slot, Writer};
+use slotmesh_slots::{MonoTime, Record, Slot, Writer};
 
 use crate::config::Config;
-use crate::link::{InFlight, LinkState, Queued, StreamState};
+use crate::link::{Audit, InFlight, LinkState, Part, Queued, StreamState};
 use crate::ring::{Rest, Ring, cost};
 use crate::snapshot::Step;
 use crate::wire;
@@ -93,20 +93,29 @@ impl Outbox<'_> {
         while self.has_room()
             && let Some(queued) = self.link.queue.pop_front()
         {
-            let live = self.link.stream(queued.record.slot, queued.attach).is_some();
-            if live {
-                self.record(&queued);
-            } else {
-                self.link.load -= cost(&queued.record);
+            let Queued { attach, part } = queued;
+            if self.link.stream(part.slot(), attach).is_none() {
+                self.link.load -= part.cost();
+                continue;
+            }
+            match part {
+                Part::Record(record) => self.record(attach, &record),
+                Part::Audit(audit) => self.audit(attach, audit),
             }
         }
     }
 
-    fn record(&mut self, Queued { attach, record }: &Queued) {
-        wire::write_record(&mut self.frame, *attach, record, self.now);
+    fn audit(&mut self, attach: u64, audit: Audit) {
+        wire::write_audit(&mut self.frame, attach, audit);
+        let (record_bytes, snapshot_bytes, confirms) = (0, 0, None);
+        self.sent(InFlight { slot: audit.slot, attach, record_bytes, snapshot_bytes, confirms });
+    }
+
+    fn record(&mut self, attach: u64, record: &Record) {
+        wire::write_record(&mut self.frame, attach, record, self.now);
         self.sent(InFlight {
             slot: record.slot,
-            attach: *attach,
+            attach,
             record_bytes: cost(record),
             snapshot_bytes: 0,
             confirms: Some(record.seq),
@@ -136,7 +145,7 @@ impl Outbox<'_> {
         let next = tail.records.last().map_or(next, |record| record.seq.next());
         for record in tail.records {
             self.link.load += cost(&record);
-            self.record(&Queued { attach, record });
+            self.record(attach, &record);
         }
         if tail.rest != Rest::More {
             self.link.behind.remove(slot);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use slotmesh_slots::{Epoch, MonoTime, NodeList, Reader, Seq, Slot, Version};
+use slotmesh_slots::{Epoch, Mistake, MonoTime, NodeList, Reader, Seq, Slot, Version};
 
 use crate::error::LinkError;
 use crate::event::PrimaryEvent;
@@ -152,11 +152,11 @@ impl Primary {
                 }
                 role.advance(after);
             }
-            (true, false) => {
+            (true, false) if !Mistake::RepairInPlace.is_planted() => {
                 drop(place);
                 self.fault(link, (slot, attach), Fault::Lacks, after);
             }
-            (false, _) => {
+            _ => {
                 (peer.phase, peer.acked) = (Phase::Copying, Seq(0));
                 link.with(|link| link.want_snapshot(slot));
             }

@@ -11,7 +11,7 @@ use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Record, SLOT_COUNT, Seq,
 use crate::config::Config;
 use crate::error::{AppendError, LinkError};
 use crate::event::{Outcome, PrimaryEvent};
-use crate::link::{Link, StreamState};
+use crate::link::{Audit, Link, StreamState};
 use crate::outbox;
 use crate::ring::Ring;
 use crate::role::{After, Fault, Role};
@@ -342,6 +342,19 @@ impl Primary {
         });
         if let Some(attach) = attach {
             self.fault(&link, (slot, attach), Fault::Corrupt, &mut after);
+        }
+        self.finish(after);
+    }
+
+    /// Has all replicas that keep up compare their copy of the slot; one that differs is taken out and filled again. Call it under
+    /// the store's slot lock with the slot's version and digest.
+    pub fn audit(&self, slot: Slot, version: Version, digest: u128) {
+        let mut after = After::default();
+        if let Some(role) = self.slot(slot).as_mut().filter(|role| role.last == version) {
+            for peer in role.peers.iter().filter(|peer| peer.in_sync) {
+                peer.link.with(|link| link.audit(Audit { slot, version, digest }, peer.attach));
+                after.links.push(peer.link.clone());
+            }
         }
         self.finish(after);
     }

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::error::{AlreadyHigher, ApplyError, LinkError};
 use crate::fence::{Admission, Fence, Fit};
 use crate::inbound::{Filled, Inbound, ReplicaAction, Ticket, Work};
+use crate::link::Audit;
 use crate::ring::Ring;
 use crate::snapshot::Shadow;
 use crate::wire::{Down, LINK_VERSION, Refusal, Up};
@@ -254,6 +255,10 @@ impl Replica {
                 inbound.refuse(slot, attach, why);
                 return inbound.skip().map(|()| None);
             }
+        }
+        if let Down::Audit { audit: Audit { version, digest, .. }, .. } = message {
+            let ticket = ticket(inbound, from, (slot, attach), Work::Nothing)?;
+            return Ok(Some(ReplicaAction::Audit { ticket, version, digest }));
         }
         if let Down::Record { record, .. } = message {
             return admit_record(inbound, &mut fence, (from, attach), record);

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use slotmesh_slots::{Epoch, NodeId, Seq, Slot, Version};
+use slotmesh_slots::{Epoch, Mistake, NodeId, Seq, Slot, Version};
 
 use crate::event::{Done, Outcome, PrimaryEvent};
 use crate::link::Link;
@@ -100,7 +100,11 @@ impl Peer {
 
     /// Whether acknowledgements wait for it.
     pub(crate) fn counts(&self) -> bool {
-        self.in_sync || matches!(self.grow, Grow::Barrier | Grow::Proposed)
+        if Mistake::RepairInPlace.is_planted() && self.phase == Phase::Copying {
+            return false;
+        }
+        let may_grow = matches!(self.grow, Grow::Barrier | Grow::Proposed);
+        self.in_sync || (may_grow && !Mistake::GrowNotAwaited.is_planted())
     }
 }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use slotmesh_slots::{MonoTime, NodeId, Slot};
+use slotmesh_slots::{Mistake, MonoTime, NodeId, Slot};
 
 use crate::event::PrimaryEvent;
 use crate::link::Link;
@@ -93,7 +93,14 @@ impl Primary {
             let epoch = role.epoch;
             let Some(peer) = role.peer(node) else { continue };
             if peer.in_sync {
-                after.events.push(PrimaryEvent::Shrink { slot, epoch, node });
+                let silently = Mistake::ShrinkWithoutCommit.is_planted();
+                if silently || Mistake::AckBeforeShrink.is_planted() {
+                    peer.in_sync = false;
+                    role.advance(after);
+                }
+                if !silently {
+                    after.events.push(PrimaryEvent::Shrink { slot, epoch, node });
+                }
             } else if peer.grow == Grow::Barrier {
                 // It may not keep writers waiting; the barrier is raised again with the next retry.
                 peer.grow = Grow::Cooling;

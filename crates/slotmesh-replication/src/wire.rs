@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use slotmesh_slots::{DecodeError, Epoch, MonoTime, Reader, Record, Slot, Version, Writer};
 
+use crate::link::Audit;
 use crate::snapshot::{Outgoing, SnapshotEntry};
 
 /// Version of the link protocol, first byte after the opening tag.
@@ -46,6 +47,11 @@ pub(crate) enum Down {
         version: Version,
         digest: u128,
         entries: u64,
+    },
+    /// What the slot has to be like behind the records before.
+    Audit {
+        attach: u64,
+        audit: Audit,
     },
 }
 
@@ -131,6 +137,12 @@ pub(crate) fn write_end(out: &mut Writer, snapshot: &Outgoing, digest: u128, ent
     out.u64(entries);
 }
 
+pub(crate) fn write_audit(out: &mut Writer, attach: u64, audit: Audit) {
+    head(out, TAG_AUDIT, audit.slot, attach);
+    out.version(audit.version);
+    out.u128(audit.digest);
+}
+
 fn head(out: &mut Writer, tag: u8, slot: Slot, attach: u64) {
     out.u8(tag);
     out.slot(slot);
@@ -143,6 +155,7 @@ impl Down {
         match self {
             Self::Open { .. } | Self::Heartbeat { .. } => None,
             Self::Record { attach, record } => Some((record.slot, *attach)),
+            Self::Audit { attach, audit } => Some((audit.slot, *attach)),
             Self::Query { slot, attach, .. }
             | Self::Begin { slot, attach, .. }
             | Self::Batch { slot, attach, .. }
@@ -184,6 +197,10 @@ impl Down {
             TAG_END => {
                 let (version, digest) = (input.version()?, input.u128()?);
                 Ok(Self::End { slot, attach, version, digest, entries: input.u64()? })
+            }
+            TAG_AUDIT => {
+                let (version, digest) = (input.version()?, input.u128()?);
+                Ok(Self::Audit { attach, audit: Audit { slot, version, digest } })
             }
             _ => Err(DecodeError::Invalid("replication message tag")),
         }
@@ -263,6 +280,7 @@ const TAG_RECORD: u8 = 4;
 const TAG_BEGIN: u8 = 5;
 const TAG_BATCH: u8 = 6;
 const TAG_END: u8 = 7;
+const TAG_AUDIT: u8 = 8;
 
 const TAG_STATUS: u8 = 65;
 const TAG_ACK: u8 = 66;
@@ -307,19 +325,20 @@ mod tests {
         assert!(snapshot.hungry(1).is_none() && snapshot.feed(source, Ok(Some(vec![entry]))));
         let source = snapshot.hungry(1_000).unwrap();
         assert!(snapshot.feed(source, Ok(None)));
-        let mut messages: Vec<Writer> = (0..7).map(|_| Writer::new()).collect();
+        let mut messages: Vec<Writer> = (0..8).map(|_| Writer::new()).collect();
         write_open(&mut messages[0], 4);
         write_heartbeat(&mut messages[1], 8);
         write_query(&mut messages[2], slot, Epoch(3), 5);
         write_record(&mut messages[3], 5, &record, MonoTime::ZERO);
-        messages[4..].iter_mut().for_each(|out| {
+        write_audit(&mut messages[7], 5, Audit { slot, version, digest: 3 });
+        messages[4..7].iter_mut().for_each(|out| {
             snapshot.step(out, 100, MonoTime::ZERO);
         });
         for (number, message) in messages.into_iter().enumerate() {
             let bytes = message.finish();
             let text = format!("{:?}", down(&bytes).unwrap());
             let expected =
-                ["Open", "Heartbeat", "Query", "Record", "Begin", "Batch", "End"][number];
+                ["Open", "Heartbeat", "Query", "Record", "Begin", "Batch", "End", "Audit"][number];
             assert!(text.starts_with(expected), "{text}");
             (0..bytes.len()).for_each(|cut| assert!(down(&bytes[..cut]).is_err(), "{text} {cut}"));
         }

@@ -24,6 +24,7 @@ struct Pair {
     /// What the replica reports when asked.
     has: (Version, u128),
     installed: Vec<usize>,
+    audited: usize,
 }
 
 type Told = Arc<Mutex<Vec<Outcome>>>;
@@ -77,7 +78,8 @@ impl Pair {
         let replica = Replica::new(config.clone(), Arc::new(Ring::new(ring_bytes)));
         let now = MonoTime::from_micros(1);
         let has = (Version::default(), 0);
-        Self { primary, replica, wakes, now, applied: Vec::new(), has, installed: Vec::new() }
+        let (applied, installed, audited) = (Vec::new(), Vec::new(), 0);
+        Self { primary, replica, wakes, now, applied, has, installed, audited }
     }
 
     /// Assigned at epoch 1, connected and attached.
@@ -144,6 +146,12 @@ impl Pair {
                 self.applied.push(record.version());
                 self.has.0 = record.version();
                 self.replica.applied(ticket, Ok(()));
+            }
+            ReplicaAction::Audit { ticket, version, digest } => {
+                assert_eq!(self.has.0, version, "behind the records before");
+                let same = self.has.1 == digest;
+                self.replica.applied(ticket, if same { Ok(()) } else { Err(ApplyError::Corrupt) });
+                self.audited += 1;
             }
             ReplicaAction::Install { ticket, filled } => {
                 let Filled { version, digest, answers, entries } = filled;
@@ -449,6 +457,25 @@ fn equal_versions_with_unequal_digests_are_corruption() {
     assert_eq!(pair.events(), []);
     pair.primary.compare(them(), slot(), version(0, 0), 1);
     assert_eq!(pair.events(), [SHRINK]);
+}
+
+#[test]
+fn a_copy_that_differs_is_found_by_an_audit_behind_the_records() {
+    let mut pair = Pair::attached(&Config::default());
+    pair.events();
+    pair.append(1, 1);
+    pair.has.1 = 7;
+    pair.primary.audit(slot(), version(1, 0), 9);
+    pair.primary.audit(slot(), version(1, 1), 7);
+    pair.exchange();
+    assert_eq!((pair.audited, pair.events()), (1, vec![]), "one that is not of the last is none");
+    pair.primary.audit(slot(), version(1, 1), 9);
+    pair.append(1, 2);
+    pair.exchange();
+    assert_eq!((pair.audited, pair.events()), (2, vec![SHRINK]));
+    pair.primary.audit(slot(), version(1, 2), 9);
+    pair.exchange();
+    assert_eq!(pair.audited, 2, "it is not asked any more");
 }
 
 #[test]

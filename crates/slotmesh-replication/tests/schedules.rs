@@ -105,6 +105,10 @@ impl Run {
                 let slot = self.slot();
                 self.world.shift(slot);
             }
+            193..196 => {
+                let slot = self.slot();
+                self.world.audit(at, slot);
+            }
             _ => {
                 let by = self.rng.below(30) as u64;
                 self.world.tick(Duration::from_millis(by));
@@ -175,6 +179,7 @@ fn committed_writes_survive_random_schedules() {
             "moves",
             "installed",
             "overtaken",
+            "audited",
             "refused",
         ] {
             assert!(total.get(what).is_some_and(|&count| count > 20), "too few {what}: {total:?}");

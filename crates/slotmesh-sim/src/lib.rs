@@ -17,6 +17,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use scenario::{Bug, Scenario};
+use slotmesh_slots::Mistake;
 pub use world::Summary;
 
 /// Runs a scenario to its end; `print` writes the trace to standard error as it grows.
@@ -24,7 +25,12 @@ pub use world::Summary;
 /// # Errors
 /// Says which check failed, when, and what happened before.
 pub fn run(scenario: Scenario, print: bool) -> Result<Summary, String> {
+    Mistake::plant(match scenario.bug {
+        Some(Bug::Planted(mistake)) => Some(mistake),
+        _ => None,
+    });
     let outcome = catch_unwind(AssertUnwindSafe(|| world::World::new(scenario, print).run()));
+    Mistake::plant(None);
     outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));

@@ -16,8 +16,16 @@ fn main() -> ExitCode {
         eprintln!("usage: slotmesh-sim --seeds A..B [--three] [--trace] [--keep-going]");
         return ExitCode::FAILURE;
     };
-    let bug =
-        value("--bug").and_then(|name| Bug::ALL.into_iter().find(|b| format!("{b:?}") == name));
+    let bug = match value("--bug") {
+        Some(name) => match Bug::named(&name) {
+            Some(bug) => Some(bug),
+            None => {
+                eprintln!("there is no bug {name}, but: {:?}", Bug::all().collect::<Vec<_>>());
+                return ExitCode::FAILURE;
+            }
+        },
+        None => None,
+    };
     let (mut clean, mut failed, mut virtual_seconds) = (0u64, Vec::new(), 0.0);
     let began = Instant::now();
     for seed in seeds {

@@ -129,7 +129,7 @@ impl Process {
         node: NodeId,
         place: usize,
         clock: NodeClock,
-        config: BrainConfig,
+        (config, log_bytes): (BrainConfig, usize),
         seed: u64,
     ) -> Self {
         let clock = Arc::new(clock);
@@ -147,7 +147,11 @@ impl Process {
                 move || has_events.store(true, Ordering::Relaxed)
             }),
         };
-        let data = Arc::new(DataPlane::new(node, DataConfig::default(), clock.clone(), wakers));
+        let mut sizes = DataConfig { log_bytes, ..DataConfig::default() };
+        sizes.store.log_bytes = log_bytes;
+        sizes.replication.window_bytes = sizes.replication.window_bytes.min(log_bytes / 2);
+        sizes.replication.copy_lag_bytes = sizes.replication.copy_lag_bytes.min(log_bytes / 4);
+        let data = Arc::new(DataPlane::new(node, sizes, clock.clone(), wakers));
         let now = data.now();
         let brain = Brain::new(node, config, Arc::clone(&data), seed, now);
         Self {

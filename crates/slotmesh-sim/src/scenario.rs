@@ -3,6 +3,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use slotmesh_slots::Mistake;
 
 /// A mistake that is put into the simulated surroundings on purpose, to see that the checks find such a thing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,11 +21,13 @@ pub enum Bug {
     AckBeforeReplicas,
     /// A restarted process uses its former identity.
     IdentityReused,
+    /// One in the code under test itself.
+    Planted(Mistake),
 }
 
 impl Bug {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
+    /// Those of the surroundings.
+    const AROUND: [Self; 6] = [
         Self::StaleQuorum,
         Self::CachedClock,
         Self::LossIsDeparture,
@@ -32,6 +35,21 @@ impl Bug {
         Self::AckBeforeReplicas,
         Self::IdentityReused,
     ];
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::AROUND.into_iter().chain(Mistake::ALL.map(Self::Planted))
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let mended = Self::Planted(Mistake::CopiesDiffer);
+        Self::all().chain([mended]).find(|bug| match bug {
+            Self::Planted(mistake) => format!("{mistake:?}") == name,
+            bug => format!("{bug:?}") == name,
+        })
+    }
 }
 
 /// What goes wrong.
@@ -83,6 +101,8 @@ pub struct Scenario {
     pub(crate) loss: f64,
     /// Clocks run up to this much fast or slow.
     pub(crate) drift_ppm: u64,
+    /// What recent records may take on each node; with little a replica that was away has to be filled.
+    pub(crate) log_bytes: usize,
     /// How long faults happen and clients work, from the moment every slot is served.
     pub(crate) safety: Duration,
     pub(crate) faults: Vec<Planned>,
@@ -113,6 +133,13 @@ impl Scenario {
         }
     }
 
+    /// Three nodes of which nothing goes wrong with.
+    #[must_use]
+    pub fn quiet(seed: u64) -> Self {
+        let safety = Duration::from_secs(4);
+        Self { nodes: 3, replicas: 1, expect: 3, safety, faults: vec![], ..Self::mix(seed) }
+    }
+
     /// Everything drawn from the seed.
     #[must_use]
     pub fn mix(seed: u64) -> Self {
@@ -129,6 +156,7 @@ impl Scenario {
             keys: 24,
             loss: *[0.0, 0.005, 0.03].choose(&mut rng).unwrap_or(&0.0),
             drift_ppm: 25_000,
+            log_bytes: *[4 << 10, 1 << 20, 32 << 20].choose(&mut rng).unwrap_or(&(1 << 20)),
             safety,
             faults: draw(&mut rng, safety),
             bug: None,

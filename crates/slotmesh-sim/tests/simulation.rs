@@ -1,6 +1,7 @@
 //! Whole clusters in virtual time: what the design promises holds under faults, and the checks can fail.
 
 use slotmesh_sim::{Bug, Scenario, Summary, replay_command, run};
+use slotmesh_slots::Mistake;
 
 /// Seeds that once found something; each stays here with what it was.
 const REGRESSIONS: &str = include_str!("regressions.txt");
@@ -20,6 +21,14 @@ fn three_nodes_survive_a_crash_a_partition_and_a_replacement() {
     let summary = clean(Scenario::three_nodes(1), &format!("{} --three", replay_command(1)));
     assert!(summary.operations.0 > 500, "the clients got answers: {summary:?}");
     assert_eq!(summary.excused, 0, "one crash at a time loses nothing");
+}
+
+#[test]
+fn copies_that_differ_are_found_and_mended() {
+    let scenario = Scenario::quiet(1).with_bug(Bug::Planted(Mistake::CopiesDiffer));
+    let summary = clean(scenario, "the test");
+    assert!(summary.mended > 0, "{summary:?}");
+    assert_eq!(clean(Scenario::quiet(1), "the test").mended, 0);
 }
 
 #[test]
@@ -98,4 +107,11 @@ fn acknowledging_before_the_replicas_have_it_is_found() {
 #[test]
 fn a_process_that_restarts_with_its_old_identity_is_found() {
     found(Bug::IdentityReused, &[7], "I2");
+}
+
+#[test]
+fn mistakes_in_acknowledging_are_found() {
+    found(Bug::Planted(Mistake::AckBeforeShrink), &[1], "not linearizable");
+    found(Bug::Planted(Mistake::ShrinkWithoutCommit), &[2], "differs at the end");
+    found(Bug::Planted(Mistake::AnswersForgotten), &[2], "not linearizable");
 }

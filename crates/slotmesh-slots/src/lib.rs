@@ -6,6 +6,7 @@
 mod codec;
 mod effect;
 mod id;
+mod mistake;
 mod set;
 mod slot;
 mod table;
@@ -14,6 +15,7 @@ mod time;
 pub use codec::{DecodeError, Reader, Writer};
 pub use effect::{Answer, Class, Effect, Record, Token};
 pub use id::{Epoch, Generation, NodeId, Seq, Version};
+pub use mistake::Mistake;
 pub use set::SlotSet;
 pub use slot::{SLOT_COUNT, Slot, crc16, hash_tag};
 pub use table::{NodeList, REPLICAS_MAX, SlotState, SlotTable, TableDelta};

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use rand::seq::IndexedRandom;
 use slotmesh_control::{Command, LEASE, LEASE_PING_INTERVAL};
-use slotmesh_slots::{MonoTime, NodeId};
+use slotmesh_slots::{Mistake, MonoTime, NodeId};
 
 use super::Brain;
 use crate::data::DataPlane;
@@ -40,6 +40,9 @@ impl LeaseClient {
     /// A grant arrived; it ends [`LEASE`] after its ping was sent.
     fn granted(&mut self, version: u64, sent: MonoTime, applied: u64, data: &DataPlane) {
         let until = self.pending.map_or(MonoTime::ZERO, |(_, until)| until).max(sent + LEASE);
+        if Mistake::GrantBeforeVersion.is_planted() {
+            data.extend_lease(until);
+        }
         self.pending = Some((version.max(self.pending.map_or(0, |(version, _)| version)), until));
         self.applied(applied, data);
     }
@@ -134,7 +137,8 @@ impl Brain {
             self.lease.voters = pong.voters;
         }
         if let Some(version) = pong.granted {
-            self.lease.granted(version, sent, self.view.version(), &self.data);
+            let from = if Mistake::LeaseFromReceipt.is_planted() { now } else { sent };
+            self.lease.granted(version, from, self.view.version(), &self.data);
             // Who grants has the latest state, so nobody acted by a later one when the ping was sent.
             if version == self.view.version() {
                 self.data.forget_dropped(sent);

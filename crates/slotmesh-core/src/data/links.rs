@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use slotmesh_replication::{ApplyError, Filled, LinkError, ReplicaAction, SnapshotEntry};
-use slotmesh_slots::{NodeId, Version};
+use slotmesh_slots::{Effect, Mistake, NodeId, Record, Version};
 use slotmesh_store::SlotSnapshot;
 
 use super::DataPlane;
@@ -83,9 +83,12 @@ impl DataPlane {
             }
             ReplicaAction::Apply { ticket, record } => {
                 let mut guard = self.store.lock(ticket.slot());
+                let record = misapplied(record);
                 let result = if self.replica.admits(&ticket) {
                     let applied = guard.apply(&record).map_err(|_| ApplyError::Corrupt);
-                    if let (Ok(_), Some(answer)) = (&applied, &record.answer) {
+                    if let (Ok(_), Some(answer)) = (&applied, &record.answer)
+                        && !Mistake::AnswersForgotten.is_planted()
+                    {
                         self.answers.keep(record.slot, record.seq, answer, self.now());
                     }
                     applied
@@ -93,6 +96,18 @@ impl DataPlane {
                     Err(ApplyError::Overtaken)
                 };
                 self.applied.fetch_add(1, Ordering::Relaxed);
+                self.replica.applied(ticket, result);
+            }
+            ReplicaAction::Audit { ticket, version, digest } => {
+                let guard = self.store.lock(ticket.slot());
+                let result = if !self.replica.admits(&ticket) {
+                    Err(ApplyError::Overtaken)
+                } else if guard.version() == version && guard.digest() != digest {
+                    self.corrupted.fetch_add(1, Ordering::Relaxed);
+                    Err(ApplyError::Corrupt)
+                } else {
+                    Ok(())
+                };
                 self.replica.applied(ticket, result);
             }
             ReplicaAction::Install { ticket, filled } => {
@@ -123,6 +138,17 @@ impl DataPlane {
             }
         }
     }
+}
+
+/// The record, unless the simulator wants copies that differ.
+fn misapplied(mut record: Record) -> Record {
+    if Mistake::CopiesDiffer.is_planted()
+        && record.seq.0 % 50 == 7
+        && let Effect::Put { value, .. } = &mut record.effect
+    {
+        value.clear();
+    }
+    record
 }
 
 fn snapshot(version: Version, digest: u128, entries: Vec<SnapshotEntry>) -> SlotSnapshot {

@@ -17,7 +17,7 @@ mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
 use slotmesh_control::Claim;
@@ -40,13 +40,23 @@ pub trait Clock: Send + Sync + 'static {
 
 /// When a write counts as done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(u8)]
 pub enum Ack {
-    /// Every in-sync replica has it: it survives the crash of the primary.
+    /// Every in-sync replica has it: it survives the crash of the primary, if there is a replica.
     #[default]
-    All = 0,
+    All,
     /// The primary has it: faster, and lost if the primary crashes right then.
-    Primary = 1,
+    Primary,
+    /// As [`Ack::All`], and so many nodes at least, the primary included, are in sync: else the write is refused with
+    /// [`DataError::TooFewCopies`]. With two an acknowledged write survives the crash of any one node, and there is no writing
+    /// while a slot has a single copy.
+    AtLeast(u8),
+}
+
+impl Ack {
+    /// Nodes that have to be in sync.
+    pub(crate) const fn copies_min(self) -> u8 {
+        if let Self::AtLeast(copies) = self { copies } else { 0 }
+    }
 }
 
 /// Sizes of a node's data plane.
@@ -155,6 +165,8 @@ pub struct DataStats {
     pub expired: u64,
     /// Replicated records applied.
     pub applied: u64,
+    /// Copies on this node that differed from their primary's and were filled again.
+    pub corrupted: u64,
     /// Slots of the cluster that restarted empty.
     pub lost_slots: u64,
 }
@@ -179,6 +191,9 @@ pub struct DataPlane {
     evicted: AtomicU64,
     expired: AtomicU64,
     applied: AtomicU64,
+    corrupted: AtomicU64,
+    /// Where the comparing of copies goes on.
+    audited: AtomicUsize,
     lost_slots: AtomicU64,
     max_value_bytes: u64,
 }
@@ -206,6 +221,8 @@ impl DataPlane {
             evicted: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            corrupted: AtomicU64::new(0),
+            audited: AtomicUsize::new(0),
             lost_slots: AtomicU64::new(0),
             max_value_bytes,
         }

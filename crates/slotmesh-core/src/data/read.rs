@@ -37,7 +37,7 @@ impl DataPlane {
         match found {
             Ok((_, Found::Committed(reply))) => done(Ok(reply)),
             Ok((role, Found::Uncommitted(reply, seq))) => {
-                self.when_committed(slot, role, seq, reply, done)
+                self.when_committed((slot, role, seq), reply, 0, done)
             }
             Err(error) => done(Err(error)),
         }
@@ -45,12 +45,12 @@ impl DataPlane {
 
     /// Gives the reply when all in-sync replicas have the slot up to `seq` and this node may still speak for it. A write
     /// that was applied is never said to have changed nothing.
+    /// If fewer than so many copies are in sync by then, as far as this node knows, it is not said either.
     pub(super) fn when_committed(
         &self,
-        slot: Slot,
-        role: RoleWord,
-        seq: Seq,
+        (slot, role, seq): (Slot, RoleWord, Seq),
         reply: Reply,
+        copies_min: u8,
         done: Done,
     ) {
         let gate = self.gate.clone();
@@ -59,7 +59,11 @@ impl DataPlane {
             let committed = outcome == Outcome::Committed;
             let told = match reply.is_read() {
                 true => committed && gate.confirm(slot, role).is_ok(),
-                false if committed => gate.confirm_write(slot, role, seq),
+                false if committed => {
+                    let now = gate.role(slot);
+                    let few = now.is_primary() && now.copies() < copies_min;
+                    !few && gate.confirm_write(slot, role, seq)
+                }
                 false => gate.was_handed_over(slot, role, seq),
             };
             done(if told { Ok(reply) } else { Err(DataError::Ambiguous) });

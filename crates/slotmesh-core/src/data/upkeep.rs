@@ -6,9 +6,10 @@ use std::time::Duration;
 use slotmesh_replication::{
     PrimaryEvent, SnapshotEntry, SnapshotSource, SnapshotStart, SourceGone,
 };
-use slotmesh_slots::{MonoTime, NodeId, Slot, Version};
+use slotmesh_slots::{Mistake, MonoTime, NodeId, SLOT_COUNT, Slot, Version};
 use slotmesh_store::{SlotView, Store};
 
+use super::gate::RoleWord;
 use super::{DataEvent, DataPlane, DataStats};
 
 /// Entries evicted after one write at most: more than a write of ordinary size needs, bounded for the sake of its
@@ -21,6 +22,9 @@ const SEARCHES_IN_VAIN: usize = 8;
 
 /// Expired entries removed in one round of 50 ms: up to 80,000 a second.
 const EXPIRIES_PER_ROUND: usize = 4_096;
+
+/// Slots whose copies are compared in one round of 50 ms: all of them in 26 seconds.
+const AUDITS_PER_ROUND: usize = 32;
 
 /// Events kept for the brain; it takes them every 50 ms at the latest. What does not fit comes again.
 const EVENTS_MAX: usize = 65_536;
@@ -42,6 +46,7 @@ impl DataPlane {
         self.store.release_retired();
         self.answers.sweep(now);
         self.store.set_side_bytes(self.answers.bytes());
+        self.audit_some();
         let later = std::mem::take(&mut *self.snapshots_later.lock());
         later.into_iter().for_each(|(replica, slot)| self.give_snapshot(replica, slot));
         self.pump(now);
@@ -59,6 +64,7 @@ impl DataPlane {
             evicted: self.evicted.load(Ordering::Relaxed),
             expired: self.expired.load(Ordering::Relaxed),
             applied: self.applied.load(Ordering::Relaxed),
+            corrupted: self.corrupted.load(Ordering::Relaxed),
             lost_slots: self.lost_slots.load(Ordering::Relaxed),
         }
     }
@@ -111,8 +117,27 @@ impl DataPlane {
         }
     }
 
+    /// Has replicas compare their copies, some slots each time.
+    fn audit_some(&self) {
+        let start = self.audited.fetch_add(AUDITS_PER_ROUND, Ordering::Relaxed);
+        let slots = (start..start + AUDITS_PER_ROUND).filter_map(|at| slot_at(at % SLOT_COUNT));
+        for slot in slots.filter(|&slot| self.gate.role(slot).copies() > 1) {
+            let guard = self.store.lock(slot);
+            if !guard.is_empty() {
+                self.primary.audit(slot, guard.version(), guard.digest());
+            }
+        }
+    }
+
     fn remove_expired(&self, now: MonoTime) {
         let mine = |slot| self.gate.serving(slot).is_ok();
+        if Mistake::ReplicaExpires.is_planted() {
+            for (slot, key) in self.store.expired(now, EXPIRIES_PER_ROUND) {
+                let mut guard = self.store.lock(slot);
+                let epoch = guard.version().epoch;
+                let _unheard = guard.evict_expired(epoch, &key, now);
+            }
+        }
         for (slot, key) in self.store.expired_where(&mine, now, EXPIRIES_PER_ROUND) {
             let mut guard = self.store.lock(slot);
             let Ok(role) = self.gate.serving(slot) else { continue };
@@ -183,10 +208,16 @@ impl DataPlane {
         for (slot, (epoch, told)) in &mut *moves {
             let last = self.primary.last(*slot).map(|version| version.seq);
             let due = told.is_none_or(|at| now.saturating_since(at) >= READY_INTERVAL);
+            if due && told.is_some() && Mistake::FreezeEndsByTimer.is_planted() {
+                self.gate.set_role(*slot, RoleWord::primary(*epoch, 1, false));
+            }
             if let Some(seq) = last.filter(|_| due)
                 && self.is_committed(*slot, seq)
             {
                 *told = Some(now);
+                if Mistake::DeleteBeforeCommit.is_planted() {
+                    drop(self.store.lock(*slot).reset());
+                }
                 ready.push(DataEvent::MoveReady { claim: (*slot, *epoch), seq });
             }
         }
@@ -206,6 +237,10 @@ impl DataPlane {
         drop(events);
         (self.wake_events)();
     }
+}
+
+fn slot_at(index: usize) -> Option<Slot> {
+    Slot::new(u16::try_from(index).ok()?)
 }
 
 /// Lists a slot page by page, so that its writers never wait for long.

@@ -57,10 +57,10 @@ impl DataPlane {
             let done = move |found: Result<Reply, _>| done(found.map(|found| op.answer(found)));
             return self.read(slot, &key, Box::new(done));
         }
-        match self.write(slot, op) {
+        match self.write(slot, op, ack.copies_min()) {
             Err(error) => done(Err(error)),
-            Ok(Written { role, reply, seq }) if ack == Ack::All => {
-                self.when_committed(slot, role, seq, reply, done);
+            Ok(Written { role, reply, seq }) if ack != Ack::Primary => {
+                self.when_committed((slot, role, seq), reply, ack.copies_min(), done);
             }
             Ok(Written { role, reply, .. }) => done(match self.gate.confirm(slot, role) {
                 Ok(_) => Ok(reply.with_copies(1)),
@@ -69,7 +69,7 @@ impl DataPlane {
         }
     }
 
-    fn write(&self, slot: Slot, op: Op) -> Result<Written, DataError> {
+    fn write(&self, slot: Slot, op: Op, copies_min: u8) -> Result<Written, DataError> {
         let role = self.gate.serving(slot)?;
         let (op, once) = Once::of(op);
         // What was carried out before is answered although a write would be refused now.
@@ -94,6 +94,10 @@ impl DataPlane {
                 && let Some(written) = self.answered(slot, role, once)?
             {
                 return Ok(written);
+            }
+            if role.copies() < copies_min {
+                let (have, wanted) = (role.copies(), copies_min);
+                return Err(DataError::TooFewCopies { have, wanted });
             }
             let (mut record, reply) = mutate(&mut guard, role, op, now)?;
             if let Some(record) = &mut record {

@@ -23,6 +23,14 @@ pub enum DataError {
     /// Replicas do not keep up; a retry after a pause helps.
     #[error("too many writes wait for the replicas")]
     Busy,
+    /// The slot has fewer copies in sync than the write asks for; a retry helps once there are more.
+    #[error("{have} copies are in sync, {wanted} are wanted")]
+    TooFewCopies {
+        /// Nodes that are, the primary included.
+        have: u8,
+        /// What the write asked for.
+        wanted: u8,
+    },
     /// The outcome is unknown: the write may have happened or may still survive.
     #[error("the outcome is unknown: the slot changed hands before the write was acknowledged")]
     Ambiguous,
@@ -72,6 +80,11 @@ impl DataError {
             Self::Overflow => out.u8(Self::TAG_FIRST + 7),
             Self::Full => out.u8(Self::TAG_FIRST + 8),
             Self::TokenReused => out.u8(Self::TAG_FIRST + 9),
+            Self::TooFewCopies { have, wanted } => {
+                out.u8(Self::TAG_FIRST + 10);
+                out.u8(*have);
+                out.u8(*wanted);
+            }
         }
     }
 
@@ -87,6 +100,7 @@ impl DataError {
             7 => Self::Overflow,
             8 => Self::Full,
             9 => Self::TokenReused,
+            10 => Self::TooFewCopies { have: input.u8()?, wanted: input.u8()? },
             _ => return Err(DecodeError::Invalid("error tag")),
         })
     }

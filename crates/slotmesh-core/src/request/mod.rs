@@ -30,7 +30,7 @@ impl Request {
     #[must_use]
     pub fn encode(ack: Ack, ops: &[Op]) -> Bytes {
         let mut out = Writer::with_capacity(16 + ops.iter().map(Op::bytes).sum::<usize>());
-        out.u8(ack as u8);
+        encode_ack(ack, &mut out);
         out.u16(ops.len() as u16);
         ops.iter().for_each(|op| op.encode(&mut out));
         out.finish()
@@ -41,11 +41,7 @@ impl Request {
     /// # Errors
     /// When bytes are missing, left over or invalid, or there are more than [`OPS_MAX`] operations.
     pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let ack = match input.u8()? {
-            0 => Ack::All,
-            1 => Ack::Primary,
-            _ => return Err(DecodeError::Invalid("ack level")),
-        };
+        let ack = decode_ack(input)?;
         let count = usize::from(input.u16()?);
         if count > OPS_MAX {
             return Err(DecodeError::Invalid("too many operations"));
@@ -53,6 +49,26 @@ impl Request {
         let ops = (0..count).map(|_| Op::decode(input)).collect::<Result<_, _>>()?;
         input.end()?;
         Ok(Self { ack, ops })
+    }
+}
+
+fn encode_ack(ack: Ack, out: &mut Writer) {
+    match ack {
+        Ack::All => out.u8(0),
+        Ack::Primary => out.u8(1),
+        Ack::AtLeast(copies) => {
+            out.u8(2);
+            out.u8(copies);
+        }
+    }
+}
+
+fn decode_ack(input: &mut Reader<'_>) -> Result<Ack, DecodeError> {
+    match input.u8()? {
+        0 => Ok(Ack::All),
+        1 => Ok(Ack::Primary),
+        2 => Ok(Ack::AtLeast(input.u8()?)),
+        _ => Err(DecodeError::Invalid("ack level")),
     }
 }
 
@@ -133,6 +149,10 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Request::decode(&mut Reader::new(&bytes[..cut])).is_err(), "cut at {cut}");
         }
+        for ack in [Ack::All, Ack::AtLeast(3)] {
+            let bytes = Request::encode(ack, &request.ops);
+            assert_eq!(Request::decode(&mut Reader::shared(&bytes)).unwrap().ack, ack);
+        }
     }
 
     #[test]
@@ -195,6 +215,7 @@ mod tests {
             Err(DataError::NotAnInteger),
             Err(DataError::Overflow),
             Err(DataError::TokenReused),
+            Err(DataError::TooFewCopies { have: 1, wanted: 2 }),
         ];
         let bytes = encode_replies(&replies);
         assert_eq!(decode_replies(&bytes).unwrap(), replies);

@@ -206,6 +206,9 @@ impl Router {
         match error {
             DataError::Ambiguous => Failure::Unknown(error.to_string()),
             DataError::Busy => Failure::Again(OpError::Busy),
+            DataError::TooFewCopies { have, wanted } => {
+                Failure::Again(OpError::TooFewCopies { have, wanted })
+            }
             DataError::NotOwner { owner: Some(owner), version }
                 if version > self.data.version() =>
             {

@@ -250,6 +250,13 @@ impl World {
         true
     }
 
+    /// Has the replicas of a slot compare their copies.
+    pub fn audit(&mut self, at: usize, slot: Slot) {
+        let node = &mut self.nodes[at];
+        let store = node.stores.entry(slot).or_default();
+        node.primary.audit(slot, store.version, store.digest());
+    }
+
     pub fn connect(&mut self, from: usize, to: usize) {
         let wire = self.wires.get_mut(&(from, to)).unwrap();
         if !wire.open {
@@ -320,6 +327,21 @@ impl World {
                 self.oracle.applied(record.slot, prev, record.version(), store.digest());
                 node.replica.applied(ticket, Ok(()));
                 self.count("applied");
+            }
+            ReplicaAction::Audit { ticket, version, digest } => {
+                let result = if node.replica.admits(&ticket) {
+                    let store = node.stores.entry(ticket.slot()).or_default();
+                    assert_eq!(
+                        (store.version, store.digest()),
+                        (version, digest),
+                        "a copy differs"
+                    );
+                    Ok(())
+                } else {
+                    Err(ApplyError::Overtaken)
+                };
+                node.replica.applied(ticket, result);
+                self.count("audited");
             }
             ReplicaAction::Install { ticket, filled } => {
                 let Filled { version, digest, answers, entries } = filled;

@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use slotmesh_control::NodeInfo;
 use slotmesh_core::{BrainConfig, ControlMachine};
-use slotmesh_slots::{MonoTime, NodeId};
+use slotmesh_slots::{Mistake, MonoTime, NodeId};
 
 use self::link::Link;
 use self::watch::Watch;
@@ -54,6 +54,10 @@ pub struct Summary {
     pub operations: (usize, usize),
     /// Slots with keys whose last copy was destroyed by the faults, so that their keys prove nothing.
     pub excused: usize,
+    /// Copies that differed and were filled again.
+    pub mended: u64,
+    /// Writes with an unknown outcome that were sent again.
+    pub repeated: usize,
     /// Time from the end of the faults until all was in order again.
     pub healed_in: Duration,
 }
@@ -89,6 +93,9 @@ const FOUNDING_MAX: Duration = Duration::from_secs(30);
 
 /// Longest virtual time from the end of the faults until all is in order.
 const HEALING_MAX: Duration = Duration::from_secs(90);
+
+/// Longest virtual time until all copies were compared and those that differ filled again.
+const MENDING_MAX: Duration = Duration::from_secs(40);
 
 /// Pause between two looks at whether all is in order.
 const LOOK: Duration = Duration::from_millis(250);
@@ -144,6 +151,8 @@ impl World {
                 events: self.handled,
                 operations: self.work.counts(),
                 excused: self.watch.excused.len(),
+                mended: self.processes.values().map(|it| it.data.stats().corrupted).sum(),
+                repeated: self.work.repeated(),
                 healed_in,
             }),
             Err(problem) => {
@@ -180,6 +189,9 @@ impl World {
         self.run_until(self.now + Duration::from_secs(2))?;
         self.work.stop();
         self.run_until(self.now + Duration::from_secs(3))?;
+        if self.scenario.bug == Some(Bug::Planted(Mistake::CopiesDiffer)) {
+            self.run_until(self.now + MENDING_MAX)?;
+        }
         self.check_copies_equal()?;
         self.final_reads()?;
         self.work.check(&self.watch.excused)?;
@@ -267,7 +279,10 @@ impl World {
         };
         let seed = self.rng.random();
         self.trace.say(self.now, format_args!("{node} starts at place {place}, rate {rate}"));
-        self.processes.insert(node, Process::start(node, place, clock, config, seed));
+        self.processes.insert(
+            node,
+            Process::start(node, place, clock, (config, self.scenario.log_bytes), seed),
+        );
         self.places[place] = Some(node);
         self.settle(node);
     }

@@ -7,10 +7,11 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use slotmesh_control::ClusterState;
 use slotmesh_control::log::LogMachine;
-use slotmesh_slots::{Epoch, NodeId, SLOT_COUNT, Slot, SlotState};
+use slotmesh_slots::{Epoch, Mistake, NodeId, SLOT_COUNT, Slot, SlotState};
 
 use super::World;
 use super::work::Workload;
+use crate::scenario::Bug;
 
 /// Slots watched beside those that hold keys.
 const SAMPLE: usize = 24;
@@ -188,6 +189,9 @@ impl World {
 
     /// I7: copies of the same version are the same.
     pub(super) fn watch_copies(&mut self) {
+        if self.scenario.bug == Some(Bug::Planted(Mistake::CopiesDiffer)) {
+            return;
+        }
         for &slot in &self.watch.keyed {
             let held = self.committed.state().table().slot(slot);
             let holders = held.primary.into_iter().chain(held.in_sync.iter());

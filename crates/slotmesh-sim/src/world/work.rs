@@ -34,6 +34,8 @@ pub(super) struct Workload {
 struct Key {
     name: Bytes,
     counter: bool,
+    /// Its values expire, which the checker of histories knows nothing of: only its copies are compared.
+    expires: bool,
     operations: Vec<Operation>,
     /// A value that was seen and its version, for the next compare-and-set.
     seen: Option<(i64, Version)>,
@@ -64,6 +66,7 @@ impl Workload {
             // Two keys in each slot.
             name: Bytes::from(format!("{{s{}}}k{number}", number / 2)),
             counter: number % 4 == 3,
+            expires: number % 8 == 5,
             operations: Vec::new(),
             seen: None,
         };
@@ -88,6 +91,11 @@ impl Workload {
         self.keys.iter().map(|key| Slot::of_key(&key.name)).collect()
     }
 
+    /// How often a write with an unknown outcome was sent again.
+    pub(super) fn repeated(&self) -> usize {
+        self.repeated
+    }
+
     pub(super) fn stop(&mut self) {
         self.running = false;
     }
@@ -102,7 +110,7 @@ impl Workload {
     /// Checks the history of every key that is not excused.
     pub(super) fn check(&self, excused: &BTreeSet<Slot>) -> Result<(), String> {
         for key in &self.keys {
-            if !excused.contains(&Slot::of_key(&key.name)) {
+            if !key.expires && !excused.contains(&Slot::of_key(&key.name)) {
                 history::check(&key.operations).map_err(|why| {
                     format!(
                         "key {:?} ({}) is not linearizable: {why}",
@@ -151,6 +159,13 @@ fn draw_op(key: &Key, choice: u32, value: i64) -> (Action, Op) {
     let name = key.name.clone();
     if choice < 40 {
         return (Action::Get, Op::Get { key: name });
+    }
+    if key.expires {
+        let ttl = Some(Duration::from_millis(50 + u64::from(choice) * 30));
+        let text = Bytes::from(format!("{value:08}"));
+        let (keep_ttl, condition, class) = (false, Condition::Always, Class::Cache);
+        let op = Op::Put { key: name, value: text, ttl, keep_ttl, condition, class };
+        return (Action::Put(value), op);
     }
     if key.counter {
         return (Action::Increment(1), Op::Increment { key: name, delta: 1 });
