@@ -42,6 +42,14 @@ pub enum PrimaryEvent {
         /// The slot.
         slot: Slot,
     },
+    /// The replica's node holds too much: evict so many bytes from slots that it copies
+    /// ([`Primary::slots_copied_by`](crate::Primary::slots_copied_by)). Says how it stands now, not what came on top.
+    Pressure {
+        /// The replica.
+        replica: NodeId,
+        /// This primary's part.
+        bytes: u64,
+    },
     /// Call [`Primary::compare`](crate::Primary::compare) under the store's slot lock: an in-sync replica reported the
     /// slot's last version, so its digest can be checked.
     Compare {

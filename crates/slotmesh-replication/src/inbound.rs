@@ -91,6 +91,8 @@ pub(crate) struct Inbound {
     /// The attachment of each slot that was refused: one refusal is enough, the rest of it is skipped.
     refused: SlotMap<u64>,
     answers: Vec<Up>,
+    /// What this node holds too much, to be said once.
+    pressure: Option<u64>,
     /// Heartbeats to send back once everything before them is done.
     echoes: VecDeque<(u64, u64)>,
 }
@@ -120,6 +122,7 @@ impl Inbound {
             shadow: None,
             refused: SlotMap::new(),
             answers: Vec::new(),
+            pressure: None,
             echoes: VecDeque::new(),
         }
     }
@@ -177,6 +180,11 @@ impl Inbound {
         }
     }
 
+    /// Has the primary hear that this node holds so many bytes more than it should.
+    pub(crate) fn press(&mut self, bytes: u64) {
+        self.pressure = Some(bytes);
+    }
+
     pub(crate) fn answer(&mut self, answer: Up) {
         self.answers.push(answer);
     }
@@ -196,6 +204,9 @@ impl Inbound {
             self.ack_sent = self.acked;
             Up::Ack { position: self.acked }.encode(&mut out);
         }
+        if let Some(bytes) = self.pressure.take() {
+            Up::Pressure { bytes }.encode(&mut out);
+        }
         while let Some(&(stamp, position)) = self.echoes.front()
             && position <= self.acked
         {
@@ -207,7 +218,8 @@ impl Inbound {
 
     pub(crate) fn has_output(&self) -> bool {
         let echo = self.echoes.front().is_some_and(|&(_, position)| position <= self.acked);
-        !self.answers.is_empty() || self.acked > self.ack_sent || echo
+        let pressure = self.pressure.is_some();
+        !self.answers.is_empty() || self.acked > self.ack_sent || echo || pressure
     }
 
     /// # Panics

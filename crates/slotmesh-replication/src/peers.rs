@@ -105,6 +105,10 @@ impl Primary {
                     self.status(link, (slot, attach), (version, digest), after);
                 }
                 Up::Nack { slot, attach, why } => self.nack(link, (slot, attach), why, after),
+                Up::Pressure { bytes } => {
+                    let replica = link.node;
+                    after.events.push(PrimaryEvent::Pressure { replica, bytes });
+                }
                 Up::Echo { stamp } => link.with(|link| {
                     let stamp = (stamp > 0).then(|| MonoTime::from_micros(stamp));
                     link.echoed = link.echoed.max(stamp);

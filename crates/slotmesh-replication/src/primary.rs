@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Record, SLOT_COUNT, Seq, Slot, Version};
+use slotmesh_slots::{
+    Epoch, MonoTime, NodeId, NodeList, Record, SLOT_COUNT, Seq, Slot, SlotSet, Version,
+};
 
 use crate::config::Config;
 use crate::error::{AppendError, LinkError};
@@ -344,6 +346,12 @@ impl Primary {
             self.fault(&link, (slot, attach), Fault::Corrupt, &mut after);
         }
         self.finish(after);
+    }
+
+    /// The slots of this node that the other one copies.
+    #[must_use]
+    pub fn slots_copied_by(&self, replica: NodeId) -> SlotSet {
+        self.link(replica).map(|link| link.with(|link| link.members.clone())).unwrap_or_default()
     }
 
     /// Has all replicas that keep up compare their copy of the slot; one that differs is taken out and filled again. Call it under

@@ -168,6 +168,22 @@ impl Replica {
         self.link(from).ok().and_then(|link| link.lock().write()).into_iter().collect()
     }
 
+    /// Whether another node has a link to this one.
+    #[must_use]
+    pub fn has_primaries(&self) -> bool {
+        !self.links.read().is_empty()
+    }
+
+    /// This node holds so many bytes more than it should: each of its primaries is told of an equal part of them with its next
+    /// frame, and asked to evict from what this node copies. This node's own slots count as one part more.
+    pub fn press(&self, bytes: u64) {
+        let links = self.links.read();
+        let part = bytes / (links.len() as u64 + 1);
+        if part > 0 {
+            links.values().for_each(|link| link.lock().press(part));
+        }
+    }
+
     /// Whether [`Replica::poll_frames`] has something to write.
     #[must_use]
     pub fn has_output(&self, from: NodeId) -> bool {

@@ -76,6 +76,10 @@ pub(crate) enum Up {
     Echo {
         stamp: u64,
     },
+    /// The replica's node holds so many bytes more than it should, of which the primary is to take its part away.
+    Pressure {
+        bytes: u64,
+    },
 }
 
 /// Why a replica refuses a slot's messages.
@@ -227,6 +231,10 @@ impl Up {
                 out.u8(TAG_ECHO);
                 out.u64(stamp);
             }
+            Self::Pressure { bytes } => {
+                out.u8(TAG_PRESSURE);
+                out.u64(bytes);
+            }
         }
     }
 
@@ -243,6 +251,7 @@ impl Up {
                 Ok(Self::Nack { slot, attach, why: Refusal::decode(input)? })
             }
             TAG_ECHO => Ok(Self::Echo { stamp: input.u64()? }),
+            TAG_PRESSURE => Ok(Self::Pressure { bytes: input.u64()? }),
             _ => Err(DecodeError::Invalid("replication answer tag")),
         }
     }
@@ -286,6 +295,7 @@ const TAG_STATUS: u8 = 65;
 const TAG_ACK: u8 = 66;
 const TAG_NACK: u8 = 67;
 const TAG_ECHO: u8 = 68;
+const TAG_PRESSURE: u8 = 69;
 
 const TAG_STALE: u8 = 1;
 const TAG_GAP: u8 = 2;
@@ -356,6 +366,7 @@ mod tests {
             nack(Refusal::Gap { have: version }),
             nack(Refusal::Corrupt),
             Up::Echo { stamp: 6 },
+            Up::Pressure { bytes: u64::MAX },
         ] {
             let mut out = Writer::new();
             answer.encode(&mut out);

@@ -108,6 +108,9 @@ impl Blobs {
             && copied.is_unique()
             && let Some(moved) = home.arena.share(copied, copied.word(), home.blob_owner(hash))
         {
+            // Elsewhere it may take another size: in the arena it is rounded up otherwise than by the global allocator.
+            let before = BlobRef::Copied(copied).footprint();
+            self.bytes = self.bytes + BlobRef::Copied(&moved).footprint() - before;
             *copied = moved;
         }
     }

@@ -1,7 +1,7 @@
 use slotmesh_arena::SpanId;
 
 use crate::home::Resident;
-use crate::store::Store;
+use crate::store::{Size, Store};
 
 /// What one call moves, about two microseconds of copying.
 const BYTES_MAX: usize = 8 << 10;
@@ -29,12 +29,12 @@ impl Store {
 
     fn leave(&self, span: SpanId, resident: Resident) {
         if let Some(mut contents) = self.try_slot(resident.slot) {
-            let home = self.home(resident.slot);
-            let (page, _) = contents.pages.page_at_mut(resident.position);
-            match resident.tag {
+            let (home, before) = (self.home(resident.slot), Size::of(&contents));
+            contents.pages.change(resident.position, |page| match resident.tag {
                 None => page.leave(span, home.site(resident.position)),
                 Some(tag) => page.blob_leaves(span, tag, home),
-            }
+            });
+            self.settle(resident.slot, &contents, before);
         }
     }
 }
@@ -95,5 +95,32 @@ mod tests {
         }
         store.check_invariants().unwrap();
         assert_eq!(held.len(), KEYS / 3_000);
+    }
+
+    /// Once little is left the memory for it is the global allocator's, where a block takes another size than in the arena.
+    #[test]
+    fn what_moves_to_the_other_allocator_is_counted_as_it_is_there() {
+        let store = Store::new(StoreConfig { budget_bytes: 64 << 20, ..StoreConfig::default() });
+        let many: Vec<_> = (0..20_000).map(key).collect();
+        let value = |number: usize| vec![number as u8; 2_000];
+        for (number, (slot, key)) in many.iter().enumerate() {
+            let put = Put::new(key.clone(), value(number));
+            let _ = store.lock(*slot).put(Epoch(1), put, NOW).unwrap();
+        }
+        let delete_but = |every: usize| {
+            for (_, (slot, key)) in many.iter().enumerate().filter(|(at, _)| at % every != 0) {
+                let _ = store.lock(*slot).delete(Epoch(1), key, Condition::Always, NOW).unwrap();
+            }
+        };
+        delete_but(120);
+        store.release_retired();
+        assert!(store.arena.uses_heap());
+        delete_but(1_000);
+        (0..1_000).for_each(|_| store.release_retired());
+        store.check_invariants().unwrap();
+        delete_but(usize::MAX);
+        let (slot, key) = &many[0];
+        let _ = store.lock(*slot).delete(Epoch(1), key, Condition::Always, NOW).unwrap();
+        assert_eq!((store.len(), store.entry_bytes()), (0, 0));
     }
 }

@@ -261,7 +261,7 @@ impl Pages {
         self.page_at_mut(position).0
     }
 
-    fn change<R>(&mut self, position: u32, change: impl FnOnce(&mut Page) -> R) -> R {
+    pub(crate) fn change<R>(&mut self, position: u32, change: impl FnOnce(&mut Page) -> R) -> R {
         match self {
             Self::One(page) => change(page),
             Self::Many(directory) => directory.change(position, change),

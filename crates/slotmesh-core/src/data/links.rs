@@ -68,6 +68,9 @@ impl DataPlane {
         for action in self.replica.handle_frame(primary, frame, self.now())? {
             self.carry_out(action);
         }
+        if self.is_far_over_budget() {
+            self.say_pressure();
+        }
         Ok(self.replica.poll_frames(primary))
     }
 

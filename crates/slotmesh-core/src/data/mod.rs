@@ -8,6 +8,7 @@
 //! Locks: store slot lock, then whatever replication takes. Replies are given under no lock but may come on any thread.
 
 mod answers;
+mod debts;
 mod gate;
 mod links;
 mod read;
@@ -26,6 +27,7 @@ use slotmesh_slots::{Epoch, MonoTime, NodeId, Seq, Slot};
 use slotmesh_store::{Store, StoreConfig};
 
 use self::answers::Answers;
+use self::debts::Debts;
 use self::gate::Gate;
 use crate::request::{DataError, Reply};
 
@@ -192,6 +194,8 @@ pub struct DataPlane {
     expired: AtomicU64,
     applied: AtomicU64,
     corrupted: AtomicU64,
+    /// What is to be evicted for other nodes.
+    debts: Debts,
     /// Where the comparing of copies goes on.
     audited: AtomicUsize,
     lost_slots: AtomicU64,
@@ -222,6 +226,7 @@ impl DataPlane {
             expired: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             corrupted: AtomicU64::new(0),
+            debts: Debts::default(),
             audited: AtomicUsize::new(0),
             lost_slots: AtomicU64::new(0),
             max_value_bytes,

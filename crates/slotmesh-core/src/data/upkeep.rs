@@ -16,6 +16,9 @@ use super::{DataEvent, DataPlane, DataStats};
 /// latency.
 const EVICTIONS_PER_WRITE: usize = 64;
 
+/// As many where others are to evict as well, because this node copies slots of theirs: more than one write brings.
+const EVICTIONS_SHARED: usize = 2;
+
 /// Searches for something to evict that end a write's eviction when they find nothing: each goes on where the last ended, past
 /// a thousand entries of which none may be evicted.
 const SEARCHES_IN_VAIN: usize = 8;
@@ -47,6 +50,8 @@ impl DataPlane {
         self.answers.sweep(now);
         self.store.set_side_bytes(self.answers.bytes());
         self.audit_some();
+        self.say_pressure();
+        self.pay_debts_off();
         let later = std::mem::take(&mut *self.snapshots_later.lock());
         later.into_iter().for_each(|(replica, slot)| self.give_snapshot(replica, slot));
         self.pump(now);
@@ -97,23 +102,41 @@ impl DataPlane {
     /// Evicts from slots this node is primary of until the budget holds; replicas learn of it by record.
     pub(super) fn evict_surplus(&self) {
         let mine = |slot| self.gate.serving(slot).is_ok();
-        let mut searches_left = SEARCHES_IN_VAIN;
-        for _ in 0..EVICTIONS_PER_WRITE {
-            if !self.store.over_budget() || searches_left == 0 {
-                return;
+        if self.store.over_budget() {
+            // What others are asked to evict should not all be this node's own meanwhile.
+            let shared = self.replica.has_primaries();
+            let most = if shared { EVICTIONS_SHARED } else { EVICTIONS_PER_WRITE };
+            for _ in 0..most {
+                if !self.store.over_budget() || !self.evict_one(&mine) {
+                    break;
+                }
             }
+        }
+        self.pay_debts();
+    }
+
+    /// Evicts an entry of one of these slots, of which this node is primary; false when a longer search finds none.
+    pub(super) fn evict_one(&self, allowed: &dyn Fn(Slot) -> bool) -> bool {
+        for _ in 0..SEARCHES_IN_VAIN {
             let now = self.gate.now();
-            let Some((slot, key)) = self.store.victim(&mine, now) else {
-                searches_left -= 1;
-                continue;
-            };
+            let Some((slot, key)) = self.store.victim(allowed, now) else { continue };
             let mut guard = self.store.lock(slot);
             let Ok(role) = self.gate.serving(slot) else { continue };
             if let Some(record) = guard.evict(role.epoch(), &key, now)
                 && self.append(&record).is_ok()
             {
                 self.evicted.fetch_add(1, Ordering::Relaxed);
+                return true;
             }
+        }
+        false
+    }
+
+    /// What this node holds too much is mostly others' to evict: a replica's entries go by its primary's records.
+    pub(super) fn say_pressure(&self) {
+        let excess = self.store.pressure_bytes().saturating_sub(self.store.budget_bytes());
+        if excess > 0 {
+            self.replica.press(excess as u64);
         }
     }
 
@@ -167,6 +190,7 @@ impl DataPlane {
                     let guard = self.store.lock(slot);
                     self.primary.compare(replica, slot, guard.version(), guard.digest());
                 }
+                PrimaryEvent::Pressure { replica, bytes } => self.note_pressure(replica, bytes),
                 PrimaryEvent::Shrink { slot, epoch, node } => {
                     self.emit(DataEvent::Shrink { claim: (slot, epoch), node });
                 }

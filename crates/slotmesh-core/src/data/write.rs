@@ -140,12 +140,22 @@ impl DataPlane {
     }
 
     fn make_room(&self) -> Result<(), DataError> {
-        let limit = self.store.budget_bytes() / 100 * (100 + OVERSHOOT_PERCENT);
-        if self.store.pressure_bytes() <= limit {
+        if !self.is_far_over_budget() {
             return Ok(());
         }
+        let before = self.store.pressure_bytes();
         self.evict_surplus();
-        if self.store.pressure_bytes() > limit { Err(DataError::Full) } else { Ok(()) }
+        // As long as room can be made for it, a write adds nothing.
+        if self.store.pressure_bytes() < before || !self.is_far_over_budget() {
+            return Ok(());
+        }
+        // What others are to evict will go soon.
+        Err(if self.replica.has_primaries() { DataError::Busy } else { DataError::Full })
+    }
+
+    pub(super) fn is_far_over_budget(&self) -> bool {
+        let limit = self.store.budget_bytes() / 100 * (100 + OVERSHOOT_PERCENT);
+        self.store.pressure_bytes() > limit
     }
 }
 
