@@ -121,7 +121,7 @@ impl Process {
 
     /// Whether it leads the control plane, as far as it knows.
     pub fn leads(&self) -> bool {
-        self.http_whole("/api/status").contains("\"leading\":true")
+        self.http_whole("/api/status").replace(' ', "").contains("\"leading\":true")
     }
 
     pub fn is_safe(&self) -> bool {
