@@ -99,7 +99,10 @@ impl Cluster {
     /// Another process joins; returns once it is a member, before it holds anything.
     async fn join(&mut self) {
         let before = self.node.status().cluster.members().len();
-        self.others.push(Member::start(free_addrs(1)[0], &self.plan));
+        let addr = free_addrs(1)[0];
+        // One more than founded the cluster, or a second node would found its own at once.
+        self.plan.seeds.push(addr);
+        self.others.push(Member::start(addr, &self.plan));
         self.wait("a member more", |status| status.cluster.members().len() > before).await;
     }
 
