@@ -2,6 +2,7 @@
 
 pub mod bare_quinn;
 pub mod maps;
+pub mod members;
 pub mod traces;
 
 /// Numbers below `keys`, the lower the more frequent (Zipf with exponent 0.99), always the same ones.

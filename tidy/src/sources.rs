@@ -23,6 +23,7 @@ const SLEEPERS: &[(&str, &str)] = &[
         "loaders that take time; the clock is paused or the order awaited",
     ),
     ("crates/slotmesh-cache/tests/reads_and_writes.rs", "polls until an entry has expired"),
+    ("crates/slotmesh-cli/tests/processes/load.rs", "the pace of a load"),
     ("crates/slotmesh-cli/tests/processes/mod.rs", "polls other processes for a condition"),
     (
         "crates/slotmesh-consensus/src/voter_change.rs",

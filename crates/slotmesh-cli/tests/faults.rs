@@ -1,6 +1,11 @@
 //! What three real processes do when one is killed, stopped, cut off or misconfigured.
 
-#[allow(unreachable_pub, clippy::unwrap_used, reason = "support of these tests, not an interface")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "support of several tests, not an interface"
+)]
 mod processes;
 
 use std::net::UdpSocket;

@@ -23,4 +23,4 @@ pub use lease::{LEASE, LEASE_MARGIN_PERCENT, LEASE_PING_INTERVAL, LeaseLedger, N
 pub use member::{Member, MemberState, NodeInfo};
 pub use placement::{COPIES_IN_FLIGHT_MAX, MOVES_IN_FLIGHT_MAX, plan};
 pub use state::{ClusterDelta, ClusterState};
-pub use voters::{VOTER_REPLACE_AFTER, voters};
+pub use voters::{VOTER_REPLACE_AFTER, voter_seats, voters};

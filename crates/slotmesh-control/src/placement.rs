@@ -48,6 +48,10 @@ struct Planner<'a> {
     /// Primary roles and copies (primaries included) of each node, planned ones included.
     primaries: BTreeMap<NodeId, usize>,
     copies: BTreeMap<NodeId, usize>,
+    /// What each live member should have of them. Whoever has no more than that gives nothing away for balance: evening out
+    /// pairs in the order of slots would take from the first node more than the newcomer is to get from it.
+    fair_primaries: usize,
+    fair_copies: usize,
     copying: usize,
     moving: usize,
     /// First holders: primary and replicas.
@@ -74,6 +78,8 @@ impl<'a> Planner<'a> {
             draining: draining.map(|(node, _)| *node).collect(),
             primaries: up.iter().map(|node| (*node, 0)).collect(),
             copies: up.iter().map(|node| (*node, 0)).collect(),
+            fair_primaries: slotmesh_slots::SLOT_COUNT / up.len().max(1),
+            fair_copies: 0,
             up,
             copying: 0,
             moving: 0,
@@ -84,7 +90,29 @@ impl<'a> Planner<'a> {
         for (_, held) in state.table().iter() {
             planner.count(held);
         }
+        planner.discount_surplus();
+        planner.fair_copies = planner.copies.values().sum::<usize>() / planner.up.len().max(1);
         planner
+    }
+
+    /// A copy made for balance will push another one out; count as if it had, or too many would be started. It will be the
+    /// most loaded; where no replica is wanted, the primary may be the one that goes.
+    fn discount_surplus(&mut self) {
+        let wanted = usize::from(self.state.replicas());
+        let load = |node: &NodeId| self.copies.get(node).copied().unwrap_or(0);
+        let mut surplus: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for (_, held) in self.state.table().iter() {
+            if held.in_sync.len() + held.copying.len() <= wanted {
+                continue;
+            }
+            let primary = held.primary.filter(|_| wanted == 0);
+            if let Some(goes) = held.in_sync.iter().chain(primary).max_by_key(load) {
+                *surplus.entry(goes).or_default() += 1;
+            }
+        }
+        for (node, surplus) in surplus {
+            self.copies.entry(node).and_modify(|count| *count = count.saturating_sub(surplus));
+        }
     }
 
     fn count(&mut self, held: &SlotState) {
@@ -93,13 +121,6 @@ impl<'a> Planner<'a> {
         }
         for holder in held.primary.into_iter().chain(held.replicas()) {
             *self.copies.entry(holder).or_default() += 1;
-        }
-        // A copy made for balance will push another one out; count as if it had, or too many would be started.
-        if held.in_sync.len() + held.copying.len() > usize::from(self.state.replicas())
-            && let Some(count) =
-                held.in_sync.iter().next().and_then(|node| self.copies.get_mut(&node))
-        {
-            *count = count.saturating_sub(1);
         }
         self.copying += held.copying.len();
         self.moving += usize::from(held.moving_to.is_some());
@@ -154,7 +175,11 @@ impl<'a> Planner<'a> {
             return;
         }
         if let Some(to) = self.better_primary(primary, held) {
-            return self.begin_move(claim, primary, to);
+            // Beyond the bound it waits for its turn: what was copied for the move must not be dropped meanwhile.
+            if self.moving < MOVES_IN_FLIGHT_MAX {
+                self.begin_move(claim, primary, to);
+            }
+            return;
         }
         let wanted = usize::from(self.state.replicas());
         let staying = held.in_sync.iter().filter(|node| !self.draining.contains(node)).count();
@@ -176,14 +201,11 @@ impl<'a> Planner<'a> {
 
     /// The in-sync replica that should be primary instead, if any.
     fn better_primary(&self, primary: NodeId, held: &SlotState) -> Option<NodeId> {
-        if self.moving >= MOVES_IN_FLIGHT_MAX {
-            return None;
-        }
         let candidates = held.in_sync.iter().filter(|node| self.primaries.contains_key(node));
         let usable = candidates.filter(|&node| (self.live)(node) && !self.draining.contains(&node));
         let to = usable.min_by_key(|node| (self.primaries[node], *node))?;
-        let lighter =
-            self.primaries[&to] + IMBALANCE_MIN < self.primaries.get(&primary).copied()?;
+        let has = self.primaries.get(&primary).copied()?;
+        let lighter = has > self.fair_primaries && self.primaries[&to] + IMBALANCE_MIN < has;
         (self.draining.contains(&primary) || lighter).then_some(to)
     }
 
@@ -219,7 +241,11 @@ impl<'a> Planner<'a> {
     fn relief(&self, held: &SlotState) -> Option<(NodeId, NodeId)> {
         let replaceable = held.in_sync.iter().max_by_key(|node| self.copies.get(node));
         let from = replaceable.or(held.primary)?;
-        let limit = self.copies.get(&from)?.saturating_sub(IMBALANCE_MIN);
+        let has = *self.copies.get(&from)?;
+        if has <= self.fair_copies {
+            return None;
+        }
+        let limit = has.saturating_sub(IMBALANCE_MIN);
         Some((from, self.new_holder(held, Some(limit))?))
     }
 
@@ -347,6 +373,42 @@ mod tests {
             assert!((3900..=4300).contains(replicas), "{replicas}");
         }
         assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 1));
+    }
+
+    #[test]
+    fn copies_made_for_moves_wait_for_their_turn() {
+        let mut state = assigned(2, 0);
+        state.apply(&Command::AddMember { node: node(3), info: info(3) });
+        plan(&state, &|_| true).iter().for_each(|command| drop(state.apply(command)));
+        complete(&mut state);
+        let commands = plan(&state, &|_| true);
+        let moves = |command: &Command| match command {
+            Command::BeginMove { claims, .. } => claims.len(),
+            _ => 0,
+        };
+        assert_eq!(commands.iter().map(moves).sum::<usize>(), MOVES_IN_FLIGHT_MAX);
+        let dropped = commands.iter().any(|command| matches!(command, Command::Shrink { .. }));
+        assert!(!dropped, "copied in vain");
+    }
+
+    #[test]
+    fn a_newcomer_costs_hardly_more_copies_than_it_keeps() {
+        for (replicas, kept) in [(0, 5_461), (1, 10_922)] {
+            let mut state = assigned(2, replicas);
+            state.apply(&Command::AddMember { node: node(3), info: info(3) });
+            let mut copied: usize = 0;
+            for _ in 0..200 {
+                let commands = plan(&state, &|_| true);
+                for command in &commands {
+                    if let Command::AddCopy { claims, .. } = command {
+                        copied += claims.len();
+                    }
+                    state.apply(command);
+                }
+                complete(&mut state);
+            }
+            assert!((kept - 100..kept + kept / 4).contains(&copied), "{replicas}: {copied}");
+        }
     }
 
     #[test]

@@ -9,8 +9,20 @@ use crate::state::ClusterState;
 /// How long a voter must be dead before another takes its place; leaving ones are replaced at once.
 pub const VOTER_REPLACE_AFTER: Duration = Duration::from_secs(5);
 
-/// Who should vote: 1 node of up to two, 3 of up to nine, 5 above. Voters stay as long as they are usable; free seats
-/// go to zones that have no voter yet, then to the oldest member.
+/// How many of so many members vote: 1 of up to two, 3 of up to nine, 5 above. Where two replicas or more are wanted, data is to
+/// survive two nodes that die at once, so the majority has to as well: then 5 of five members vote already.
+#[must_use]
+pub fn voter_seats(members: usize, replicas: u8) -> usize {
+    match members {
+        0..=2 => 1,
+        5..=9 if replicas >= 2 => 5,
+        3..=9 => 3,
+        _ => 5,
+    }
+}
+
+/// Who should vote: as many as [`voter_seats`] says. Voters stay as long as they are usable; free seats go to zones that
+/// have no voter yet, then to the oldest member.
 ///
 /// `usable` tells whether a member may vote: not draining and not dead for [`VOTER_REPLACE_AFTER`]. Returns `current`
 /// unless at least one seat changes, and never fewer voters than there are usable members for.
@@ -21,12 +33,10 @@ pub fn voters(
     usable: impl Fn(NodeId) -> bool,
 ) -> BTreeSet<NodeId> {
     let candidates = by_age(state.members().iter().filter(|(node, _)| usable(**node)));
-    let seats = match candidates.len() {
-        0 => return current.clone(),
-        1 | 2 => 1,
-        3..=9 => 3,
-        _ => 5,
-    };
+    if candidates.is_empty() {
+        return current.clone();
+    }
+    let seats = voter_seats(candidates.len(), state.replicas());
     let mut chosen: BTreeSet<NodeId> =
         candidates.iter().copied().filter(|node| current.contains(node)).take(seats).collect();
     while chosen.len() < seats {
@@ -65,6 +75,13 @@ mod tests {
         check(3, &[], &[], &[1, 2, 3]);
         check(9, &[], &[], &[1, 2, 3]);
         check(10, &[], &[], &[1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn the_majority_survives_as_many_crashes_as_the_data() {
+        assert_eq!([3, 4, 5, 9, 10].map(|members| voter_seats(members, 2)), [3, 3, 5, 5, 5]);
+        let none = BTreeSet::new();
+        assert_eq!(voters(&founded(5, 2), &none, |_| true).len(), 5);
     }
 
     #[test]

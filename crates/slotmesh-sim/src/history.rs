@@ -7,13 +7,18 @@ use std::collections::HashSet;
 
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Action {
+pub enum Action {
+    /// Tells what the key holds.
     Get,
+    /// Puts the value.
     Put(i64),
+    /// Puts the value if the key holds nothing.
     PutAbsent(i64),
     /// Puts the second value if the key holds the first one.
     Cas(i64, i64),
+    /// Removes what the key holds.
     Delete,
+    /// Adds to what the key holds, nothing being zero.
     Increment(i64),
     /// Puts the value and tells the one before.
     Swap(i64),
@@ -23,24 +28,31 @@ pub(crate) enum Action {
 
 /// What it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// What the key holds, or held before it was changed.
     Value(Option<i64>),
     /// An unconditional write happened, and whether the key held something before.
     Done {
+        /// Whether the key held something.
         existed: bool,
     },
+    /// A write happened; what was before is not told.
+    Happened,
     /// Whether the condition held.
     Applied(bool),
+    /// What the key holds after an increment.
     Sum(i64),
 }
 
 /// One operation on a key. Without an answer its outcome is unknown: it may have happened at any time since, or never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Operation {
-    pub(crate) invoked: u64,
-    pub(crate) returned: Option<(u64, Answer)>,
-    pub(crate) action: Action,
+pub struct Operation {
+    /// When it was asked for, by the clock that all clients share.
+    pub invoked: u64,
+    /// When it was answered, and how.
+    pub returned: Option<(u64, Answer)>,
+    /// What was asked for.
+    pub action: Action,
 }
 
 impl Operation {
@@ -65,26 +77,28 @@ impl Operation {
             Action::Take => (Answer::Value(held), None),
         };
         let told = self.returned.map(|(_, answer)| answer);
-        told.is_none_or(|told| told == answer).then_some(after)
+        told.is_none_or(|told| told == answer || told == Answer::Happened).then_some(after)
     }
 }
 
-/// Configurations looked at before the search gives up: far more than any correct history of the simulator needs.
+/// Configurations looked at before the search gives up: far more than any correct history needs.
 const CONFIGURATIONS_MAX: usize = 400_000;
+
+/// Where the explanations begin.
+const ROOT: usize = 0;
 
 /// Whether one copy of the key, empty at first, can have given these answers.
 ///
 /// # Errors
 /// When no order of the operations explains the answers; the text says where the longest explanation ends.
-pub(crate) fn check(operations: &[Operation]) -> Result<(), String> {
+pub fn check(operations: &[Operation]) -> Result<(), String> {
     let mut operations: Vec<Operation> = operations
         .iter()
         .copied()
         .filter(|operation| operation.returned.is_some() || operation.action != Action::Get)
         .collect();
     operations.sort_by_key(|operation| operation.invoked);
-    let mut search = Search { operations, seen: HashSet::new(), best: Vec::new() };
-    search.run()
+    Search::new(operations).run()
 }
 
 /// Which operations are explained, and what the key holds then.
@@ -106,26 +120,42 @@ impl Configuration {
     }
 }
 
+/// One operation of an explanation, and what came before it.
+struct Step {
+    before: usize,
+    at: usize,
+    /// Operations with an answer up to here.
+    answered: usize,
+}
+
 struct Search {
     operations: Vec<Operation>,
     seen: HashSet<Configuration>,
-    best: Vec<usize>,
+    /// All explanations, each step with its predecessor: a list for each would take memory by the square.
+    steps: Vec<Step>,
+    /// The step that ends the best explanation.
+    best: usize,
 }
 
 impl Search {
+    fn new(operations: Vec<Operation>) -> Self {
+        let root = Step { before: ROOT, at: usize::MAX, answered: 0 };
+        Self { operations, seen: HashSet::new(), steps: vec![root], best: ROOT }
+    }
+
     fn run(&mut self) -> Result<(), String> {
         let explained = vec![0; self.operations.len().div_ceil(64).max(1)];
         let first = Configuration { explained, held: None };
         // Each with the position of the first operation that is not explained.
-        let mut open: Vec<(Configuration, usize, Vec<usize>)> = vec![(first, 0, Vec::new())];
-        while let Some((configuration, start, path)) = open.pop() {
+        let mut open: Vec<(Configuration, usize, usize)> = vec![(first, 0, ROOT)];
+        while let Some((configuration, start, step)) = open.pop() {
             let start = (start..self.operations.len())
                 .find(|&at| !configuration.has(at))
                 .unwrap_or(self.operations.len());
             let candidates = self.candidates(&configuration, start);
             let Some(candidates) = candidates else { return Ok(()) };
-            if self.answered(&path) > self.answered(&self.best) {
-                self.best.clone_from(&path);
+            if self.steps[step].answered > self.steps[self.best].answered {
+                self.best = step;
             }
             // The last one is tried first: what returns earliest.
             for at in candidates {
@@ -138,16 +168,26 @@ impl Search {
                     ));
                 }
                 if self.seen.insert(next.clone()) {
-                    let path = path.iter().copied().chain([at]).collect();
-                    open.push((next, start, path));
+                    let told = usize::from(self.operations[at].returned.is_some());
+                    let answered = self.steps[step].answered + told;
+                    self.steps.push(Step { before: step, at, answered });
+                    open.push((next, start, self.steps.len() - 1));
                 }
             }
         }
         Err(self.report())
     }
 
-    fn answered(&self, path: &[usize]) -> usize {
-        path.iter().filter(|&&at| self.operations[at].returned.is_some()).count()
+    /// The operations of the best explanation, in its order.
+    fn explanation(&self) -> Vec<usize> {
+        let mut order = Vec::new();
+        let mut step = self.best;
+        while step != ROOT {
+            order.push(self.steps[step].at);
+            step = self.steps[step].before;
+        }
+        order.reverse();
+        order
     }
 
     /// What may come next, in the order worst first; `None` when all that was answered is explained.
@@ -172,13 +212,13 @@ impl Search {
     }
 
     fn report(&self) -> String {
-        let last =
-            self.best.iter().rev().take(8).rev().map(|&at| format!("{:?}", self.operations[at]));
-        let rest = (0..self.operations.len()).filter(|at| !self.best.contains(at)).take(10);
+        let best = self.explanation();
+        let last = best.iter().rev().take(8).rev().map(|&at| format!("{:?}", self.operations[at]));
+        let rest = (0..self.operations.len()).filter(|at| !best.contains(at)).take(10);
         let rest = rest.map(|at| format!("{:?}", self.operations[at]));
         format!(
             "{} of {} operations explained, the last:\n  {}\nnot explained:\n  {}",
-            self.best.len(),
+            best.len(),
             self.operations.len(),
             last.collect::<Vec<_>>().join("\n  "),
             rest.collect::<Vec<_>>().join("\n  ")
@@ -264,6 +304,13 @@ mod tests {
         let lost: Vec<_> = (0..40).map(|at| lost(at, Action::Increment(1))).collect();
         good(&[&lost[..], &[sum(50, 41)]].concat());
         bad(&[&lost[..], &[sum(50, 42)]].concat());
+    }
+
+    #[test]
+    fn a_write_may_tell_nothing_of_what_was_before() {
+        let put = |at, value| op(at, at + 1, Action::Put(value), Answer::Happened);
+        good(&[put(1, 7), put(3, 8), read(5, 6, 8)]);
+        bad(&[put(1, 7), put(3, 8), read(5, 6, 7)]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! linearizable. The same seed gives the same run, bit by bit.
 
 mod clock;
-mod history;
+pub mod history;
 mod log;
 mod network;
 mod process;

@@ -1,8 +1,12 @@
 //! Real `slotmesh serve` processes on loopback, and a client that speaks the Redis protocol to them.
 
-use std::io::{BufRead, BufReader, Read, Write};
+pub mod load;
+pub mod network;
+
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +24,7 @@ pub struct Process {
     pub control: SocketAddr,
     pub resp: SocketAddr,
     pub admin: SocketAddr,
+    namespace: Option<String>,
     log: Arc<Mutex<String>>,
 }
 
@@ -31,11 +36,22 @@ pub struct Setup {
     pub secret: &'static str,
     pub cluster: &'static str,
     pub memory: &'static str,
+    pub replicas: u8,
+    /// The network namespace to run in, when it is not the one of the test.
+    pub namespace: Option<String>,
 }
 
 impl Setup {
     pub fn new(seeds: &[SocketAddr], expect: usize) -> Self {
-        Self { seeds: seeds.to_vec(), expect, secret: SECRET, cluster: "test", memory: "64MiB" }
+        Self {
+            seeds: seeds.to_vec(),
+            expect,
+            secret: SECRET,
+            cluster: "test",
+            memory: "64MiB",
+            replicas: 1,
+            namespace: None,
+        }
     }
 }
 
@@ -46,11 +62,12 @@ impl Process {
 
     pub fn start_logging_to(log: Stdio, addrs: [SocketAddr; 3], setup: &Setup) -> Self {
         let [control, resp, admin] = addrs;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slotmesh"));
+        let mut command = network::command(setup.namespace.as_deref(), &binary());
         command.env("SLOTMESH_SECRET", setup.secret).env("SLOTMESH_LOG", "info,openraft=off");
         command.args(["serve", "--cluster", setup.cluster, "--max-memory", setup.memory]);
         command.args(["--bind", &control.to_string(), "--expect", &setup.expect.to_string()]);
         command.args(["--resp", &resp.to_string(), "--admin", &admin.to_string()]);
+        command.args(["--replicas", &setup.replicas.to_string()]);
         for seed in &setup.seeds {
             command.args(["--seed", &seed.to_string()]);
         }
@@ -63,7 +80,7 @@ impl Process {
                 sink.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        Self { child, control, resp, admin, log }
+        Self { child, control, resp, admin, namespace: setup.namespace.clone(), log }
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -85,8 +102,13 @@ impl Process {
 
     /// The status line of an admin endpoint, or nothing when there is no answer.
     pub fn http(&self, path: &str) -> String {
+        self.http_whole(path).lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// All that an admin endpoint answers, or nothing when there is no answer.
+    pub fn http_whole(&self, path: &str) -> String {
         let mut answer = String::new();
-        if let Ok(mut stream) = TcpStream::connect_timeout(&self.admin, Duration::from_secs(1)) {
+        if let Ok(mut stream) = self.door_to(self.admin).connect() {
             stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
             let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             if stream.write_all(request.as_bytes()).is_ok() {
@@ -94,7 +116,12 @@ impl Process {
                 let _ = stream.read_to_string(&mut answer);
             }
         }
-        answer.lines().next().unwrap_or_default().to_owned()
+        answer
+    }
+
+    /// Whether it leads the control plane, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.http_whole("/api/status").replace(' ', "").contains("\"leading\":true")
     }
 
     pub fn is_safe(&self) -> bool {
@@ -102,7 +129,20 @@ impl Process {
     }
 
     pub fn client(&self) -> Client {
-        Client::connect(self.resp)
+        Client::connect(&self.door()).unwrap()
+    }
+
+    /// Where its Redis clients come in.
+    pub fn door(&self) -> Door {
+        self.door_to(self.resp)
+    }
+
+    fn door_to(&self, addr: SocketAddr) -> Door {
+        Door { namespace: self.namespace.clone(), addr }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 }
 
@@ -117,6 +157,30 @@ impl Drop for Process {
     }
 }
 
+/// The binary under test: cargo names it to tests; an example finds it in the folder above its own.
+fn binary() -> PathBuf {
+    option_env!("CARGO_BIN_EXE_slotmesh").map_or_else(
+        || std::env::current_exe().unwrap().parent().unwrap().with_file_name("slotmesh"),
+        PathBuf::from,
+    )
+}
+
+/// A listener of a node, and the network namespace in which it can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    pub namespace: Option<String>,
+    pub addr: SocketAddr,
+}
+
+impl Door {
+    pub fn connect(&self) -> io::Result<TcpStream> {
+        let addr = self.addr;
+        network::inside(self.namespace.as_deref(), move || {
+            TcpStream::connect_timeout(&addr, Duration::from_secs(1))
+        })
+    }
+}
+
 /// Three addresses for each of `count` processes, free on TCP now.
 pub fn addresses(count: usize) -> Vec<[SocketAddr; 3]> {
     let listeners: Vec<_> =
@@ -127,9 +191,14 @@ pub fn addresses(count: usize) -> Vec<[SocketAddr; 3]> {
 
 /// As many processes, all started at once, and all copies in sync.
 pub fn cluster(count: usize) -> Vec<Process> {
+    cluster_with(count, &Setup::new(&[], count))
+}
+
+/// As [`cluster`], of nodes that are set up so; they are each other's seeds.
+pub fn cluster_with(count: usize, setup: &Setup) -> Vec<Process> {
     let addrs = addresses(count);
     let seeds: Vec<SocketAddr> = addrs.iter().map(|addrs| addrs[0]).collect();
-    let setup = Setup::new(&seeds, count);
+    let setup = Setup { seeds, ..setup.clone() };
     let nodes: Vec<_> = addrs.into_iter().map(|addrs| Process::start(addrs, &setup)).collect();
     until("a safe cluster", || nodes.iter().all(Process::is_safe));
     nodes
@@ -158,11 +227,11 @@ pub enum Answer {
 }
 
 impl Client {
-    pub fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream: BufReader::new(stream) }
+    pub fn connect(door: &Door) -> io::Result<Self> {
+        let stream = door.connect()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     pub fn set(&mut self, key: &str, value: &str) -> Answer {
@@ -175,22 +244,24 @@ impl Client {
 
     /// Sends a command and reads its answer; a broken connection is an error too.
     pub fn ask(&mut self, words: &[&str]) -> Answer {
+        self.try_ask(words).unwrap_or_else(|error| Answer::Error(error.to_string()))
+    }
+
+    /// Sends a command and reads its answer; after an error the connection is of no use.
+    pub fn try_ask(&mut self, words: &[&str]) -> io::Result<Answer> {
         let mut request = format!("*{}\r\n", words.len());
         for word in words {
             request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
         }
-        let sent = self.stream.get_mut().write_all(request.as_bytes());
-        match sent.and_then(|()| self.answer()) {
-            Ok(answer) => answer,
-            Err(error) => Answer::Error(error.to_string()),
-        }
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        self.answer()
     }
 
-    fn answer(&mut self) -> std::io::Result<Answer> {
+    fn answer(&mut self) -> io::Result<Answer> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         let (kind, rest) =
-            line.trim_end().split_at_checked(1).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+            line.trim_end().split_at_checked(1).ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(match kind {
             "+" => Answer::Ok,
             "-" => Answer::Error(rest.to_owned()),

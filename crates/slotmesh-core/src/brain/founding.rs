@@ -69,11 +69,7 @@ impl Brain {
 
     /// All promised: begin the log, and as soon as it works, make the founding its first command.
     fn found(&mut self, members: &BTreeSet<NodeId>, generation: Generation) {
-        let seats = match members.len() {
-            0..=2 => 1,
-            3..=9 => 3,
-            _ => 5,
-        };
+        let seats = slotmesh_control::voter_seats(members.len(), self.config.replicas);
         let mut voters = vec![self.me];
         voters.extend(members.iter().copied().filter(|&node| node != self.me).take(seats - 1));
         self.start_log(generation, Some(voters));

@@ -34,6 +34,10 @@ use crate::wire::{self, WireError};
 /// How often the brain looks at everything that has no timer of its own.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Copies that become complete one after the other are reported together, so often at most. While a node is filled some
+/// thousand do a second; a decision for each kept all control threads busy and left the planner no turn. Nobody waits for them.
+const GROWS_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Committed deltas kept to bring others up to date without a full state; a node that pings each 100 ms lacks few.
 const HISTORY_MAX: usize = 128;
 
@@ -76,6 +80,9 @@ pub struct Brain {
     waiting_said: Option<usize>,
     rng: StdRng,
     next_tick: MonoTime,
+    /// Copies that are complete and not reported yet, and when the next report may go.
+    grows: Vec<Command>,
+    next_grows: MonoTime,
     outputs: VecDeque<Output>,
 }
 
@@ -114,6 +121,8 @@ impl Brain {
             waiting_said: None,
             rng: StdRng::seed_from_u64(seed),
             next_tick: now,
+            grows: Vec::new(),
+            next_grows: now,
             outputs: VecDeque::new(),
         }
     }
@@ -282,11 +291,19 @@ impl Brain {
 
     /// The data plane has events; see [`DataPlane::poll_event`].
     pub fn handle_data(&mut self, now: MonoTime) {
-        let mut requests = Vec::new();
+        let mut requests = std::mem::take(&mut self.grows);
         while let Some(event) = self.data.poll_event() {
             self.merge(&mut requests, event);
         }
+        let due = now >= self.next_grows;
         for command in requests {
+            if matches!(command, Command::Grow { .. }) {
+                if !due {
+                    self.grows.push(command);
+                    continue;
+                }
+                self.next_grows = now + GROWS_INTERVAL;
+            }
             self.request(command, now);
         }
     }
@@ -303,6 +320,9 @@ impl Brain {
             self.gossip.handle_timeout(now);
         }
         self.drain_gossip(now);
+        if !self.grows.is_empty() && now >= self.next_grows {
+            self.handle_data(now);
+        }
         if now < self.next_tick {
             return self.lead(now);
         }
@@ -322,7 +342,9 @@ impl Brain {
     /// When [`Brain::handle_timeout`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> MonoTime {
-        let others = [self.gossip.poll_timeout(), self.leader.as_ref().and_then(Leader::deadline)];
+        let grows = (!self.grows.is_empty()).then_some(self.next_grows);
+        let leader = self.leader.as_ref().and_then(Leader::deadline);
+        let others = [self.gossip.poll_timeout(), leader, grows];
         others.into_iter().flatten().fold(self.next_tick, MonoTime::min)
     }
 

@@ -20,6 +20,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(2);
 /// Longest pause between attempts: a failover takes about a second, so a call meets its end within this.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
+/// Longest pause while the slot is being handed over, which takes some ten milliseconds: the pause comes on top of that.
+const PAUSE_MOVING_MAX: Duration = Duration::from_millis(4);
+
 /// How long an attempt at a read may take before another owner is looked for.
 const READ_ATTEMPT: Duration = Duration::from_millis(300);
 
@@ -54,6 +57,8 @@ pub(super) enum Failure {
     Final(OpError),
     /// Nothing happened; another attempt may succeed.
     Again(OpError),
+    /// Nothing happened; the slot is being handed over, and an attempt in a moment will succeed.
+    Moving(OpError),
     /// Nothing happened; that node is said to be the owner.
     Redirect(NodeId),
     /// It may have happened.
@@ -109,6 +114,10 @@ impl Router {
                     unavailable("redirected without end")
                 }
                 Failure::Again(error) => error,
+                Failure::Moving(error) => {
+                    pause = pause.min(PAUSE_MOVING_MAX);
+                    error
+                }
                 Failure::Unknown(why) if retries(&op, options) => {
                     is_unknown |= !op.is_read();
                     unavailable(why)
@@ -209,6 +218,7 @@ impl Router {
             DataError::TooFewCopies { have, wanted } => {
                 Failure::Again(OpError::TooFewCopies { have, wanted })
             }
+            DataError::Moving => Failure::Moving(unavailable(error.to_string())),
             DataError::NotOwner { owner: Some(owner), version }
                 if version > self.data.version() =>
             {

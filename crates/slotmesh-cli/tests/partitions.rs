@@ -1,0 +1,80 @@
+//! What real processes do on a network that fails in parts: one way only, between two of them only, late, lossy, out of order.
+//!
+//! Each process runs in a network namespace of its own, which needs root; without, these tests say that they were skipped.
+
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "support of several tests, not an interface"
+)]
+mod processes;
+
+use std::time::{Duration, Instant};
+
+use processes::load::Load;
+use processes::network::{Network, Way};
+use processes::{Process, until};
+
+/// Longer than a lease and all that a failover waits for.
+const PARTITION: Duration = Duration::from_secs(4);
+
+/// A cluster of three under load while the network is in this state, and after it has healed.
+fn under_load(name: &str, disturb: impl Fn(&Network)) {
+    let Some(network) = Network::new(3) else { return };
+    let nodes = network.cluster();
+    let load = Load::start(nodes.iter().map(Process::door).collect(), 6, name);
+    load.run_for(Duration::from_secs(1));
+    disturb(&network);
+    load.run_for(PARTITION);
+    network.heal();
+    let healed = Instant::now();
+    until("the cluster to heal", || nodes.iter().all(Process::is_safe));
+    println!("{name}: safe {:.1?} after the network was", healed.elapsed());
+    load.run_for(Duration::from_secs(1));
+    load.finish().check();
+}
+
+#[test]
+fn a_node_that_is_cut_off_serves_nothing_stale() {
+    under_load("cut-off", |network| {
+        network.mute(2);
+        network.deafen(2);
+    });
+}
+
+#[test]
+fn a_node_that_nobody_hears_serves_nothing_stale() {
+    under_load("mute", |network| network.mute(1));
+}
+
+#[test]
+fn a_node_that_hears_nobody_serves_nothing_stale() {
+    under_load("deaf", |network| network.deafen(0));
+}
+
+#[test]
+fn two_nodes_that_lose_only_each_other_agree_nevertheless() {
+    under_load("triangle", |network| {
+        let cut = Way { cut: true, ..Way::default() };
+        network.set(0, 1, cut);
+        network.set(1, 0, cut);
+    });
+}
+
+#[test]
+fn one_direction_between_two_nodes_may_fail() {
+    under_load("one-way", |network| network.set(2, 0, Way { cut: true, ..Way::default() }));
+}
+
+#[test]
+fn packets_come_late_and_out_of_order_or_not_at_all() {
+    under_load("lossy", |network| {
+        network.set_all(Way {
+            cut: false,
+            lost_per_mille: 30,
+            delay: Duration::from_millis(10),
+            jitter: Duration::from_millis(20),
+        });
+    });
+}
