@@ -104,10 +104,13 @@ pub enum Command {
         /// The slots with their epoch.
         claims: Vec<Claim>,
     },
-    /// How many copies are wanted beside the primary.
+    /// How many copies are wanted beside the primary. A compare-and-set on the number of such changes before it, so that a
+    /// repetition that comes late does not undo a newer one.
     SetReplicas {
         /// The number.
         replicas: u8,
+        /// [`ClusterState::replicas_round`](crate::ClusterState::replicas_round) as whoever asks knows it.
+        round: u32,
     },
 }
 

@@ -22,5 +22,5 @@ pub use founding::{Founding, FoundingStep};
 pub use lease::{LEASE, LEASE_MARGIN_PERCENT, LEASE_PING_INTERVAL, LeaseLedger, NO_WITNESS_WAIT};
 pub use member::{Member, MemberState, NodeInfo};
 pub use placement::{COPIES_IN_FLIGHT_MAX, MOVES_IN_FLIGHT_MAX, plan};
-pub use state::{ClusterDelta, ClusterState};
+pub use state::{ClusterDelta, ClusterState, WANTED_REPLICAS_MAX};
 pub use voters::{VOTER_REPLACE_AFTER, voters};

@@ -95,14 +95,17 @@ impl<'a> Planner<'a> {
             *self.copies.entry(holder).or_default() += 1;
         }
         // A copy made for balance will push another one out; count as if it had, or too many would be started.
-        if held.in_sync.len() + held.copying.len() > usize::from(self.state.replicas())
-            && let Some(count) =
-                held.in_sync.iter().next().and_then(|node| self.copies.get_mut(&node))
-        {
+        if let Some(count) = self.surplus(held).and_then(|node| self.copies.get_mut(&node)) {
             *count = count.saturating_sub(1);
         }
         self.copying += held.copying.len();
         self.moving += usize::from(held.moving_to.is_some());
+    }
+
+    /// The replica that counts as pushed out already, of more than are wanted.
+    fn surplus(&self, held: &SlotState) -> Option<NodeId> {
+        let too_many = held.in_sync.len() + held.copying.len() > usize::from(self.state.replicas());
+        held.in_sync.iter().next().filter(|_| too_many)
     }
 
     /// Hands out slots that never had a holder: a contiguous range of primaries to each node, replicas spread over
@@ -166,6 +169,10 @@ impl<'a> Planner<'a> {
             return self.begin_copy(claim, to);
         }
         if let Some(extra) = self.extra_holder(held, staying) {
+            // Which one goes is known now; it must not count as gone twice, or balance would never be reached.
+            if let Some(count) = self.surplus(held).and_then(|node| self.copies.get_mut(&node)) {
+                *count += 1;
+            }
             return self.drop_copy(claim, extra);
         }
         if let Some((from, to)) = self.relief(held) {
@@ -194,16 +201,11 @@ impl<'a> Planner<'a> {
         }
         let free = self.up.iter().copied().filter(|&node| !held.involves(node));
         let light = free.filter(|node| below.is_none_or(|limit| self.copies[node] < limit));
-        light.min_by_key(|&node| {
-            (
-                held.primary.is_some_and(|primary| self.same_zone(node, primary)),
-                self.copies[&node],
-                node,
-            )
-        })
+        light.min_by_key(|&node| (self.shares_zone(held, node), self.copies[&node], node))
     }
 
-    /// A holder to strike: a dead or draining replica that is not needed, or the most loaded of too many.
+    /// A holder to strike: a dead or draining replica that is not needed. Of too many the dead one goes first, then one in
+    /// the primary's zone, then the most loaded.
     fn extra_holder(&self, held: &SlotState, staying: usize) -> Option<NodeId> {
         let wanted = usize::from(self.state.replicas());
         let leaving = held.in_sync.iter().find(|node| self.draining.contains(node));
@@ -211,16 +213,22 @@ impl<'a> Planner<'a> {
             // A drain with no target ends at once, but not while copies are merely queued.
             return leaving.filter(|_| staying >= wanted || self.copying < COPIES_IN_FLIGHT_MAX);
         }
-        let load = |node: &NodeId| self.copies.get(node).copied().unwrap_or(0);
-        (held.in_sync.len() > wanted).then(|| held.in_sync.iter().max_by_key(load)).flatten()
+        let least_worth = |node: &NodeId| {
+            let load = self.copies.get(node).copied().unwrap_or(0);
+            (!(self.live)(*node), self.shares_zone(held, *node), load)
+        };
+        (held.in_sync.len() > wanted).then(|| held.in_sync.iter().max_by_key(least_worth)).flatten()
     }
 
-    /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place.
+    /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place that is
+    /// no worse off for its zone: else the new copy would be the one too many.
     fn relief(&self, held: &SlotState) -> Option<(NodeId, NodeId)> {
         let replaceable = held.in_sync.iter().max_by_key(|node| self.copies.get(node));
         let from = replaceable.or(held.primary)?;
         let limit = self.copies.get(&from)?.saturating_sub(IMBALANCE_MIN);
-        Some((from, self.new_holder(held, Some(limit))?))
+        let to = self.new_holder(held, Some(limit))?;
+        let worse = self.shares_zone(held, to) && !self.shares_zone(held, from);
+        (!worse).then_some((from, to))
     }
 
     fn begin_move(&mut self, claim: Claim, from: NodeId, to: NodeId) {
@@ -269,6 +277,11 @@ impl<'a> Planner<'a> {
         fresh.chain(steps).chain(dismissed).collect()
     }
 
+    /// Whether a fault of the primary's zone takes this node too.
+    fn shares_zone(&self, held: &SlotState, node: NodeId) -> bool {
+        held.primary.is_some_and(|primary| self.same_zone(node, primary))
+    }
+
     fn same_zone(&self, a: NodeId, b: NodeId) -> bool {
         let zone = |node| self.state.members().get(&node).map(|member| member.info.zone.as_str());
         zone(a) == zone(b)
@@ -289,13 +302,32 @@ mod tests {
                 return round;
             }
             for command in commands {
+                let before = live_copies(state, &live);
                 let changed = state.apply(&command).0.changed;
                 assert!(changed > 0, "a planned command must fit: {command:?}");
+                let up = state.members().iter().filter(|(node, m)| m.is_up() && live(**node));
+                let wanted = (usize::from(state.replicas()) + 1).min(up.count());
+                let after = live_copies(state, &live);
+                let lost = before.iter().zip(&after).find(|(was, is)| **is < wanted.min(**was));
+                assert_eq!(lost, None, "a plan took a copy that is wanted");
             }
             complete(state);
             state.check_invariants();
         }
         panic!("the plan does not end");
+    }
+
+    fn live_copies(state: &ClusterState, live: impl Fn(NodeId) -> bool) -> Vec<usize> {
+        let copies = |held: &SlotState| {
+            let holders = held.primary.into_iter().chain(held.in_sync.iter());
+            holders.filter(|&node| live(node)).count()
+        };
+        state.table().iter().map(|(_, held)| copies(held)).collect()
+    }
+
+    fn set_replicas(state: &mut ClusterState, replicas: u8) {
+        let round = state.replicas_round();
+        assert_eq!(state.apply(&Command::SetReplicas { replicas, round }).0.changed, 1);
     }
 
     fn complete(state: &mut ClusterState) {
@@ -373,6 +405,51 @@ mod tests {
     }
 
     #[test]
+    fn more_replicas_are_made_and_surplus_ones_dropped() {
+        let mut state = assigned(4, 1);
+        for replicas in [2, 0, 3, 1] {
+            set_replicas(&mut state, replicas);
+            settle(&mut state, |_| true);
+            let wanted = usize::from(replicas);
+            assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == wanted));
+            assert_eq!(plan(&state, &|_| true), []);
+            for (primaries, copies) in spread(&state).values() {
+                assert!((4_000..=4_200).contains(primaries), "{replicas}: {primaries}");
+                assert!(copies.abs_diff(wanted * SLOT_COUNT / 4) <= 100, "{replicas}: {copies}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_is_dead_or_in_the_primarys_zone_first() {
+        let mut state = ClusterState::new();
+        let generation = slotmesh_slots::Generation { cluster: 1, reform: 0 };
+        let zone = |n: u64| if n <= 2 { "a" } else { "b" };
+        let member = |n| (node(n), crate::NodeInfo { zone: zone(n).to_owned(), ..info(n) });
+        let members = (1..=4).map(member).collect();
+        state.apply(&Command::Found { generation, replicas: 2, expect: 1, members });
+        for command in plan(&state, &|_| true) {
+            state.apply(&command);
+        }
+        let in_zone = |state: &ClusterState, node: NodeId| state.members()[&node].info.zone.clone();
+        set_replicas(&mut state, 1);
+        let mut with_a_death = state.clone();
+        settle(&mut state, |_| true);
+        for (slot, held) in state.table().iter() {
+            let replica = held.in_sync.iter().next().unwrap();
+            let apart = in_zone(&state, held.primary.unwrap()) != in_zone(&state, replica);
+            assert!(apart, "{slot}: {held:?}");
+        }
+        let dead = node(4);
+        for command in plan(&with_a_death, &|node| node != dead) {
+            with_a_death.apply(&command);
+        }
+        let owned_by_live = |held: &&SlotState| held.primary != Some(dead);
+        let held = with_a_death.table().iter().map(|(_, held)| held).filter(owned_by_live);
+        assert!(held.filter(|held| held.in_sync.len() == 1).all(|held| !held.involves(dead)));
+    }
+
+    #[test]
     fn a_draining_member_gives_all_away_and_is_dismissed() {
         for members in [2, 3, 4] {
             let mut state = assigned(members, 1);
@@ -394,6 +471,27 @@ mod tests {
         state.apply(&Command::Drain { node: node(1) });
         settle(&mut state, |_| true);
         assert_eq!(spread(&state).len(), 1);
+    }
+
+    #[test]
+    fn balance_comes_to_rest_whatever_the_number_of_copies() {
+        for (members, before, after) in [(4, 0, 0), (4, 2, 0), (3, 1, 0), (3, 0, 2), (4, 2, 1)] {
+            let mut state = assigned(members, before);
+            state.apply(&Command::AddMember { node: node(9), info: info(9) });
+            // The change comes while copies for the newcomer are under way.
+            for command in plan(&state, &|_| true) {
+                state.apply(&command);
+            }
+            set_replicas(&mut state, after);
+            complete(&mut state);
+            settle(&mut state, |_| true);
+            let fair = SLOT_COUNT / (members as usize + 1);
+            for (primaries, copies) in spread(&state).values() {
+                assert!(primaries.abs_diff(fair) <= 100, "{before} to {after}: {primaries}");
+                let wanted = fair * usize::from(after);
+                assert!(copies.abs_diff(wanted) <= 200, "{before} to {after}: {copies}");
+            }
+        }
     }
 
     #[test]

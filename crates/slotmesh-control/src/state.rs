@@ -8,6 +8,9 @@ use slotmesh_slots::{
 use crate::command::{Claim, Command, Outcome};
 use crate::member::{Member, MemberState, NodeInfo};
 
+/// Most copies that may be wanted beside the primary: one place of the list stays free for the copy that replaces another.
+pub const WANTED_REPLICAS_MAX: u8 = REPLICAS_MAX as u8 - 1;
+
 /// Everything that is decided: the members, the slot table and the wanted number of replicas, at one version.
 ///
 /// Invariants (`check_invariants`): the version is the number of effective commands; per slot the epoch never falls, at
@@ -17,6 +20,8 @@ use crate::member::{Member, MemberState, NodeInfo};
 pub struct ClusterState {
     generation: Option<Generation>,
     replicas: u8,
+    /// How often the number of replicas was decided.
+    replicas_round: u32,
     expect: u16,
     members: BTreeMap<NodeId, Member>,
     table: SlotTable,
@@ -31,6 +36,8 @@ pub struct ClusterDelta {
     pub generation: Option<Generation>,
     /// Wanted replicas afterwards.
     pub replicas: u8,
+    /// How often their number was decided.
+    pub replicas_round: u32,
     /// Members wanted before the first assignment.
     pub expect: u16,
     /// Slots lost so far.
@@ -78,6 +85,12 @@ impl ClusterState {
         self.replicas
     }
 
+    /// How often the number of replicas was decided, the founding included.
+    #[must_use]
+    pub const fn replicas_round(&self) -> u32 {
+        self.replicas_round
+    }
+
     /// Members wanted before slots are handed out for the first time.
     #[must_use]
     pub const fn expect(&self) -> u16 {
@@ -122,6 +135,7 @@ impl ClusterState {
         }
         self.generation = delta.generation;
         self.replicas = delta.replicas;
+        self.replicas_round = delta.replicas_round;
         self.expect = delta.expect;
         self.lost_slots = delta.lost_slots;
         true
@@ -158,6 +172,7 @@ impl ClusterState {
         ClusterDelta {
             generation: self.generation,
             replicas: self.replicas,
+            replicas_round: self.replicas_round,
             expect: self.expect,
             lost_slots: self.lost_slots,
             members,
@@ -210,7 +225,10 @@ impl Change<'_> {
                 state.epoch = state.epoch.next();
                 state.moving_to.take().is_some()
             }),
-            Command::SetReplicas { replicas } => self.set_replicas(*replicas),
+            Command::SetReplicas { replicas, round } if *round == self.state.replicas_round => {
+                self.set_replicas(*replicas);
+            }
+            Command::SetReplicas { .. } => {}
         }
     }
 
@@ -233,10 +251,9 @@ impl Change<'_> {
     }
 
     fn set_replicas(&mut self, replicas: u8) {
-        // One place of the list stays free for the copy that replaces another.
-        let replicas = replicas.min(REPLICAS_MAX as u8 - 1);
-        self.other |= self.state.replicas != replicas;
-        self.state.replicas = replicas;
+        self.state.replicas = replicas.min(WANTED_REPLICAS_MAX);
+        self.state.replicas_round = self.state.replicas_round.wrapping_add(1);
+        self.other = true;
     }
 
     fn add_member(&mut self, node: NodeId, info: &NodeInfo) {
@@ -500,6 +517,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_late_repetition_does_not_undo_a_newer_number_of_replicas() {
+        let mut state = assigned(3, 1);
+        let set = |replicas, round| Command::SetReplicas { replicas, round };
+        let round = state.replicas_round();
+        assert_eq!(state.apply(&set(2, round)).0.changed, 1);
+        assert_eq!(state.apply(&set(0, round + 1)).0.changed, 1);
+        assert_eq!(state.apply(&set(2, round)).0.changed, 0, "late");
+        assert_eq!((state.replicas(), state.replicas_round()), (0, round + 2));
+        state.apply(&set(9, round + 2));
+        assert_eq!(state.replicas(), WANTED_REPLICAS_MAX);
+        let mut copy = ClusterState::new();
+        assert!(copy.advance(&state.full_delta()));
+        assert_eq!(copy, state);
+    }
+
+    #[test]
     fn a_member_with_primary_slots_stays() {
         let mut state = assigned(3, 1);
         assert_eq!(state.apply(&Command::RemoveMember { node: node(1) }).0.changed, 0);
@@ -542,6 +575,8 @@ pub(crate) mod tests {
             claims().prop_map(|claims| Command::AbortMove { claims }),
             any_node().prop_map(|node| Command::RemoveMember { node }),
             any_node().prop_map(|node| Command::Drain { node }),
+            (0u8..4, 1u32..3)
+                .prop_map(|(replicas, round)| Command::SetReplicas { replicas, round }),
             (1u64..6).prop_map(|n| Command::AddMember { node: node(n), info: info(n) }),
         ]
     }

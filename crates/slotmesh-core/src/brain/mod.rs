@@ -297,6 +297,12 @@ impl Brain {
         self.tick_leave(now);
     }
 
+    /// Asks the leader, once, for another number of copies beside the primary. Whoever wants it asks again until the state
+    /// shows a round above this one.
+    pub fn set_replicas(&mut self, replicas: u8, round: u32, now: MonoTime) {
+        self.request(Command::SetReplicas { replicas, round }, now);
+    }
+
     /// Time has come; see [`Brain::poll_timeout`].
     pub fn handle_timeout(&mut self, now: MonoTime) {
         if self.gossip.poll_timeout().is_some_and(|at| at <= now) {
