@@ -71,6 +71,13 @@ pub(crate) struct Planned {
     pub(crate) lasts: Duration,
 }
 
+/// Another number of copies that somebody has the cluster decide on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) at: Duration,
+    pub(crate) replicas: u8,
+}
+
 /// All that distinguishes one run from another.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -86,6 +93,7 @@ pub struct Scenario {
     /// How long faults happen and clients work, from the moment every slot is served.
     pub(crate) safety: Duration,
     pub(crate) faults: Vec<Planned>,
+    pub(crate) wishes: Vec<Wish>,
     pub(crate) bug: Option<Bug>,
 }
 
@@ -109,6 +117,7 @@ impl Scenario {
                 planned(12_000, Fault::Isolate, Target::Leader, 4_000),
                 planned(17_500, Fault::Pause, Target::Any, 2_500),
             ],
+            wishes: Vec::new(),
             ..Self::mix(seed)
         }
     }
@@ -120,19 +129,32 @@ impl Scenario {
         let nodes = *[3, 3, 4, 5].choose(&mut rng).unwrap_or(&3);
         let replicas = if nodes > 3 { rng.random_range(1..=2) } else { 1 };
         let safety = Duration::from_secs(24);
+        let expect = rng.random_range(nodes / 2 + 1..=nodes) as u16;
+        let loss = *[0.0, 0.005, 0.03].choose(&mut rng).unwrap_or(&0.0);
+        let faults = draw(&mut rng, safety);
+        let crashes = faults.iter().any(|planned| planned.fault == Fault::Crash);
         Self {
             seed,
             nodes,
             replicas,
-            expect: rng.random_range(nodes / 2 + 1..=nodes) as u16,
+            expect,
             clients_per_node: 2,
             keys: 24,
-            loss: *[0.0, 0.005, 0.03].choose(&mut rng).unwrap_or(&0.0),
+            loss,
             drift_ppm: 25_000,
             safety,
-            faults: draw(&mut rng, safety),
+            faults,
+            wishes: draw_wishes(seed, safety, crashes),
             bug: None,
         }
+    }
+
+    /// No faults, but the number of copies changes again and again: no copy that is wanted may go.
+    #[must_use]
+    pub fn changing_copies(seed: u64) -> Self {
+        let wish = |second, replicas| Wish { at: Duration::from_secs(second), replicas };
+        let wishes = vec![wish(1, 2), wish(7, 0), wish(12, 1), wish(18, 2)];
+        Self { nodes: 4, loss: 0.0, faults: Vec::new(), wishes, ..Self::mix(seed) }
     }
 
     /// The same with a mistake in it.
@@ -140,6 +162,24 @@ impl Scenario {
     pub fn with_bug(self, bug: Bug) -> Self {
         Self { bug: Some(bug), ..self }
     }
+}
+
+/// In one of three runs the number of copies changes, once or twice. Drawn apart, so that the other runs are as they were.
+/// Where a process crashes, a copy is left to be wanted.
+fn draw_wishes(seed: u64, safety: Duration, crashes: bool) -> Vec<Wish> {
+    let mut rng = StdRng::seed_from_u64(seed ^ 0x0c09_1e5d);
+    if !rng.random_ratio(1, 3) {
+        return Vec::new();
+    }
+    let count = rng.random_range(1..=2);
+    let millis = safety.as_millis() as u64 * 2 / 3;
+    let wish = |_| Wish {
+        at: Duration::from_millis(rng.random_range(300..millis)),
+        replicas: rng.random_range(0..=2u8).max(u8::from(crashes)),
+    };
+    let mut wishes: Vec<Wish> = (0..count).map(wish).collect();
+    wishes.sort_by_key(|wish| wish.at);
+    wishes
 }
 
 const KINDS: [Fault; 8] = [

@@ -23,6 +23,15 @@ fn three_nodes_survive_a_crash_a_partition_and_a_replacement() {
 }
 
 #[test]
+fn the_number_of_copies_changes_and_no_wanted_copy_goes() {
+    for seed in [1, 2] {
+        let summary =
+            clean(Scenario::changing_copies(seed), &format!("{} --copies", replay_command(seed)));
+        assert_eq!((summary.excused, summary.operations.1), (0, 0), "no fault, nothing unknown");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     // Each process draws its own hash seeds and other worlds live beside this one: neither may show.
     let other = std::thread::spawn(|| run(Scenario::mix(8), false));

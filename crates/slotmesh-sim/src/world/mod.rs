@@ -5,6 +5,7 @@ mod fault;
 mod link;
 mod settle;
 mod watch;
+mod wish;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,8 @@ enum Event {
     ClientTimeout(usize, u64),
     Fault(usize),
     FaultEnds(fault::Undo),
+    /// Somebody asks for another number of copies, and again until it is decided.
+    Wish(usize),
     /// Regular work of the world itself.
     Beat,
 }
@@ -79,6 +82,10 @@ pub(crate) struct World {
     /// The table by the committed commands.
     committed: ControlMachine,
     fired: BTreeSet<usize>,
+    /// How often the number of copies was decided when the current wish was first uttered.
+    wished_at: Option<u32>,
+    /// How many wishes were granted.
+    granted: usize,
     /// When the safety phase began.
     began: Option<MonoTime>,
     calm: bool,
@@ -121,6 +128,8 @@ impl World {
             watch,
             committed: ControlMachine::new(),
             fired: BTreeSet::new(),
+            wished_at: None,
+            granted: 0,
             began: None,
             calm: false,
         };
@@ -159,6 +168,9 @@ impl World {
         for index in 0..self.scenario.faults.len() {
             let at = self.now + self.scenario.faults[index].at;
             self.schedule(at, Event::Fault(index));
+        }
+        if !self.scenario.wishes.is_empty() {
+            self.schedule(self.now + self.scenario.wishes[0].at, Event::Wish(0));
         }
         for client in 0..self.work.clients() {
             self.schedule(self.now, Event::Client(client));
@@ -226,6 +238,7 @@ impl World {
             Event::ClientTimeout(client, attempt) => self.client_gave_up(client, attempt),
             Event::Fault(index) => self.begin_fault(index),
             Event::FaultEnds(undo) => self.end_fault(undo),
+            Event::Wish(index) => self.wish(index),
             Event::Beat => self.beat(),
         }
     }

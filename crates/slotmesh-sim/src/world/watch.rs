@@ -166,13 +166,27 @@ impl World {
         self.committed.take_deltas().for_each(drop);
         let watched = self.watch.watched(self.committed.state());
         let before = self.watch.states.get(&version.saturating_sub(1));
+        let thinned = before.and_then(|before| self.thinned(before, &watched));
         for (index, (slot, held)) in self.watch.slots.iter().zip(&watched.slots).enumerate() {
             if self.watch.keyed.contains(slot) && before.is_none_or(|w| w.slots[index] != *held) {
                 self.trace.detail(self.now, format_args!("v{version} {slot} is {held:?}"));
             }
         }
         self.watch.states.insert(version, watched);
+        if let Some(problem) = thinned {
+            self.watch.wrong(|| problem);
+        }
         self.watch_losses();
+    }
+
+    /// A slot that lost a copy which is wanted, where no fault can be the reason.
+    fn thinned(&self, before: &Watched, after: &Watched) -> Option<String> {
+        let wanted = usize::from(self.committed.state().replicas());
+        let lost =
+            |(was, is): &(&SlotState, &SlotState)| is.in_sync.len() < was.in_sync.len().min(wanted);
+        let faultless = self.scenario.faults.is_empty() && self.scenario.loss == 0.0;
+        let mut slots = before.slots.iter().zip(&after.slots).filter(|_| faultless);
+        slots.find(lost).map(|(was, is)| format!("a wanted copy went: {was:?} became {is:?}"))
     }
 
     /// Slots of whose holders nobody is left may lose what they had.
@@ -233,7 +247,10 @@ impl World {
                 ));
             }
         }
-        let wanted = usize::from(self.scenario.replicas).min(self.scenario.nodes - 1);
+        if let Some(why) = self.unfulfilled() {
+            return Some(why);
+        }
+        let wanted = usize::from(state.replicas()).min(self.scenario.nodes - 1);
         for (slot, held) in state.table().iter() {
             let whole =
                 held.in_sync.len() == wanted && held.copying.is_empty() && held.moving_to.is_none();

@@ -1,0 +1,50 @@
+//! Somebody who wants another number of copies while the cluster runs.
+
+use std::time::Duration;
+
+use rand::seq::IteratorRandom;
+
+use super::{Event, World};
+
+/// How often the one who wishes asks again, each time another node.
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
+
+impl World {
+    /// Asks a node, and again until it is decided; then comes the next wish.
+    pub(super) fn wish(&mut self, index: usize) {
+        let Some(wish) = self.scenario.wishes.get(index).copied() else { return };
+        let round = self.committed.state().replicas_round();
+        let wished_at = *self.wished_at.get_or_insert(round);
+        if round != wished_at {
+            self.granted = index + 1;
+            self.wished_at = None;
+            if let Some(next) = self.scenario.wishes.get(index + 1) {
+                let at = self.began.unwrap_or(self.now) + next.at;
+                self.schedule(at.max(self.now), Event::Wish(index + 1));
+            }
+            return;
+        }
+        let awake = self.processes.values().filter(|process| !process.paused);
+        let asked = awake.map(|process| process.node).choose(&mut self.rng);
+        self.schedule(self.now + ASK_INTERVAL, Event::Wish(index));
+        let Some(node) = asked else { return };
+        self.trace.say(self.now, format_args!("{node} is asked for {wish:?}"));
+        if let Some(process) = self.processes.get_mut(&node) {
+            let now = process.now();
+            process.brain.set_replicas(wish.replicas, wished_at, now);
+        }
+        self.settle(node);
+    }
+
+    /// What is still to be decided, or to be seen by those who decide.
+    pub(super) fn unfulfilled(&self) -> Option<String> {
+        let state = self.committed.state();
+        let all = self.scenario.wishes.len();
+        if self.began.is_some() && self.granted < all {
+            return Some(format!("{} of {all} wishes were granted", self.granted));
+        }
+        let last = self.scenario.wishes.last().filter(|_| self.began.is_some());
+        let wanted = last.map_or(self.scenario.replicas, |wish| wish.replicas);
+        (state.replicas() != wanted).then(|| format!("{} copies are wanted", state.replicas()))
+    }
+}
