@@ -5,10 +5,11 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use slotmesh_node::{Node, Phase};
 use slotmesh_slots::SLOT_COUNT;
 
+use crate::commands;
 use crate::metrics;
 use crate::status::StatusReport;
 
@@ -20,6 +21,7 @@ pub(crate) fn routes(node: Node, token: Option<String>) -> Router {
         .route("/safez", get(safe))
         .route("/metrics", get(numbers))
         .route("/api/status", get(status))
+        .route("/api/replicas", post(commands::set_replicas))
         .layer(middleware::from_fn_with_state(token, guard))
         .with_state(node)
 }

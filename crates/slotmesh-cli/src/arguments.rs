@@ -16,7 +16,9 @@ pub(crate) enum Command {
     /// Run a node until SIGTERM or SIGINT, which make it hand its slots over first (at most 25 s).
     Serve(Box<ServeArguments>),
     /// Print what a running node knows of itself and its cluster, as JSON.
-    Status(StatusArguments),
+    Status(AdminArguments),
+    /// Have the cluster keep another number of copies beside the primary; returns when that is decided.
+    Replicas(ReplicasArguments),
 }
 
 /// Texts are kept as given: the settings are checked together, so that all problems are told at once.
@@ -69,7 +71,16 @@ pub(crate) struct ServeArguments {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct StatusArguments {
+pub(crate) struct ReplicasArguments {
+    #[command(flatten)]
+    pub(crate) node: AdminArguments,
+    /// Copies beside the primary, 0 to 3.
+    #[arg(value_name = "COPIES")]
+    pub(crate) replicas: u8,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdminArguments {
     /// The node's admin listener. Its token, if it has one, is taken from SLOTMESH_ADMIN_TOKEN.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8401")]
     pub(crate) admin: SocketAddr,

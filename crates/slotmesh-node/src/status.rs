@@ -57,6 +57,18 @@ impl NodeStatus {
         table.iter().filter(|(_, held)| self.is_slot_safe(held)).count()
     }
 
+    /// How many slots are having a copy made.
+    #[must_use]
+    pub fn copying_slots(&self) -> usize {
+        self.cluster.table().iter().filter(|(_, held)| !held.copying.is_empty()).count()
+    }
+
+    /// How many slots are being handed to another primary.
+    #[must_use]
+    pub fn moving_slots(&self) -> usize {
+        self.cluster.table().iter().filter(|(_, held)| held.moving_to.is_some()).count()
+    }
+
     /// The first slot that is not safe, to see what is missing.
     #[must_use]
     pub fn first_unsafe_slot(&self) -> Option<(Slot, SlotState)> {
@@ -74,8 +86,7 @@ impl NodeStatus {
     /// has its copies in sync, nothing moves, and the control plane has all its voters.
     #[must_use]
     pub fn is_safe(&self) -> bool {
-        let quiet = self.cluster.table().iter().all(|(_, held)| held.copying.is_empty());
         let reached = self.phase == Phase::Serving && self.all_voters;
-        reached && quiet && self.safe_slots() == slotmesh_slots::SLOT_COUNT
+        reached && self.copying_slots() == 0 && self.safe_slots() == slotmesh_slots::SLOT_COUNT
     }
 }

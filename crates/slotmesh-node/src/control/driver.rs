@@ -24,6 +24,7 @@ pub(crate) enum Input {
     Guard(NodeId, bool),
     Proposed,
     VotersSet,
+    SetReplicas { replicas: u8, round: u32 },
     Leave,
 }
 
@@ -173,6 +174,7 @@ impl Driver {
             Input::Guard(node, refused) => brain.handle_guard(node, refused, now),
             Input::Proposed => brain.handle_proposed(now),
             Input::VotersSet => brain.handle_voters_set(now),
+            Input::SetReplicas { replicas, round } => brain.set_replicas(replicas, round, now),
             Input::Leave => {
                 self.leaving = true;
                 brain.leave(now);

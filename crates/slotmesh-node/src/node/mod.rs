@@ -1,3 +1,4 @@
+mod decisions;
 mod local;
 mod operations;
 mod start;

@@ -1,0 +1,54 @@
+use std::time::Duration;
+
+use slotmesh_control::WANTED_REPLICAS_MAX;
+use tokio::time::{Instant, timeout_at};
+
+use super::Node;
+use crate::control::Input;
+use crate::error::ControlError;
+
+/// How long a decision may take: several elections of a leader.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the cluster is asked again meanwhile: messages get lost, and leaders change.
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
+
+impl Node {
+    /// Has the cluster want this many copies beside the primary, 0 to 3, and returns when that is committed. The copies
+    /// are made, or surplus ones dropped, afterwards: [`NodeStatus::safe_slots`](crate::NodeStatus::safe_slots) and
+    /// [`NodeStatus::copying_slots`](crate::NodeStatus::copying_slots) tell how far that is. A slot never has fewer copies
+    /// meanwhile than before or than are wanted, whichever is less.
+    ///
+    /// Cancellation safe: once dropped nothing more is asked, and what was asked may still be decided.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; a retry is harmless.
+    pub async fn set_replicas(&self, replicas: u8) -> Result<(), ControlError> {
+        if replicas > WANTED_REPLICAS_MAX {
+            return Err(ControlError::OutOfRange { asked: replicas, max: WANTED_REPLICAS_MAX });
+        }
+        let Some(inputs) = &self.inner.inputs else { return Err(ControlError::NoCluster) };
+        let mut status = self.watch_status();
+        let round = status.borrow().cluster.replicas_round();
+        if status.borrow().cluster.generation().is_none() {
+            return Err(ControlError::NoCluster);
+        }
+        let deadline = Instant::now() + DECISION_TIMEOUT;
+        while Instant::now() < deadline {
+            let ask = Input::SetReplicas { replicas, round };
+            timeout_at(deadline, inputs.send(ask))
+                .await
+                .map_err(|_| ControlError::Undecided)?
+                .map_err(|_| ControlError::Stopped)?;
+            let again = deadline.min(Instant::now() + ASK_INTERVAL);
+            let decided = status.wait_for(|status| status.cluster.replicas_round() != round);
+            let Ok(decided) = timeout_at(again, decided).await else { continue };
+            let now = decided.map_err(|_| ControlError::Stopped)?.cluster.replicas();
+            return match now == replicas {
+                true => Ok(()),
+                false => Err(ControlError::Superseded { replicas: now }),
+            };
+        }
+        Err(ControlError::Undecided)
+    }
+}
