@@ -65,7 +65,14 @@ fn peer() -> NodeId {
 
 fn info(number: u16) -> NodeInfo {
     let control = SocketAddr::from(([127, 0, 0, 1], 7000 + number));
-    NodeInfo { name: "n".into(), control, lanes: vec![], resp: None, zone: String::new() }
+    NodeInfo {
+        name: "n".into(),
+        control,
+        lanes: vec![],
+        resp: None,
+        zone: String::new(),
+        witness: false,
+    }
 }
 
 impl Fixture {

@@ -30,6 +30,7 @@ struct MemberReport {
     node: String,
     name: String,
     zone: String,
+    witness: bool,
     state: &'static str,
     control: String,
     resp: Option<String>,
@@ -71,6 +72,7 @@ fn members(status: &slotmesh_node::NodeStatus) -> Vec<MemberReport> {
         node: id.to_string(),
         name: member.info.name.clone(),
         zone: member.info.zone.clone(),
+        witness: member.info.witness,
         state: match member.state {
             MemberState::Up => "up",
             MemberState::Draining => "draining",

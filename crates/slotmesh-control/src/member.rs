@@ -16,6 +16,8 @@ pub struct NodeInfo {
     pub resp: Option<SocketAddr>,
     /// Failure zone; replicas are placed in other zones than their primary where possible.
     pub zone: String,
+    /// Whether it votes without ever holding slots, so that two others survive the loss of either.
+    pub witness: bool,
 }
 
 /// What is decided about a member.
@@ -39,10 +41,16 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether it may receive slots.
+    /// Whether it is here to stay.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.state == MemberState::Up
+    }
+
+    /// Whether it may receive slots.
+    #[must_use]
+    pub fn may_hold(&self) -> bool {
+        self.is_up() && !self.info.witness
     }
 }
 

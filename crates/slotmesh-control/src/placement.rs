@@ -66,7 +66,7 @@ enum Step {
 impl<'a> Planner<'a> {
     fn new(state: &'a ClusterState, live: &'a dyn Fn(NodeId) -> bool) -> Self {
         let usable = |node: &NodeId| live(*node);
-        let up = by_age(state.members().iter().filter(|(node, m)| m.is_up() && usable(node)));
+        let up = by_age(state.members().iter().filter(|(node, m)| m.may_hold() && usable(node)));
         let draining = state.members().iter().filter(|(_, m)| m.state == MemberState::Draining);
         let mut planner = Self {
             state,
@@ -118,7 +118,9 @@ impl<'a> Planner<'a> {
             .filter(|(_, held)| held.primary.is_none())
             .map(|(slot, held)| (slot, held.epoch))
             .collect();
-        if fresh.is_empty() || self.up.len() < usize::from(self.state.expect()) {
+        // Witnesses count for the founding, they only get nothing.
+        let present = self.state.members().keys().filter(|node| (self.live)(**node)).count();
+        if fresh.is_empty() || present < usize::from(self.state.expect()) {
             return;
         }
         let count = fresh.len();
@@ -291,7 +293,7 @@ impl<'a> Planner<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::tests::{assigned, founded, info, node};
+    use crate::state::tests::{assigned, founded, info, node, witness};
     use slotmesh_slots::{SLOT_COUNT, Seq};
 
     /// Proposes the plan and plays the nodes' part (copies complete, moves commit) until nothing is left to do.
@@ -447,6 +449,31 @@ mod tests {
         let owned_by_live = |held: &&SlotState| held.primary != Some(dead);
         let held = with_a_death.table().iter().map(|(_, held)| held).filter(owned_by_live);
         assert!(held.filter(|held| held.in_sync.len() == 1).all(|held| !held.involves(dead)));
+    }
+
+    #[test]
+    fn a_witness_counts_but_is_given_nothing() {
+        let mut state = ClusterState::new();
+        let generation = slotmesh_slots::Generation { cluster: 1, reform: 0 };
+        let members = vec![(node(1), witness(1)), (node(2), info(2)), (node(3), info(3))];
+        state.apply(&Command::Found { generation, replicas: 2, expect: 3, members });
+        assert!(plan(&state, &|n| n != node(1)).is_empty(), "two of three expected");
+        assert!(plan(&state, &|n| n == node(1)).is_empty(), "nobody to give to");
+        settle(&mut state, |_| true);
+        let spread = spread(&state);
+        assert_eq!(spread.keys().copied().collect::<Vec<_>>(), [node(2), node(3)]);
+        assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 1));
+        let claims = vec![(Slot::of_key(b"foo"), state.table().slot(Slot::of_key(b"foo")).epoch)];
+        let in_sync = NodeList::EMPTY;
+        for refused in [
+            Command::AddCopy { claims: claims.clone(), node: node(1) },
+            Command::Restart { claims: claims.clone(), primary: node(1), in_sync },
+        ] {
+            assert_eq!(state.apply(&refused).0.changed, 0, "{refused:?}");
+        }
+        state.apply(&Command::Drain { node: node(1) });
+        settle(&mut state, |_| true);
+        assert!(!state.members().contains_key(&node(1)), "it has nothing to give away");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub const WANTED_REPLICAS_MAX: u8 = REPLICAS_MAX as u8 - 1;
 /// Everything that is decided: the members, the slot table and the wanted number of replicas, at one version.
 ///
 /// Invariants (`check_invariants`): the version is the number of effective commands; per slot the epoch never falls, at
-/// most one node is primary, holders are distinct members, a slot without a primary has no replicas, and a move's
+/// most one node is primary, holders are distinct members and no witnesses, a slot without a primary has no replicas, and a move's
 /// target is in sync.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusterState {
@@ -77,6 +77,11 @@ impl ClusterState {
     #[must_use]
     pub const fn members(&self) -> &BTreeMap<NodeId, Member> {
         &self.members
+    }
+
+    /// Members that hold slots or may: all but the witnesses.
+    pub fn holders(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.iter().filter(|(_, member)| !member.info.witness).map(|(node, _)| *node)
     }
 
     /// Copies wanted beside the primary.
@@ -159,6 +164,8 @@ impl ClusterState {
             holders.sort_unstable();
             holders.dedup();
             assert_eq!(holders.len(), count, "{slot:?}: a node holds it twice: {state:?}");
+            let votes_only = |node: &NodeId| self.members[node].info.witness;
+            assert!(!holders.iter().any(votes_only), "{slot:?}: a witness holds it: {state:?}");
             assert!(state.primary.is_some() || count == 0, "{slot:?}: replicas without a primary");
             assert!(
                 state.moving_to.is_none_or(|to| state.in_sync.contains(to)),
@@ -257,7 +264,9 @@ impl Change<'_> {
     }
 
     fn add_member(&mut self, node: NodeId, info: &NodeInfo) {
-        if self.state.members.get(&node).is_some_and(|known| known.info == *info) {
+        // What a node tells does not change while it lives; least of all may a holder of slots become a witness.
+        let known = self.state.members.get(&node).map(|known| &known.info);
+        if known.is_some_and(|known| known == info || known.witness != info.witness) {
             return;
         }
         let joined = self.state.version() + 1;
@@ -301,8 +310,8 @@ impl Change<'_> {
         in_sync: &NodeList,
         fits: impl Fn(&SlotState) -> bool,
     ) -> u64 {
-        let known = in_sync.iter().all(|node| self.is_member(node) && node != primary);
-        if !known || !self.is_member(primary) {
+        let known = in_sync.iter().all(|node| self.holds_slots(node) && node != primary);
+        if !known || !self.holds_slots(primary) {
             return 0;
         }
         let before = self.slots.len();
@@ -343,7 +352,7 @@ impl Change<'_> {
     }
 
     fn add_copy(&mut self, claims: &[Claim], node: NodeId) {
-        if !self.state.members.get(&node).is_some_and(Member::is_up) {
+        if !self.state.members.get(&node).is_some_and(Member::may_hold) {
             return;
         }
         self.each(claims, |state| {
@@ -379,6 +388,10 @@ impl Change<'_> {
 
     fn is_member(&self, node: NodeId) -> bool {
         self.state.members.contains_key(&node)
+    }
+
+    fn holds_slots(&self, node: NodeId) -> bool {
+        self.state.members.get(&node).is_some_and(|member| !member.info.witness)
     }
 
     /// Changes the claimed slots whose epoch still fits and for which `change` says yes.
@@ -421,7 +434,12 @@ pub(crate) mod tests {
             lanes: vec![],
             resp: None,
             zone: String::new(),
+            witness: false,
         }
+    }
+
+    pub(crate) fn witness(number: u64) -> NodeInfo {
+        NodeInfo { witness: true, ..info(number) }
     }
 
     /// A founded cluster of nodes 1 to `members` without slots.
@@ -578,6 +596,7 @@ pub(crate) mod tests {
             (0u8..4, 1u32..3)
                 .prop_map(|(replicas, round)| Command::SetReplicas { replicas, round }),
             (1u64..6).prop_map(|n| Command::AddMember { node: node(n), info: info(n) }),
+            Just(Command::AddMember { node: node(5), info: witness(5) }),
         ]
     }
 

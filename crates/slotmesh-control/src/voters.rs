@@ -9,8 +9,9 @@ use crate::state::ClusterState;
 /// How long a voter must be dead before another takes its place; leaving ones are replaced at once.
 pub const VOTER_REPLACE_AFTER: Duration = Duration::from_secs(5);
 
-/// Who should vote: 1 node of up to two, 3 of up to nine, 5 above. Voters stay as long as they are usable; free seats
-/// go to zones that have no voter yet, then to the oldest member.
+/// Who should vote: 1 node of up to two, 3 of up to nine, 5 above, witnesses counted. Voters stay as long as they are
+/// usable; free seats go to zones that have no voter yet, then to the oldest member, and to witnesses where the others are
+/// too few.
 ///
 /// `usable` tells whether a member may vote: not draining and not dead for [`VOTER_REPLACE_AFTER`]. Returns `current`
 /// unless at least one seat changes, and never fewer voters than there are usable members for.
@@ -20,7 +21,9 @@ pub fn voters(
     current: &BTreeSet<NodeId>,
     usable: impl Fn(NodeId) -> bool,
 ) -> BTreeSet<NodeId> {
-    let candidates = by_age(state.members().iter().filter(|(node, _)| usable(**node)));
+    let mut candidates = by_age(state.members().iter().filter(|(node, _)| usable(**node)));
+    // Without any holder of slots there is nothing to vote about, so a single seat is one of theirs.
+    candidates.sort_by_key(|node| state.members()[node].info.witness);
     let seats = match candidates.len() {
         0 => return current.clone(),
         1 | 2 => 1,
@@ -49,7 +52,7 @@ fn zone_taken(state: &ClusterState, chosen: &BTreeSet<NodeId>, node: NodeId) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::tests::{founded, node};
+    use crate::state::tests::{founded, info, node, witness};
 
     fn check(members: u64, current: &[u64], unusable: &[u64], expected: &[u64]) {
         let state = founded(members, 1);
@@ -65,6 +68,27 @@ mod tests {
         check(3, &[], &[], &[1, 2, 3]);
         check(9, &[], &[], &[1, 2, 3]);
         check(10, &[], &[], &[1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_witness_votes_where_the_others_are_too_few() {
+        let mut state = founded(2, 1);
+        let add = |state: &mut ClusterState, node, info| {
+            state.apply(&crate::Command::AddMember { node, info });
+        };
+        add(&mut state, node(9), witness(9));
+        let check = |state: &ClusterState, current: &[u64], gone: u64, expected: &[u64]| {
+            let set = |nodes: &[u64]| nodes.iter().map(|&n| node(n)).collect::<BTreeSet<_>>();
+            assert_eq!(voters(state, &set(current), |n| n != node(gone)), set(expected));
+        };
+        check(&state, &[1], 99, &[1, 2, 9]);
+        check(&state, &[1, 2, 9], 1, &[2]);
+        check(&state, &[1, 2, 9], 9, &[1]);
+        check(&state, &[], 1, &[2]);
+        add(&mut state, node(3), info(3));
+        check(&state, &[], 99, &[1, 2, 3]);
+        check(&state, &[1, 2, 9], 99, &[1, 2, 9]);
+        check(&state, &[1, 2, 3], 3, &[1, 2, 9]);
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct NodeConfig {
     pub max_memory_bytes: usize,
     /// Failure zone of this node; replicas are placed in other zones where there are any.
     pub zone: String,
+    /// Whether this node only votes: it never holds slots, but routes reads and writes as any other, and counts for `expect`
+    /// and for the majority. Two nodes and a witness survive the loss of any one of the three.
+    pub witness: bool,
     /// Where this node's Redis listener can be reached, to be told to others.
     pub resp: Option<SocketAddr>,
     /// Threads for data traffic; 1 is right up to two cores.
@@ -74,6 +77,7 @@ impl NodeConfig {
             replicas: 1,
             max_memory_bytes: 256 << 20,
             zone: String::new(),
+            witness: false,
             resp: None,
             io_threads: 1,
             ready: ReadySettings::default(),

@@ -77,7 +77,7 @@ impl NodeStatus {
     }
 
     fn is_slot_safe(&self, held: &SlotState) -> bool {
-        let others = self.cluster.members().len().saturating_sub(1);
+        let others = self.cluster.holders().count().saturating_sub(1);
         let wanted = usize::from(self.cluster.replicas()).min(others);
         held.primary.is_some() && held.in_sync.len() >= wanted && held.moving_to.is_none()
     }

@@ -1,4 +1,4 @@
-//! Runs seeds: `slotmesh-sim --seeds A..B [--three | --copies] [--trace] [--keep-going] [--bug NAME]`.
+//! Runs seeds: `slotmesh-sim --seeds A..B [--three | --copies | --witness] [--trace] [--keep-going] [--bug NAME]`.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -13,7 +13,9 @@ fn main() -> ExitCode {
         arguments.get(at + 1).cloned()
     };
     let Some(seeds) = value("--seeds").and_then(|text| parse(&text)) else {
-        eprintln!("usage: slotmesh-sim --seeds A..B [--three | --copies] [--trace] [--keep-going]");
+        eprintln!(
+            "usage: slotmesh-sim --seeds A..B [--three | --copies | --witness] [--trace] [--keep-going]"
+        );
         return ExitCode::FAILURE;
     };
     let bug =
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     for seed in seeds {
         let scenario = match () {
             () if has("--three") => Scenario::three_nodes(seed),
+            () if has("--witness") => Scenario::two_and_a_witness(seed),
             () if has("--copies") => Scenario::changing_copies(seed),
             () => Scenario::mix(seed),
         };

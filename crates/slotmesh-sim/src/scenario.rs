@@ -60,6 +60,8 @@ pub(crate) enum Fault {
 pub(crate) enum Target {
     Leader,
     Any,
+    /// The process at this address.
+    At(usize),
 }
 
 /// A fault that has to happen.
@@ -83,6 +85,8 @@ pub(crate) struct Wish {
 pub struct Scenario {
     pub(crate) seed: u64,
     pub(crate) nodes: usize,
+    /// How many of them, the last ones, only vote.
+    pub(crate) witnesses: usize,
     pub(crate) replicas: u8,
     pub(crate) expect: u16,
     pub(crate) clients_per_node: usize,
@@ -98,6 +102,39 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// Two nodes and a witness; each crashes in turn and is replaced, one stays away for so long that its vote is given up,
+    /// then either node is cut off from the other two.
+    #[must_use]
+    pub fn two_and_a_witness(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x0717_ae55);
+        let mut planned = |second: u64, fault, place, lasts: u64| Planned {
+            at: Duration::from_millis(second * 1_000 + rng.random_range(0..1_500)),
+            fault,
+            target: Target::At(place),
+            lasts: Duration::from_millis(lasts),
+        };
+        let faults = [
+            (1, Fault::Crash, 0, 2_000),
+            (12, Fault::Crash, 1, 2_000),
+            (23, Fault::Crash, 2, 2_000),
+            (34, Fault::Crash, 0, 9_000),
+            (56, Fault::Isolate, 1, 4_000),
+            (72, Fault::Isolate, 0, 8_000),
+        ];
+        let faults =
+            faults.map(|(second, fault, place, lasts)| planned(second, fault, place, lasts));
+        Self {
+            nodes: 3,
+            witnesses: 1,
+            replicas: 1,
+            expect: 3,
+            safety: Duration::from_secs(90),
+            faults: faults.to_vec(),
+            wishes: Vec::new(),
+            ..Self::mix(seed)
+        }
+    }
+
     /// Three nodes; one crashes and is replaced, then the leader is cut off.
     #[must_use]
     pub fn three_nodes(seed: u64) -> Self {
@@ -109,6 +146,7 @@ impl Scenario {
         };
         Self {
             nodes: 3,
+            witnesses: 0,
             replicas: 1,
             expect: 3,
             safety: Duration::from_secs(20),
@@ -132,10 +170,13 @@ impl Scenario {
         let expect = rng.random_range(nodes / 2 + 1..=nodes) as u16;
         let loss = *[0.0, 0.005, 0.03].choose(&mut rng).unwrap_or(&0.0);
         let faults = draw(&mut rng, safety);
+        let witness = StdRng::seed_from_u64(seed ^ 0x0717_ae55).random_ratio(1, 4);
         let crashes = faults.iter().any(|planned| planned.fault == Fault::Crash);
         Self {
             seed,
             nodes,
+            // Drawn apart, as the wishes are.
+            witnesses: usize::from(witness && usize::from(replicas) + 2 <= nodes),
             replicas,
             expect,
             clients_per_node: 2,
@@ -154,7 +195,7 @@ impl Scenario {
     pub fn changing_copies(seed: u64) -> Self {
         let wish = |second, replicas| Wish { at: Duration::from_secs(second), replicas };
         let wishes = vec![wish(1, 2), wish(7, 0), wish(12, 1), wish(18, 2)];
-        Self { nodes: 4, loss: 0.0, faults: Vec::new(), wishes, ..Self::mix(seed) }
+        Self { nodes: 4, witnesses: 0, loss: 0.0, faults: Vec::new(), wishes, ..Self::mix(seed) }
     }
 
     /// The same with a mistake in it.

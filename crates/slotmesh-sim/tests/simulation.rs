@@ -32,6 +32,16 @@ fn the_number_of_copies_changes_and_no_wanted_copy_goes() {
 }
 
 #[test]
+fn two_nodes_and_a_witness_survive_the_loss_of_any_one() {
+    for seed in [1, 2] {
+        let replay = format!("{} --witness", replay_command(seed));
+        let summary = clean(Scenario::two_and_a_witness(seed), &replay);
+        assert_eq!(summary.excused, 0, "one loss at a time loses nothing");
+        assert!(summary.operations.0 > 2_000, "the clients got answers: {summary:?}");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     // Each process draws its own hash seeds and other worlds live beside this one: neither may show.
     let other = std::thread::spawn(|| run(Scenario::mix(8), false));

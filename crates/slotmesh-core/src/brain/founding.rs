@@ -74,8 +74,12 @@ impl Brain {
             3..=9 => 3,
             _ => 5,
         };
+        let witness = |node: &NodeId| self.peers.info(*node).is_some_and(|info| info.witness);
+        let mut others: Vec<NodeId> =
+            members.iter().copied().filter(|&node| node != self.me).collect();
+        others.sort_by_key(witness);
         let mut voters = vec![self.me];
-        voters.extend(members.iter().copied().filter(|&node| node != self.me).take(seats - 1));
+        voters.extend(others.into_iter().take(seats - 1));
         self.start_log(generation, Some(voters));
         if !(self.log.is_leader && self.log.caught_up) {
             return;

@@ -280,7 +280,8 @@ impl Brain {
                     .iter()
                     .all(|replica| self.peers.is_gone(replica) && certain(replica))
         };
-        let heirs: Vec<NodeId> = self.live_members(now);
+        let mut heirs: Vec<NodeId> = self.live_members(now);
+        heirs.retain(|node| !self.view.members()[node].info.witness);
         if heirs.is_empty() {
             return Vec::new();
         }

@@ -394,7 +394,8 @@ impl Brain {
             return;
         }
         let Some(member) = self.view.members().get(&self.me) else { return self.leave_now(now) };
-        let heirs = self.view.members().iter().filter(|(node, m)| **node != self.me && m.is_up());
+        let heirs = self.view.members().iter();
+        let heirs = heirs.filter(|(node, m)| **node != self.me && m.may_hold());
         if heirs.count() == 0 {
             self.leave_now(now);
         } else if member.state == MemberState::Up {

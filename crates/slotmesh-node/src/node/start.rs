@@ -250,6 +250,7 @@ impl ControlStart {
             lanes: self.lanes.iter().map(Endpoint::local_addr).collect(),
             resp: self.config.resp,
             zone: self.config.zone.clone(),
+            witness: self.config.witness,
         };
         let config = BrainConfig {
             info,

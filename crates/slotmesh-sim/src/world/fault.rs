@@ -117,6 +117,7 @@ impl World {
         let leader = places.iter().copied().find(leads);
         match planned.target {
             Target::Leader if leader.is_some() => leader,
+            Target::At(place) => places.contains(&place).then_some(place),
             _ => places.choose(&mut self.rng).copied(),
         }
     }

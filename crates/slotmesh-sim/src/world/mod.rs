@@ -271,7 +271,7 @@ impl World {
         let clock = NodeClock::new(self.rng.random_range(1_000_000..1_000_000_000_000), rate);
         clock.set(self.now);
         let config = BrainConfig {
-            info: info(place),
+            info: info(place, self.is_witness(place)),
             seeds: (0..self.scenario.nodes).map(addr).collect(),
             expect: self.scenario.expect,
             replicas: self.scenario.replicas,
@@ -283,6 +283,10 @@ impl World {
         self.processes.insert(node, Process::start(node, place, clock, config, seed));
         self.places[place] = Some(node);
         self.settle(node);
+    }
+
+    fn is_witness(&self, place: usize) -> bool {
+        place + self.scenario.witnesses >= self.scenario.nodes
     }
 
     fn place(&self, node: NodeId) -> Option<usize> {
@@ -307,12 +311,13 @@ fn place_of(addr: SocketAddr) -> Option<usize> {
     (ip.octets()[3] as usize).checked_sub(1)
 }
 
-fn info(place: usize) -> NodeInfo {
+fn info(place: usize, witness: bool) -> NodeInfo {
     NodeInfo {
         name: format!("n{place}"),
         control: addr(place),
         lanes: vec![],
         resp: None,
         zone: String::new(),
+        witness,
     }
 }

@@ -250,7 +250,8 @@ impl World {
         if let Some(why) = self.unfulfilled() {
             return Some(why);
         }
-        let wanted = usize::from(state.replicas()).min(self.scenario.nodes - 1);
+        let holders = self.scenario.nodes - self.scenario.witnesses;
+        let wanted = usize::from(state.replicas()).min(holders - 1);
         for (slot, held) in state.table().iter() {
             let whole =
                 held.in_sync.len() == wanted && held.copying.is_empty() && held.moving_to.is_none();
