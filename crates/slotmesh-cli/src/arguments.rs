@@ -53,6 +53,9 @@ pub(crate) struct ServeArguments {
     /// Failure zone of this node; replicas are placed in other zones.
     #[arg(long, default_value = "")]
     pub(crate) zone: String,
+    /// Vote, but hold no slots: with a witness two nodes survive the loss of either.
+    #[arg(long)]
+    pub(crate) witness: bool,
     /// File with the cluster secret, at least 16 bytes; a line end at its end does not count.
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,

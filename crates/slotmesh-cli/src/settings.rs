@@ -47,6 +47,7 @@ fn node(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<NodeCo
     config.cluster.clone_from(&arguments.cluster);
     config.name.clone_from(&arguments.name);
     config.zone.clone_from(&arguments.zone);
+    config.witness = arguments.witness;
     let before = problems.len();
     config.bind = value("--bind", &arguments.bind, problems).unwrap_or(config.bind);
     let seeds = arguments.seed.iter().filter(|seed| !seed.is_empty());

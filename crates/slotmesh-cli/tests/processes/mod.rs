@@ -31,11 +31,13 @@ pub struct Setup {
     pub secret: &'static str,
     pub cluster: &'static str,
     pub memory: &'static str,
+    pub witness: bool,
 }
 
 impl Setup {
     pub fn new(seeds: &[SocketAddr], expect: usize) -> Self {
-        Self { seeds: seeds.to_vec(), expect, secret: SECRET, cluster: "test", memory: "64MiB" }
+        let (seeds, witness) = (seeds.to_vec(), false);
+        Self { seeds, expect, secret: SECRET, cluster: "test", memory: "64MiB", witness }
     }
 }
 
@@ -51,6 +53,9 @@ impl Process {
         command.args(["serve", "--cluster", setup.cluster, "--max-memory", setup.memory]);
         command.args(["--bind", &control.to_string(), "--expect", &setup.expect.to_string()]);
         command.args(["--resp", &resp.to_string(), "--admin", &admin.to_string()]);
+        if setup.witness {
+            command.arg("--witness");
+        }
         for seed in &setup.seeds {
             command.args(["--seed", &seed.to_string()]);
         }
@@ -85,6 +90,11 @@ impl Process {
 
     /// The status line of an admin endpoint, or nothing when there is no answer.
     pub fn http(&self, path: &str) -> String {
+        self.answer(path).lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// All that an admin endpoint answers.
+    pub fn answer(&self, path: &str) -> String {
         let mut answer = String::new();
         if let Ok(mut stream) = TcpStream::connect_timeout(&self.admin, Duration::from_secs(1)) {
             stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -94,7 +104,7 @@ impl Process {
                 let _ = stream.read_to_string(&mut answer);
             }
         }
-        answer.lines().next().unwrap_or_default().to_owned()
+        answer
     }
 
     pub fn is_safe(&self) -> bool {
