@@ -87,6 +87,8 @@ impl Fixture {
             replicas: 1,
             gossip: Default::default(),
             refused_is_death: false,
+            reform: Default::default(),
+            reform_wait: slotmesh_control::LEASES_OVER_AFTER,
         };
         let now = Still.now();
         let mut brain = Brain::new(me(), config, Arc::clone(&data), 1, now);

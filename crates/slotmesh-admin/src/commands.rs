@@ -30,6 +30,21 @@ pub(crate) async fn set_replicas(
     }
 }
 
+/// Nothing to say beside the wish itself: an empty object.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Empty {}
+
+pub(crate) async fn reform(
+    State(node): State<Node>,
+    wish: Result<Json<Empty>, JsonRejection>,
+) -> Response {
+    match wish {
+        Ok(Json(wish)) => answer(node.reform().await, wish),
+        Err(malformed) => problem(malformed.status(), malformed.body_text()),
+    }
+}
+
 fn answer(decided: Result<(), ControlError>, wanted: impl Serialize) -> Response {
     match decided {
         Ok(()) => Json(wanted).into_response(),
@@ -40,7 +55,7 @@ fn answer(decided: Result<(), ControlError>, wanted: impl Serialize) -> Response
 fn code(error: &ControlError) -> StatusCode {
     match error {
         ControlError::OutOfRange { .. } => StatusCode::BAD_REQUEST,
-        ControlError::Superseded { .. } => StatusCode::CONFLICT,
+        ControlError::Superseded { .. } | ControlError::MajorityAnswers => StatusCode::CONFLICT,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -11,6 +11,7 @@
 //! | `/metrics` | a few numbers of the node in Prometheus' text format |
 //! | `/api/status` | what the node knows of itself and the cluster, as JSON |
 //! | `POST /api/replicas` | takes `{"replicas": 2}` and answers 200 once the cluster has decided to keep that many copies beside the primary |
+//! | `POST /api/reform` | takes `{}` and has the nodes that this one sees go on without the others; 409 while a majority of the voters answers |
 //!
 //! What changes something wants `Content-Type: application/json`, which a page in somebody's browser cannot send here
 //! unasked. Errors are `{"error": …}`: 400 for what cannot be, 409 when another change came in between, 503 when nothing was

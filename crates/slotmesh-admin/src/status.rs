@@ -76,6 +76,7 @@ fn members(status: &slotmesh_node::NodeStatus) -> Vec<MemberReport> {
         state: match member.state {
             MemberState::Up => "up",
             MemberState::Draining => "draining",
+            MemberState::Lost => "lost",
         },
         control: member.info.control.to_string(),
         resp: member.info.resp.map(|addr| addr.to_string()),
@@ -91,6 +92,7 @@ fn phase(phase: Phase) -> &'static str {
         Phase::Serving => "serving",
         Phase::CutOff => "cut off",
         Phase::Draining => "draining",
+        Phase::Superseded => "superseded",
         Phase::Left => "left",
     }
 }

@@ -25,6 +25,11 @@ pub(crate) async fn replicas(addr: SocketAddr, replicas: u8) -> ExitCode {
     tell(addr, "POST /api/replicas", &format!("{{\"replicas\":{replicas}}}")).await
 }
 
+/// Has the nodes that this one sees go on without the others.
+pub(crate) async fn reform(addr: SocketAddr) -> ExitCode {
+    tell(addr, "POST /api/reform", "{}").await
+}
+
 /// Prints the answer, or says on stderr why there is none.
 async fn tell(addr: SocketAddr, what: &str, body: &str) -> ExitCode {
     let asked = timeout(ANSWER_TIMEOUT, ask(addr, what, body)).await;

@@ -19,6 +19,9 @@ pub(crate) enum Command {
     Status(AdminArguments),
     /// Have the cluster keep another number of copies beside the primary; returns when that is decided.
     Replicas(ReplicasArguments),
+    /// Have the nodes that this one sees go on without the others, when a majority of the voters is lost for good. What only the
+    /// lost ones had is gone. Refused while a majority answers.
+    Reform(AdminArguments),
 }
 
 /// Texts are kept as given: the settings are checked together, so that all problems are told at once.
@@ -56,6 +59,9 @@ pub(crate) struct ServeArguments {
     /// Vote, but hold no slots: with a witness two nodes survive the loss of either.
     #[arg(long)]
     pub(crate) witness: bool,
+    /// When a majority of the voters is lost for so long (such as 30s), go on without it. Loses what only the others have.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) reform_after: Option<String>,
     /// File with the cluster secret, at least 16 bytes; a line end at its end does not count.
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! The slotmesh binary: runs a node from the command line.
 //!
 //! `slotmesh serve` runs a node until SIGTERM or SIGINT, `slotmesh status` asks a running one, `slotmesh replicas` has
-//! it change the number of copies. Exit codes: 0 done, 1 the node
+//! it change the number of copies, `slotmesh reform` has it go on without a lost majority. Exit codes: 0 done, 1 the node
 //! could not start or the question was not answered, 2 the settings cannot work, 130 interrupted twice.
 
 mod admin;
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Serve(arguments) => serve::run(&arguments).await,
             Command::Status(arguments) => admin::status(arguments.admin).await,
+            Command::Reform(arguments) => admin::reform(arguments.admin).await,
             Command::Replicas(arguments) => {
                 admin::replicas(arguments.node.admin, arguments.replicas).await
             }

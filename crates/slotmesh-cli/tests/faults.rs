@@ -72,6 +72,31 @@ fn two_nodes_and_a_witness_survive_the_loss_of_either() {
 }
 
 #[test]
+fn a_lost_majority_is_given_up_and_who_comes_back_joins_anew() {
+    let mut nodes = cluster(3);
+    let mut client = nodes[0].client();
+    let own = keys_of(&slots_of(&mut client, nodes[0].resp)[..40]);
+    for key in &own {
+        assert_eq!(client.set(key, "before"), Answer::Ok);
+    }
+    let (refused, why) = nodes[0].command("reform");
+    assert!(!refused && why.contains("a majority of the voters answers"), "{why}");
+    nodes[1].signal(Signal::STOP);
+    nodes.remove(2).signal(Signal::KILL);
+    until("the majority to be out of sight", || nodes[0].command("reform").0);
+    until("writes again", || client.set(&own[0], "after") == Answer::Ok);
+    for key in &own[1..] {
+        assert_eq!(client.get(key), Answer::Value("before".into()), "its own copy survives");
+    }
+    nodes[0].says("goes on without the majority");
+    nodes[1].signal(Signal::CONT);
+    nodes[1].says("starts again as another node");
+    until("the two to be whole again", || nodes.iter().all(Process::is_safe));
+    assert_eq!(nodes[1].client().get(&own[0]), Answer::Value("after".into()));
+    assert_eq!(nodes[1].client().get(&own[1]), Answer::Value("before".into()));
+}
+
+#[test]
 fn a_stopped_process_is_replaced_and_serves_nothing_stale_when_it_goes_on() {
     let nodes = cluster(3);
     let mut client = nodes[0].client();

@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 use slotmesh_slots::{Epoch, Generation, NodeId, NodeList, Seq, Slot};
 
 use crate::member::NodeInfo;
+use crate::state::ClusterDelta;
 
 /// A slot and the epoch it must still have: a command skips slots whose epoch has moved on.
 pub type Claim = (Slot, Epoch);
@@ -103,6 +104,12 @@ pub enum Command {
     AbortMove {
         /// The slots with their epoch.
         claims: Vec<Claim>,
+    },
+    /// The first entry of the log of a reformed cluster: what [`ClusterState::reformed`](crate::ClusterState::reformed) made
+    /// of the latest state that the survivors know.
+    Reform {
+        /// That state, as a delta from nothing.
+        state: Box<ClusterDelta>,
     },
     /// How many copies are wanted beside the primary. A compare-and-set on the number of such changes before it, so that a
     /// repetition that comes late does not undo a newer one.

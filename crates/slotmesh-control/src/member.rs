@@ -27,6 +27,8 @@ pub enum MemberState {
     Up,
     /// Gives its slots away and then leaves.
     Draining,
+    /// Was not there when the cluster was reformed without a majority: its slots are taken over at once, then it is struck.
+    Lost,
 }
 
 /// A decided member of the cluster. A node that left or died is no member any more.
@@ -45,6 +47,12 @@ impl Member {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.state == MemberState::Up
+    }
+
+    /// Whether a reform gave it up.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.state == MemberState::Lost
     }
 
     /// Whether it may receive slots.

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use slotmesh_slots::{
@@ -110,6 +110,9 @@ impl ClusterState {
 
     /// Applies a committed command. The delta is `None` when it changed nothing.
     pub fn apply(&mut self, command: &Command) -> (Outcome, Option<ClusterDelta>) {
+        if let Command::Reform { state } = command {
+            return self.reform(state);
+        }
         let mut change =
             Change { state: self, slots: BTreeMap::new(), members: Vec::new(), other: false };
         change.run(command);
@@ -122,6 +125,39 @@ impl ClusterState {
         self.table.apply(&table);
         let outcome = Outcome { version: self.version(), changed: changed as u32 };
         (outcome, Some(self.delta(members, table)))
+    }
+
+    /// What this state becomes when the survivors go on without the other members: those are lost and without copies, and
+    /// every slot has an epoch above all others, so that whatever comes late from before finds nothing to change.
+    ///
+    /// The slots of lost primaries keep them until they are failed over to the best surviving copy, as after a crash.
+    #[must_use]
+    pub fn reformed(&self, generation: Generation, survivors: &BTreeSet<NodeId>) -> ClusterDelta {
+        let mut next = self.clone();
+        next.generation = Some(generation);
+        for (node, member) in &mut next.members {
+            if !survivors.contains(node) {
+                member.state = MemberState::Lost;
+            }
+        }
+        let highest = self.table.iter().map(|(_, held)| held.epoch).max().unwrap_or_default();
+        let began = self.table.iter().filter(|(_, held)| held.primary.is_some());
+        let slots = began.map(|(slot, held)| {
+            let in_sync = held.in_sync.iter().filter(|node| survivors.contains(node)).collect();
+            let (primary, epoch, origin) = (held.primary, highest.next(), held.origin);
+            (slot, SlotState { epoch, primary, in_sync, origin, ..SlotState::default() })
+        });
+        let table = self.table.delta_to(self.version() + 1, slots);
+        next.table.apply(&table);
+        next.full_delta()
+    }
+
+    /// Begins a log with the state of a reformed cluster.
+    fn reform(&mut self, state: &ClusterDelta) -> (Outcome, Option<ClusterDelta>) {
+        let begins = self.generation.is_none() && state.table.from == 0;
+        let changed = u32::from(begins && self.advance(state));
+        let outcome = Outcome { version: self.version(), changed };
+        (outcome, (changed > 0).then(|| state.clone()))
     }
 
     /// Takes over a delta; false, and no change, when it does not start at this version.
@@ -205,7 +241,7 @@ impl Change<'_> {
             return;
         }
         match command {
-            Command::Found { .. } => {}
+            Command::Found { .. } | Command::Reform { .. } => {}
             Command::AddMember { node, info } => self.add_member(*node, info),
             Command::Drain { node } => self.drain(*node),
             Command::RemoveMember { node } => self.remove_member(*node),
@@ -548,6 +584,35 @@ pub(crate) mod tests {
         let mut copy = ClusterState::new();
         assert!(copy.advance(&state.full_delta()));
         assert_eq!(copy, state);
+    }
+
+    #[test]
+    fn a_reformed_cluster_goes_on_from_what_the_survivors_know() {
+        let mut state = assigned(4, 1);
+        let slot = Slot::of_key(b"foo");
+        let held = *state.table().slot(slot);
+        let to = held.in_sync.iter().next().unwrap();
+        state.apply(&Command::BeginMove { claims: vec![(slot, held.epoch)], to });
+        let generation = state.generation().unwrap().reformed(7);
+        let survivors = BTreeSet::from([node(1), node(2)]);
+        let begin = Command::Reform { state: Box::new(state.reformed(generation, &survivors)) };
+        assert_eq!(state.clone().apply(&begin).0.changed, 0, "only a new log begins with it");
+        let mut log = ClusterState::new();
+        let (outcome, delta) = log.apply(&begin);
+        assert_eq!((outcome.changed, log.version()), (1, state.version() + 1));
+        assert_eq!(log.apply(&begin).0.changed, 0, "once");
+        let before = state.clone();
+        assert!(state.advance(&delta.unwrap()), "it follows whatever a survivor knew");
+        assert_eq!(state, log);
+        log.check_invariants();
+        let lost = log.members().iter().filter(|(_, member)| member.is_lost());
+        assert_eq!(lost.map(|(node, _)| *node).collect::<Vec<_>>(), [node(3), node(4)]);
+        for (slot, held) in log.table().iter() {
+            let was = before.table().slot(slot);
+            assert!(held.epoch > was.epoch && held.primary == was.primary);
+            assert_eq!((held.moving_to, held.copying), (None, NodeList::EMPTY));
+            assert!(held.in_sync.iter().all(|n| survivors.contains(&n) && was.in_sync.contains(n)));
+        }
     }
 
     #[test]

@@ -108,6 +108,9 @@ pub enum ControlError {
         /// What was decided last.
         replicas: u8,
     },
+    /// A majority of the voters answers, so nobody may go on without it. Nothing was begun.
+    #[error("a majority of the voters answers")]
+    MajorityAnswers,
     /// No decision within the time: no majority, or its leader is being replaced. It may come yet.
     #[error("nothing was decided in time; the change may come yet")]
     Undecided,

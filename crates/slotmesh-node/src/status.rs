@@ -14,6 +14,9 @@ pub enum Phase {
     CutOff,
     /// Gives its slots away.
     Draining,
+    /// The others went on without it while it was cut off, and it met them again: it serves nothing any more, and another
+    /// node has to be started in its place. `slotmesh serve` does that by itself.
+    Superseded,
     /// Is no member any more, or was stopped.
     Left,
 }

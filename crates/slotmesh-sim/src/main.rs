@@ -1,4 +1,4 @@
-//! Runs seeds: `slotmesh-sim --seeds A..B [--three | --copies | --witness] [--trace] [--keep-going] [--bug NAME]`.
+//! Runs seeds: `slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going] [--bug NAME]`.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     };
     let Some(seeds) = value("--seeds").and_then(|text| parse(&text)) else {
         eprintln!(
-            "usage: slotmesh-sim --seeds A..B [--three | --copies | --witness] [--trace] [--keep-going]"
+            "usage: slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going]"
         );
         return ExitCode::FAILURE;
     };
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     for seed in seeds {
         let scenario = match () {
             () if has("--three") => Scenario::three_nodes(seed),
+            () if has("--reform") => Scenario::reformed(seed),
             () if has("--witness") => Scenario::two_and_a_witness(seed),
             () if has("--copies") => Scenario::changing_copies(seed),
             () => Scenario::mix(seed),

@@ -3,6 +3,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use slotmesh_control::Reform;
 
 /// A mistake that is put into the simulated surroundings on purpose, to see that the checks find such a thing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,17 +21,20 @@ pub enum Bug {
     AckBeforeReplicas,
     /// A restarted process uses its former identity.
     IdentityReused,
+    /// Survivors go on without the majority while its leases last.
+    ReformAtOnce,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::StaleQuorum,
         Self::CachedClock,
         Self::LossIsDeparture,
         Self::CommitAlone,
         Self::AckBeforeReplicas,
         Self::IdentityReused,
+        Self::ReformAtOnce,
     ];
 }
 
@@ -39,6 +43,8 @@ impl Bug {
 pub(crate) enum Fault {
     /// The process ends; another one starts at the same address later.
     Crash,
+    /// The same, even where the cluster does not survive it by itself.
+    Lose,
     /// It is cut off from all others.
     Isolate,
     /// The nodes fall into two groups.
@@ -59,6 +65,7 @@ pub(crate) enum Fault {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
     Leader,
+    Follower,
     Any,
     /// The process at this address.
     At(usize),
@@ -98,6 +105,12 @@ pub struct Scenario {
     pub(crate) safety: Duration,
     pub(crate) faults: Vec<Planned>,
     pub(crate) wishes: Vec<Wish>,
+    /// What the nodes do without a majority.
+    pub(crate) reform: Reform,
+    /// From when on an operator has the survivors go on, asking again and again until they have.
+    pub(crate) operator: Option<Duration>,
+    /// Whether two sides go on without each other, so that they meet as strangers.
+    pub(crate) two_sides: bool,
     pub(crate) bug: Option<Bug>,
 }
 
@@ -133,6 +146,57 @@ impl Scenario {
             wishes: Vec::new(),
             ..Self::mix(seed)
         }
+    }
+
+    /// The majority is lost: one node ends, and the leader ends or is cut off. The survivors go on by themselves or because an
+    /// operator says so; who was cut off comes back, gives up and joins them.
+    #[must_use]
+    pub fn reformed(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x7ef0_7e4d);
+        let mut planned = |fault, target, lasts: std::ops::Range<u64>| Planned {
+            at: Duration::from_millis(3_000 + rng.random_range(0..20)),
+            fault,
+            target,
+            lasts: Duration::from_millis(rng.random_range(lasts)),
+        };
+        let first = planned(Fault::Lose, Target::Follower, 4_000..14_000);
+        let (ends, is_cut_off) = (
+            planned(Fault::Lose, Target::Leader, 6_000..14_000),
+            planned(Fault::Isolate, Target::Leader, 6_000..14_000),
+        );
+        let by_operator = rng.random_bool(0.5);
+        // By itself the one that is cut off would go on too; an operator asks one side only.
+        let faults = vec![first, if by_operator { is_cut_off } else { ends }];
+        let patience = Duration::from_millis(rng.random_range(1_500..4_000));
+        Self {
+            nodes: 3,
+            witnesses: 0,
+            replicas: 1,
+            expect: 3,
+            loss: 0.0,
+            safety: Duration::from_secs(26),
+            faults,
+            wishes: Vec::new(),
+            reform: if by_operator { Reform::Never } else { Reform::After(patience) },
+            operator: by_operator.then_some(Duration::from_millis(3_000)),
+            ..Self::mix(seed)
+        }
+    }
+
+    /// One node ends and the leader is cut off from the third, and both that are left go on by themselves: when they meet,
+    /// neither gives way.
+    #[must_use]
+    pub fn two_sides(seed: u64) -> Self {
+        let planned = |fault, target| Planned {
+            at: Duration::from_secs(3),
+            fault,
+            target,
+            lasts: Duration::from_secs(15),
+        };
+        let reform = Reform::After(Duration::from_secs(2));
+        let faults =
+            vec![planned(Fault::Lose, Target::Follower), planned(Fault::Isolate, Target::Leader)];
+        Self { faults, reform, operator: None, two_sides: true, ..Self::reformed(seed) }
     }
 
     /// Three nodes; one crashes and is replaced, then the leader is cut off.
@@ -186,6 +250,9 @@ impl Scenario {
             safety,
             faults,
             wishes: draw_wishes(seed, safety, crashes),
+            reform: Reform::Never,
+            operator: None,
+            two_sides: false,
             bug: None,
         }
     }

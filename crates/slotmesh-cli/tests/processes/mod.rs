@@ -107,6 +107,14 @@ impl Process {
         answer
     }
 
+    /// Whether a command of the binary, asked of this node, succeeds; and what it printed.
+    pub fn command(&self, name: &str) -> (bool, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slotmesh"));
+        let output = command.args([name, "--admin", &self.admin.to_string()]).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
     pub fn is_safe(&self) -> bool {
         self.http("/safez").contains("200")
     }

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
 use slotmesh_control::WANTED_REPLICAS_MAX;
+use slotmesh_core::ReformError;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::Node;
@@ -51,4 +53,40 @@ impl Node {
         }
         Err(ControlError::Undecided)
     }
+
+    /// Has the nodes that this one sees go on without the others, and returns when they do. Meant for an operator who
+    /// knows that a majority of the voters is lost for good: what only the lost ones had is gone, their members are struck,
+    /// and slots without a copy start again empty (`lost_slots`). Where the others live on as well, cut off, both sides serve
+    /// until they meet; then those whose generation was reformed less often give up what they have.
+    ///
+    /// Cancellation safe: what was begun goes on.
+    ///
+    /// # Errors
+    /// [`ControlError::MajorityAnswers`] as long as this node holds a lease or sees a majority of the voters; see
+    /// [`ControlError`].
+    pub async fn reform(&self) -> Result<(), ControlError> {
+        let Some(inputs) = &self.inner.inputs else { return Err(ControlError::NoCluster) };
+        let mut status = self.watch_status();
+        let before = status.borrow().generation;
+        let deadline = Instant::now() + REFORM_TIMEOUT;
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            inputs.send(Input::Reform(answer)).await.map_err(|_| ControlError::Stopped)?;
+            match answered.await.map_err(|_| ControlError::Stopped)? {
+                Ok(()) => Ok(()),
+                Err(ReformError::MajorityAnswers) => Err(ControlError::MajorityAnswers),
+                Err(_) => Err(ControlError::NoCluster),
+            }
+        };
+        timeout_at(deadline, asked).await.map_err(|_| ControlError::Undecided)??;
+        let done = status.wait_for(|status| {
+            let known = status.cluster.generation();
+            status.generation != before && known == status.generation
+        });
+        let done = timeout_at(deadline, done).await.map_err(|_| ControlError::Undecided)?;
+        done.map(|_| ()).map_err(|_| ControlError::Stopped)
+    }
 }
+
+/// How long a reform may take: the promises, the end of all old leases and an election.
+const REFORM_TIMEOUT: Duration = Duration::from_secs(8);

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use slotmesh_control::NodeInfo;
-use slotmesh_core::{BrainConfig, ControlMachine};
+use slotmesh_control::{LEASES_OVER_AFTER, NodeInfo};
+use slotmesh_core::BrainConfig;
 use slotmesh_slots::{MonoTime, NodeId};
 
 use self::link::Link;
@@ -24,7 +24,7 @@ use self::work::Workload;
 use crate::clock::NodeClock;
 use crate::network::Network;
 use crate::process::{Input, Process};
-use crate::scenario::{Bug, Planned, Scenario};
+use crate::scenario::{Bug, Fault, Planned, Scenario};
 use crate::trace::Trace;
 
 /// What is due at some time.
@@ -38,6 +38,8 @@ enum Event {
     ClientTimeout(usize, u64),
     Fault(usize),
     FaultEnds(fault::Undo),
+    /// An operator has a node go on without the majority, and again until one has.
+    Operator,
     /// Somebody asks for another number of copies, and again until it is decided.
     Wish(usize),
     /// Regular work of the world itself.
@@ -79,8 +81,6 @@ pub(crate) struct World {
     trace: Trace,
     work: Workload,
     watch: Watch,
-    /// The table by the committed commands.
-    committed: ControlMachine,
     fired: BTreeSet<usize>,
     /// How often the number of copies was decided when the current wish was first uttered.
     wished_at: Option<u32>,
@@ -126,7 +126,6 @@ impl World {
             trace: Trace::new(print),
             work,
             watch,
-            committed: ControlMachine::new(),
             fired: BTreeSet::new(),
             wished_at: None,
             granted: 0,
@@ -172,6 +171,9 @@ impl World {
         if !self.scenario.wishes.is_empty() {
             self.schedule(self.now + self.scenario.wishes[0].at, Event::Wish(0));
         }
+        if let Some(at) = self.scenario.operator {
+            self.schedule(self.now + at, Event::Operator);
+        }
         for client in 0..self.work.clients() {
             self.schedule(self.now, Event::Client(client));
         }
@@ -182,6 +184,14 @@ impl World {
             .collect();
         if !missing.is_empty() {
             return Err(format!("planned faults never fired: {missing:?}"));
+        }
+        if self.scenario.two_sides {
+            return self.check_strangers().map(|()| Duration::ZERO);
+        }
+        let reforms = self.committed().generation().map_or(0, |known| known.reform);
+        let lasting = |planned: &Planned| planned.fault == Fault::Lose;
+        if (reforms > 0) != self.scenario.faults.iter().any(lasting) {
+            return Err(format!("the cluster was reformed {reforms} times"));
         }
         self.end_faults();
         self.trace.say(self.now, format_args!("faults end"));
@@ -239,6 +249,7 @@ impl World {
             Event::Fault(index) => self.begin_fault(index),
             Event::FaultEnds(undo) => self.end_fault(undo),
             Event::Wish(index) => self.wish(index),
+            Event::Operator => self.operate(),
             Event::Beat => self.beat(),
         }
     }
@@ -277,6 +288,11 @@ impl World {
             replicas: self.scenario.replicas,
             gossip: slotmesh_gossip::GossipConfig::default(),
             refused_is_death: false,
+            reform: self.scenario.reform,
+            reform_wait: match self.scenario.bug {
+                Some(Bug::ReformAtOnce) => Duration::ZERO,
+                _ => LEASES_OVER_AFTER,
+            },
         };
         let seed = self.rng.random();
         self.trace.say(self.now, format_args!("{node} starts at place {place}, rate {rate}"));
