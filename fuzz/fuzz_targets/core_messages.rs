@@ -65,7 +65,14 @@ fn peer() -> NodeId {
 
 fn info(number: u16) -> NodeInfo {
     let control = SocketAddr::from(([127, 0, 0, 1], 7000 + number));
-    NodeInfo { name: "n".into(), control, lanes: vec![], resp: None, zone: String::new() }
+    NodeInfo {
+        name: "n".into(),
+        control,
+        lanes: vec![],
+        resp: None,
+        zone: String::new(),
+        witness: false,
+    }
 }
 
 impl Fixture {
@@ -80,6 +87,8 @@ impl Fixture {
             replicas: 1,
             gossip: Default::default(),
             refused_is_death: false,
+            reform: Default::default(),
+            reform_wait: slotmesh_control::LEASES_OVER_AFTER,
         };
         let now = Still.now();
         let mut brain = Brain::new(me(), config, Arc::clone(&data), 1, now);

@@ -10,13 +10,19 @@
 //! | `/safez` | 200 when another node may be taken away: this one reaches the majority, every slot has its copies in sync, nothing moves, no voter lacks; else 503 with the reason |
 //! | `/metrics` | a few numbers of the node in Prometheus' text format |
 //! | `/api/status` | what the node knows of itself and the cluster, as JSON |
+//! | `POST /api/replicas` | takes `{"replicas": 2}` and answers 200 once the cluster has decided to keep that many copies beside the primary |
+//! | `POST /api/reform` | takes `{}` and has the nodes that this one sees go on without the others; 409 while a majority of the voters answers |
 //!
-//! Not there yet: metrics of the transport, of latencies and of single slots; anything that changes something; the page for
-//! people at `/`. At most [`CONNECTIONS_MAX`] connections are served at once; one whose next request has not arrived as a
+//! What changes something wants `Content-Type: application/json`, which a page in somebody's browser cannot send here
+//! unasked. Errors are `{"error": …}`: 400 for what cannot be, 409 when another change came in between, 503 when nothing was
+//! decided.
+//!
+//! Not there yet: metrics of the transport, of latencies and of single slots; the page for people at `/`. At most [`CONNECTIONS_MAX`] connections are served at once; one whose next request has not arrived as a
 //! whole after five seconds is closed.
 //!
 //! [`Node::is_ready`]: slotmesh_node::Node::is_ready
 
+mod commands;
 mod config;
 mod listener;
 mod metrics;

@@ -20,6 +20,8 @@ pub(crate) fn text(node: &Node) -> String {
         ("alive_peers", "Other nodes that gossip finds alive.", status.alive_peers as u64),
         ("owned_slots", "Slots of the cluster that have a primary.", status.owned_slots() as u64),
         ("safe_slots", "Slots of the cluster with all copies in sync.", status.safe_slots() as u64),
+        ("copying_slots", "Slots having a copy made.", status.copying_slots() as u64),
+        ("moving_slots", "Slots being handed to another primary.", status.moving_slots() as u64),
         ("primary_slots", "Slots that this node is primary of.", stats.primary_slots),
         (
             "primary_entries",

@@ -5,10 +5,11 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use slotmesh_node::{Node, Phase};
 use slotmesh_slots::SLOT_COUNT;
 
+use crate::commands;
 use crate::metrics;
 use crate::status::StatusReport;
 
@@ -20,6 +21,8 @@ pub(crate) fn routes(node: Node, token: Option<String>) -> Router {
         .route("/safez", get(safe))
         .route("/metrics", get(numbers))
         .route("/api/status", get(status))
+        .route("/api/replicas", post(commands::set_replicas))
+        .route("/api/reform", post(commands::reform))
         .layer(middleware::from_fn_with_state(token, guard))
         .with_state(node)
 }
@@ -63,6 +66,7 @@ fn why_not_ready(node: &Node) -> String {
         Phase::Joining => "it looks for its cluster, or waits for others to found one".to_owned(),
         Phase::CutOff => "it cannot reach the cluster's majority".to_owned(),
         Phase::Draining => "it gives its slots away".to_owned(),
+        Phase::Superseded => "the others went on without it while it was cut off".to_owned(),
         Phase::Left => "it has left the cluster".to_owned(),
         Phase::Serving => {
             let safe = status.safe_slots();

@@ -10,14 +10,36 @@ use slotmesh_node::{ClusterSecret, Node, NodeConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+fn secret() -> ClusterSecret {
+    ClusterSecret::new("a secret of enough bytes").unwrap()
+}
+
 fn loopback() -> AdminConfig {
     AdminConfig { bind: SocketAddr::from(([127, 0, 0, 1], 0)), token: None }
 }
 
-/// Status and body of a request.
+/// Status and body of a question.
 async fn get(addr: SocketAddr, path: &str, header: &str) -> (u16, String) {
+    ask(addr, "GET", path, header, "").await
+}
+
+const JSON: &str = "content-type: application/json\r\n";
+
+async fn set_replicas(addr: SocketAddr, header: &str, body: &str) -> (u16, String) {
+    let header = format!("{header}content-length: {}\r\n", body.len());
+    ask(addr, "POST", "/api/replicas", &header, body).await
+}
+
+async fn ask(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    header: &str,
+    body: &str,
+) -> (u16, String) {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n{body}");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -78,8 +100,33 @@ async fn numbers_and_status_tell_of_the_node() {
 }
 
 #[tokio::test]
+async fn the_number_of_copies_changes_by_post_alone() {
+    let node = Node::start(NodeConfig::new(secret())).await.unwrap();
+    assert!(node.wait_until(|status| status.is_safe()).await);
+    let admin = Admin::serve(node.clone(), loopback()).await.unwrap();
+    let wanted = r#"{"replicas":2}"#;
+    assert_eq!(set_replicas(admin.addr(), JSON, wanted).await, (200, wanted.to_owned()));
+    assert!(node.wait_until(|status| status.cluster.replicas() == 2).await);
+    // A page in a browser may send a form here, but not JSON without having asked.
+    assert_eq!(set_replicas(admin.addr(), "", r#"{"replicas":0}"#).await.0, 415);
+    let (code, text) = set_replicas(admin.addr(), JSON, r#"{"replicas":4}"#).await;
+    assert_eq!((code, &*text), (400, r#"{"error":"4 replicas cannot be had, 0 to 3 can"}"#));
+    assert_eq!(set_replicas(admin.addr(), JSON, r#"{"replicas":-1}"#).await.0, 422);
+    assert_eq!(set_replicas(admin.addr(), JSON, "2").await.0, 422);
+    assert_eq!(get(admin.addr(), "/api/replicas", "").await.0, 405);
+    let status: serde_json::Value =
+        serde_json::from_str(&get(admin.addr(), "/api/status", "").await.1).unwrap();
+    assert_eq!(status["wanted_replicas"], 2, "nothing of that changed anything");
+    assert_eq!((&status["copying"], &status["moving"]), (&0.into(), &0.into()));
+    let alone = Admin::serve(Node::local(1 << 20), loopback()).await.unwrap();
+    assert_eq!(set_replicas(alone.addr(), JSON, wanted).await.0, 503);
+    node.stop().await;
+    assert_eq!(set_replicas(admin.addr(), JSON, wanted).await.0, 503);
+}
+
+#[tokio::test]
 async fn a_node_that_waits_for_others_says_so() {
-    let mut config = NodeConfig::new(ClusterSecret::new("a secret of enough bytes").unwrap());
+    let mut config = NodeConfig::new(secret());
     config.expect = 2;
     config.seeds = vec!["127.0.0.1:9".parse().unwrap()];
     let node = Node::start(config).await.unwrap();
@@ -102,6 +149,8 @@ async fn with_a_token_nothing_is_said_without_it() {
         for header in ["", "authorization: Bearer correct\r\n", "authorization: correct horse\r\n"]
         {
             assert_eq!(get(admin.addr(), path, header).await.0, 401, "{path} {header}");
+            let json = format!("{header}{JSON}");
+            assert_eq!(set_replicas(admin.addr(), &json, r#"{"replicas":1}"#).await.0, 401);
         }
         let right = "authorization: Bearer correct horse\r\n";
         assert_eq!(get(admin.addr(), path, right).await.0, 200, "{path}");

@@ -16,7 +16,12 @@ pub(crate) enum Command {
     /// Run a node until SIGTERM or SIGINT, which make it hand its slots over first (at most 25 s).
     Serve(Box<ServeArguments>),
     /// Print what a running node knows of itself and its cluster, as JSON.
-    Status(StatusArguments),
+    Status(AdminArguments),
+    /// Have the cluster keep another number of copies beside the primary; returns when that is decided.
+    Replicas(ReplicasArguments),
+    /// Have the nodes that this one sees go on without the others, when a majority of the voters is lost for good. What only the
+    /// lost ones had is gone. Refused while a majority answers.
+    Reform(AdminArguments),
 }
 
 /// Texts are kept as given: the settings are checked together, so that all problems are told at once.
@@ -51,6 +56,12 @@ pub(crate) struct ServeArguments {
     /// Failure zone of this node; replicas are placed in other zones.
     #[arg(long, default_value = "")]
     pub(crate) zone: String,
+    /// Vote, but hold no slots: with a witness two nodes survive the loss of either.
+    #[arg(long)]
+    pub(crate) witness: bool,
+    /// When a majority of the voters is lost for so long (such as 30s), go on without it. Loses what only the others have.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) reform_after: Option<String>,
     /// File with the cluster secret, at least 16 bytes; a line end at its end does not count.
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
@@ -69,7 +80,16 @@ pub(crate) struct ServeArguments {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct StatusArguments {
+pub(crate) struct ReplicasArguments {
+    #[command(flatten)]
+    pub(crate) node: AdminArguments,
+    /// Copies beside the primary, 0 to 3.
+    #[arg(value_name = "COPIES")]
+    pub(crate) replicas: u8,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdminArguments {
     /// The node's admin listener. Its token, if it has one, is taken from SLOTMESH_ADMIN_TOKEN.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8401")]
     pub(crate) admin: SocketAddr,

@@ -1,8 +1,10 @@
 //! The slotmesh binary: runs a node from the command line.
 //!
-//! `slotmesh serve` runs a node until SIGTERM or SIGINT, `slotmesh status` asks a running one. Exit codes: 0 done, 1 the node
+//! `slotmesh serve` runs a node until SIGTERM or SIGINT, `slotmesh status` asks a running one, `slotmesh replicas` has
+//! it change the number of copies, `slotmesh reform` has it go on without a lost majority. Exit codes: 0 done, 1 the node
 //! could not start or the question was not answered, 2 the settings cannot work, 130 interrupted twice.
 
+mod admin;
 mod arguments;
 mod logs;
 mod secrets;
@@ -10,7 +12,6 @@ mod serve;
 mod settings;
 mod signals;
 mod size;
-mod status;
 
 use std::process::ExitCode;
 
@@ -36,7 +37,11 @@ fn main() -> ExitCode {
     let code = runtime.block_on(async {
         match arguments.command {
             Command::Serve(arguments) => serve::run(&arguments).await,
-            Command::Status(arguments) => status::run(&arguments).await,
+            Command::Status(arguments) => admin::status(arguments.admin).await,
+            Command::Reform(arguments) => admin::reform(arguments.admin).await,
+            Command::Replicas(arguments) => {
+                admin::replicas(arguments.node.admin, arguments.replicas).await
+            }
         }
     });
     // Clients that are still connected do not keep the process.

@@ -1,5 +1,6 @@
 use std::error::Error;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use slotmesh_admin::{Admin, BoundAdmin};
@@ -74,8 +75,10 @@ impl Service {
     }
 
     async fn run(mut self) -> ExitCode {
+        let status = self.node.watch_status();
         let signal = tokio::select! {
             signal = self.signals.any() => signal,
+            true = superseded(status) => return start_again(),
             () = tell_phases(self.node.watch_status()) => "the node's end",
         };
         tracing::info!("{signal}: hands its slots over, at most {} s", DRAIN_MAX.as_secs());
@@ -99,6 +102,23 @@ impl Service {
         }
         ExitCode::SUCCESS
     }
+}
+
+/// Waits until the others went on without this node; false when it ended otherwise.
+async fn superseded(mut status: watch::Receiver<std::sync::Arc<NodeStatus>>) -> bool {
+    status.wait_for(|status| status.phase == Phase::Superseded).await.is_ok()
+}
+
+/// Runs this program anew in the place of this process: nothing that the superseded node held can be left, and the
+/// addresses are free. Comes back only when that fails.
+fn start_again() -> ExitCode {
+    tracing::warn!("starts again as another node");
+    let error = match std::env::current_exe() {
+        Ok(program) => Command::new(program).args(std::env::args_os().skip(1)).exec(),
+        Err(error) => error,
+    };
+    tracing::error!(%error, "cannot start again");
+    ExitCode::FAILURE
 }
 
 fn describe(
@@ -138,6 +158,7 @@ fn tell(phase: Phase, members: usize) {
         Phase::Serving => tracing::info!(members, "serves"),
         Phase::CutOff => tracing::warn!("cannot reach the cluster's majority, refuses writes"),
         Phase::Draining => tracing::info!("gives its slots away"),
+        Phase::Superseded => tracing::warn!("the others went on without it"),
         Phase::Left => tracing::info!("is no member any more"),
     }
 }

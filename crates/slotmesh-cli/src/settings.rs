@@ -1,8 +1,9 @@
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use slotmesh_admin::{AdminConfig, AdminError};
-use slotmesh_node::{ClusterSecret, NodeConfig};
+use slotmesh_node::{ClusterSecret, NodeConfig, Reform};
 use slotmesh_resp::{RespConfig, RespError};
 
 use crate::arguments::ServeArguments;
@@ -47,6 +48,13 @@ fn node(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<NodeCo
     config.cluster.clone_from(&arguments.cluster);
     config.name.clone_from(&arguments.name);
     config.zone.clone_from(&arguments.zone);
+    config.witness = arguments.witness;
+    if let Some(text) = &arguments.reform_after {
+        match seconds(text) {
+            Some(after) => config.ready.reform = Reform::After(after),
+            None => problems.push(format!("--reform-after {text}: not a time such as 30s")),
+        }
+    }
     let before = problems.len();
     config.bind = value("--bind", &arguments.bind, problems).unwrap_or(config.bind);
     let seeds = arguments.seed.iter().filter(|seed| !seed.is_empty());
@@ -92,6 +100,15 @@ fn admin(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<Admin
     Some(config)
 }
 
+/// Whole seconds, or minutes with an `m` behind them.
+fn seconds(text: &str) -> Option<Duration> {
+    let (number, unit) = match text.trim().strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.trim().trim_end_matches('s'), 1),
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
+}
+
 /// Reads the value of an option, or notes the problem.
 fn value<T: FromStr>(option: &str, text: &str, problems: &mut Vec<String>) -> Option<T>
 where
@@ -115,6 +132,14 @@ pub(crate) fn announced(listening: SocketAddr, bind: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_units() {
+        for (text, expected) in [("30s", Some(30)), ("45", Some(45)), ("2m", Some(120))] {
+            assert_eq!(seconds(text), expected.map(Duration::from_secs), "{text}");
+        }
+        assert_eq!(seconds("soon").or(seconds("")).or(seconds("-1s")), None);
+    }
 
     #[test]
     fn a_wildcard_is_not_announced() {

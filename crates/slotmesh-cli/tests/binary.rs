@@ -96,6 +96,14 @@ fn a_single_node_serves_and_drains_on_sigterm() {
     assert!(status.status.success());
     let text = String::from_utf8(status.stdout).unwrap();
     assert!(text.contains("\"phase\": \"serving\""), "{text}");
+    let changed = slotmesh(&["replicas", "--admin", &admin, "2"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&changed.stdout), "{\"replicas\":2}\n");
+    assert!(changed.status.success());
+    let told = failed(slotmesh(&["replicas", "--admin", &admin, "9"]), 1);
+    assert!(told.contains("9 replicas cannot be had"), "{told}");
+    let status = slotmesh(&["status", "--admin", &admin]).output().unwrap();
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert!(text.contains("\"wanted_replicas\": 2"), "{text}");
     running.signal(Signal::TERM);
     running.line_with("left");
     assert_eq!(running.exit_code(), Some(0));

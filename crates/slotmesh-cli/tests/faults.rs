@@ -44,6 +44,64 @@ fn kill_nine_loses_no_acknowledged_write_and_leaves_other_slots_alone() {
 }
 
 #[test]
+fn two_nodes_and_a_witness_survive_the_loss_of_either() {
+    let addrs = addresses(3);
+    let seeds: Vec<_> = addrs.iter().map(|addrs| addrs[0]).collect();
+    let usual = Setup::new(&seeds, 3);
+    let voting = Setup { witness: true, ..usual.clone() };
+    let witness = Process::start(addrs[2], &voting);
+    let mut nodes: Vec<_> = addrs[..2].iter().map(|&addrs| Process::start(addrs, &usual)).collect();
+    until("a safe cluster", || nodes.iter().chain([&witness]).all(Process::is_safe));
+    let mut client = witness.client();
+    assert_eq!(slots_of(&mut client, witness.resp), [0u16; 0], "a witness holds nothing");
+    let keys = keys_of(&(0..16_384).step_by(800).collect::<Vec<u16>>());
+    for key in &keys {
+        assert_eq!(client.set(key, "0"), Answer::Ok, "written through the witness");
+    }
+    for (round, victim) in [0, 1].into_iter().enumerate() {
+        nodes[victim].signal(Signal::KILL);
+        let survivor = &nodes[1 - victim];
+        for key in &keys {
+            let mut client = survivor.client();
+            until("a write without the one that died", || {
+                client.set(&format!("{{{key}}}{round}"), "1") == Answer::Ok
+            });
+            assert_eq!(client.get(key), Answer::Value(round.to_string()), "a write was lost");
+            assert_eq!(client.set(key, &(round + 1).to_string()), Answer::Ok);
+        }
+        nodes[victim] = Process::start(addrs[victim], &usual);
+        until("copies on both again", || nodes.iter().chain([&witness]).all(Process::is_safe));
+    }
+    assert!(witness.http_whole("/api/status").contains("\"witness\": true"));
+    assert_eq!(slots_of(&mut witness.client(), witness.resp), [0u16; 0]);
+}
+
+#[test]
+fn a_lost_majority_is_given_up_and_who_comes_back_joins_anew() {
+    let mut nodes = cluster(3);
+    let mut client = nodes[0].client();
+    let own = keys_of(&slots_of(&mut client, nodes[0].resp)[..40]);
+    for key in &own {
+        assert_eq!(client.set(key, "before"), Answer::Ok);
+    }
+    let (refused, why) = nodes[0].command("reform");
+    assert!(!refused && why.contains("a majority of the voters answers"), "{why}");
+    nodes[1].signal(Signal::STOP);
+    nodes.remove(2).signal(Signal::KILL);
+    until("the majority to be out of sight", || nodes[0].command("reform").0);
+    until("writes again", || client.set(&own[0], "after") == Answer::Ok);
+    for key in &own[1..] {
+        assert_eq!(client.get(key), Answer::Value("before".into()), "its own copy survives");
+    }
+    nodes[0].says("goes on without the majority");
+    nodes[1].signal(Signal::CONT);
+    nodes[1].says("starts again as another node");
+    until("the two to be whole again", || nodes.iter().all(Process::is_safe));
+    assert_eq!(nodes[1].client().get(&own[0]), Answer::Value("after".into()));
+    assert_eq!(nodes[1].client().get(&own[1]), Answer::Value("before".into()));
+}
+
+#[test]
 fn a_stopped_process_is_replaced_and_serves_nothing_stale_when_it_goes_on() {
     let nodes = cluster(3);
     let mut client = nodes[0].client();

@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 use slotmesh_slots::{Epoch, Generation, NodeId, NodeList, Seq, Slot};
 
 use crate::member::NodeInfo;
+use crate::state::ClusterDelta;
 
 /// A slot and the epoch it must still have: a command skips slots whose epoch has moved on.
 pub type Claim = (Slot, Epoch);
@@ -104,10 +105,19 @@ pub enum Command {
         /// The slots with their epoch.
         claims: Vec<Claim>,
     },
-    /// How many copies are wanted beside the primary.
+    /// The first entry of the log of a reformed cluster: what [`ClusterState::reformed`](crate::ClusterState::reformed) made
+    /// of the latest state that the survivors know.
+    Reform {
+        /// That state, as a delta from nothing.
+        state: Box<ClusterDelta>,
+    },
+    /// How many copies are wanted beside the primary. A compare-and-set on the number of such changes before it, so that a
+    /// repetition that comes late does not undo a newer one.
     SetReplicas {
         /// The number.
         replicas: u8,
+        /// [`ClusterState::replicas_round`](crate::ClusterState::replicas_round) as whoever asks knows it.
+        round: u32,
     },
 }
 

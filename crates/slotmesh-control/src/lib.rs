@@ -1,5 +1,5 @@
-//! Pure control plane: commands, the replicated cluster state, the placement planner, leases, founding and the
-//! failover decision.
+//! Pure control plane: commands, the replicated cluster state, the placement planner, leases, founding, reform
+//! and the failover decision.
 //!
 //! Everything here is a function of its arguments. A command that was committed by the log is applied to
 //! [`ClusterState`] in the same order everywhere; what the leader wants next is computed by [`plan`], [`Failover`] and
@@ -13,6 +13,7 @@ mod lease;
 pub mod log;
 mod member;
 mod placement;
+mod reform;
 mod state;
 mod voters;
 
@@ -22,5 +23,6 @@ pub use founding::{Founding, FoundingStep};
 pub use lease::{LEASE, LEASE_MARGIN_PERCENT, LEASE_PING_INTERVAL, LeaseLedger, NO_WITNESS_WAIT};
 pub use member::{Member, MemberState, NodeInfo};
 pub use placement::{COPIES_IN_FLIGHT_MAX, MOVES_IN_FLIGHT_MAX, plan};
-pub use state::{ClusterDelta, ClusterState};
+pub use reform::{Asked, LEASES_OVER_AFTER, Reform, ReformStep, Reforming};
+pub use state::{ClusterDelta, ClusterState, WANTED_REPLICAS_MAX};
 pub use voters::{VOTER_REPLACE_AFTER, voter_seats, voters};

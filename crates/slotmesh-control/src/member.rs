@@ -16,6 +16,8 @@ pub struct NodeInfo {
     pub resp: Option<SocketAddr>,
     /// Failure zone; replicas are placed in other zones than their primary where possible.
     pub zone: String,
+    /// Whether it votes without ever holding slots, so that two others survive the loss of either.
+    pub witness: bool,
 }
 
 /// What is decided about a member.
@@ -25,6 +27,8 @@ pub enum MemberState {
     Up,
     /// Gives its slots away and then leaves.
     Draining,
+    /// Was not there when the cluster was reformed without a majority: its slots are taken over at once, then it is struck.
+    Lost,
 }
 
 /// A decided member of the cluster. A node that left or died is no member any more.
@@ -39,10 +43,22 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether it may receive slots.
+    /// Whether it is here to stay.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.state == MemberState::Up
+    }
+
+    /// Whether a reform gave it up.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.state == MemberState::Lost
+    }
+
+    /// Whether it may receive slots.
+    #[must_use]
+    pub fn may_hold(&self) -> bool {
+        self.is_up() && !self.info.witness
     }
 }
 

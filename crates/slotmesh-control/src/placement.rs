@@ -70,7 +70,7 @@ enum Step {
 impl<'a> Planner<'a> {
     fn new(state: &'a ClusterState, live: &'a dyn Fn(NodeId) -> bool) -> Self {
         let usable = |node: &NodeId| live(*node);
-        let up = by_age(state.members().iter().filter(|(node, m)| m.is_up() && usable(node)));
+        let up = by_age(state.members().iter().filter(|(node, m)| m.may_hold() && usable(node)));
         let draining = state.members().iter().filter(|(_, m)| m.state == MemberState::Draining);
         let mut planner = Self {
             state,
@@ -136,7 +136,9 @@ impl<'a> Planner<'a> {
             .filter(|(_, held)| held.primary.is_none())
             .map(|(slot, held)| (slot, held.epoch))
             .collect();
-        if fresh.is_empty() || self.up.len() < usize::from(self.state.expect()) {
+        // Witnesses count for the founding, they only get nothing.
+        let present = self.state.members().keys().filter(|node| (self.live)(**node)).count();
+        if fresh.is_empty() || present < usize::from(self.state.expect()) {
             return;
         }
         let count = fresh.len();
@@ -191,7 +193,8 @@ impl<'a> Planner<'a> {
             return self.begin_copy(claim, to);
         }
         if let Some(extra) = self.extra_holder(held, staying) {
-            return self.drop_copy(claim, extra);
+            // It counts as gone already: twice, and balance would never be reached.
+            return self.add(extra, Step::Drop, claim);
         }
         if let Some((from, to)) = self.relief(held) {
             self.begin_copy(claim, to);
@@ -216,16 +219,11 @@ impl<'a> Planner<'a> {
         }
         let free = self.up.iter().copied().filter(|&node| !held.involves(node));
         let light = free.filter(|node| below.is_none_or(|limit| self.copies[node] < limit));
-        light.min_by_key(|&node| {
-            (
-                held.primary.is_some_and(|primary| self.same_zone(node, primary)),
-                self.copies[&node],
-                node,
-            )
-        })
+        light.min_by_key(|&node| (self.shares_zone(held, node), self.copies[&node], node))
     }
 
-    /// A holder to strike: a dead or draining replica that is not needed, or the most loaded of too many.
+    /// A holder to strike: a dead or draining replica that is not needed. Of too many the dead one goes first, then one in
+    /// the primary's zone, then the most loaded.
     fn extra_holder(&self, held: &SlotState, staying: usize) -> Option<NodeId> {
         let wanted = usize::from(self.state.replicas());
         let leaving = held.in_sync.iter().find(|node| self.draining.contains(node));
@@ -233,11 +231,15 @@ impl<'a> Planner<'a> {
             // A drain with no target ends at once, but not while copies are merely queued.
             return leaving.filter(|_| staying >= wanted || self.copying < COPIES_IN_FLIGHT_MAX);
         }
-        let load = |node: &NodeId| self.copies.get(node).copied().unwrap_or(0);
-        (held.in_sync.len() > wanted).then(|| held.in_sync.iter().max_by_key(load)).flatten()
+        let least_worth = |node: &NodeId| {
+            let load = self.copies.get(node).copied().unwrap_or(0);
+            (!(self.live)(*node), self.shares_zone(held, *node), load)
+        };
+        (held.in_sync.len() > wanted).then(|| held.in_sync.iter().max_by_key(least_worth)).flatten()
     }
 
-    /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place.
+    /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place that is
+    /// no worse off for its zone: else the new copy would be the one too many.
     fn relief(&self, held: &SlotState) -> Option<(NodeId, NodeId)> {
         let replaceable = held.in_sync.iter().max_by_key(|node| self.copies.get(node));
         let from = replaceable.or(held.primary)?;
@@ -245,8 +247,9 @@ impl<'a> Planner<'a> {
         if has <= self.fair_copies {
             return None;
         }
-        let limit = has.saturating_sub(IMBALANCE_MIN);
-        Some((from, self.new_holder(held, Some(limit))?))
+        let to = self.new_holder(held, Some(has.saturating_sub(IMBALANCE_MIN)))?;
+        let worse = self.shares_zone(held, to) && !self.shares_zone(held, from);
+        (!worse).then_some((from, to))
     }
 
     fn begin_move(&mut self, claim: Claim, from: NodeId, to: NodeId) {
@@ -295,6 +298,11 @@ impl<'a> Planner<'a> {
         fresh.chain(steps).chain(dismissed).collect()
     }
 
+    /// Whether a fault of the primary's zone takes this node too.
+    fn shares_zone(&self, held: &SlotState, node: NodeId) -> bool {
+        held.primary.is_some_and(|primary| self.same_zone(node, primary))
+    }
+
     fn same_zone(&self, a: NodeId, b: NodeId) -> bool {
         let zone = |node| self.state.members().get(&node).map(|member| member.info.zone.as_str());
         zone(a) == zone(b)
@@ -304,7 +312,7 @@ impl<'a> Planner<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::tests::{assigned, founded, info, node};
+    use crate::state::tests::{assigned, founded, info, node, witness};
     use slotmesh_slots::{SLOT_COUNT, Seq};
 
     /// Proposes the plan and plays the nodes' part (copies complete, moves commit) until nothing is left to do.
@@ -315,13 +323,32 @@ mod tests {
                 return round;
             }
             for command in commands {
+                let before = live_copies(state, &live);
                 let changed = state.apply(&command).0.changed;
                 assert!(changed > 0, "a planned command must fit: {command:?}");
+                let up = state.members().iter().filter(|(node, m)| m.is_up() && live(**node));
+                let wanted = (usize::from(state.replicas()) + 1).min(up.count());
+                let after = live_copies(state, &live);
+                let lost = before.iter().zip(&after).find(|(was, is)| **is < wanted.min(**was));
+                assert_eq!(lost, None, "a plan took a copy that is wanted");
             }
             complete(state);
             state.check_invariants();
         }
         panic!("the plan does not end");
+    }
+
+    fn live_copies(state: &ClusterState, live: impl Fn(NodeId) -> bool) -> Vec<usize> {
+        let copies = |held: &SlotState| {
+            let holders = held.primary.into_iter().chain(held.in_sync.iter());
+            holders.filter(|&node| live(node)).count()
+        };
+        state.table().iter().map(|(_, held)| copies(held)).collect()
+    }
+
+    fn set_replicas(state: &mut ClusterState, replicas: u8) {
+        let round = state.replicas_round();
+        assert_eq!(state.apply(&Command::SetReplicas { replicas, round }).0.changed, 1);
     }
 
     fn complete(state: &mut ClusterState) {
@@ -435,6 +462,76 @@ mod tests {
     }
 
     #[test]
+    fn more_replicas_are_made_and_surplus_ones_dropped() {
+        let mut state = assigned(4, 1);
+        for replicas in [2, 0, 3, 1] {
+            set_replicas(&mut state, replicas);
+            settle(&mut state, |_| true);
+            let wanted = usize::from(replicas);
+            assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == wanted));
+            assert_eq!(plan(&state, &|_| true), []);
+            for (primaries, copies) in spread(&state).values() {
+                assert!((4_000..=4_200).contains(primaries), "{replicas}: {primaries}");
+                assert!(copies.abs_diff(wanted * SLOT_COUNT / 4) <= 100, "{replicas}: {copies}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_is_dead_or_in_the_primarys_zone_first() {
+        let mut state = ClusterState::new();
+        let generation = slotmesh_slots::Generation { cluster: 1, reform: 0 };
+        let zone = |n: u64| if n <= 2 { "a" } else { "b" };
+        let member = |n| (node(n), crate::NodeInfo { zone: zone(n).to_owned(), ..info(n) });
+        let members = (1..=4).map(member).collect();
+        state.apply(&Command::Found { generation, replicas: 2, expect: 1, members });
+        for command in plan(&state, &|_| true) {
+            state.apply(&command);
+        }
+        let in_zone = |state: &ClusterState, node: NodeId| state.members()[&node].info.zone.clone();
+        set_replicas(&mut state, 1);
+        let mut with_a_death = state.clone();
+        settle(&mut state, |_| true);
+        for (slot, held) in state.table().iter() {
+            let replica = held.in_sync.iter().next().unwrap();
+            let apart = in_zone(&state, held.primary.unwrap()) != in_zone(&state, replica);
+            assert!(apart, "{slot}: {held:?}");
+        }
+        let dead = node(4);
+        for command in plan(&with_a_death, &|node| node != dead) {
+            with_a_death.apply(&command);
+        }
+        let owned_by_live = |held: &&SlotState| held.primary != Some(dead);
+        let held = with_a_death.table().iter().map(|(_, held)| held).filter(owned_by_live);
+        assert!(held.filter(|held| held.in_sync.len() == 1).all(|held| !held.involves(dead)));
+    }
+
+    #[test]
+    fn a_witness_counts_but_is_given_nothing() {
+        let mut state = ClusterState::new();
+        let generation = slotmesh_slots::Generation { cluster: 1, reform: 0 };
+        let members = vec![(node(1), witness(1)), (node(2), info(2)), (node(3), info(3))];
+        state.apply(&Command::Found { generation, replicas: 2, expect: 3, members });
+        assert!(plan(&state, &|n| n != node(1)).is_empty(), "two of three expected");
+        assert!(plan(&state, &|n| n == node(1)).is_empty(), "nobody to give to");
+        settle(&mut state, |_| true);
+        let spread = spread(&state);
+        assert_eq!(spread.keys().copied().collect::<Vec<_>>(), [node(2), node(3)]);
+        assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 1));
+        let claims = vec![(Slot::of_key(b"foo"), state.table().slot(Slot::of_key(b"foo")).epoch)];
+        let in_sync = NodeList::EMPTY;
+        for refused in [
+            Command::AddCopy { claims: claims.clone(), node: node(1) },
+            Command::Restart { claims: claims.clone(), primary: node(1), in_sync },
+        ] {
+            assert_eq!(state.apply(&refused).0.changed, 0, "{refused:?}");
+        }
+        state.apply(&Command::Drain { node: node(1) });
+        settle(&mut state, |_| true);
+        assert!(!state.members().contains_key(&node(1)), "it has nothing to give away");
+    }
+
+    #[test]
     fn a_draining_member_gives_all_away_and_is_dismissed() {
         for members in [2, 3, 4] {
             let mut state = assigned(members, 1);
@@ -456,6 +553,27 @@ mod tests {
         state.apply(&Command::Drain { node: node(1) });
         settle(&mut state, |_| true);
         assert_eq!(spread(&state).len(), 1);
+    }
+
+    #[test]
+    fn balance_comes_to_rest_whatever_the_number_of_copies() {
+        for (members, before, after) in [(4, 0, 0), (4, 2, 0), (3, 1, 0), (3, 0, 2), (4, 2, 1)] {
+            let mut state = assigned(members, before);
+            state.apply(&Command::AddMember { node: node(9), info: info(9) });
+            // The change comes while copies for the newcomer are under way.
+            for command in plan(&state, &|_| true) {
+                state.apply(&command);
+            }
+            set_replicas(&mut state, after);
+            complete(&mut state);
+            settle(&mut state, |_| true);
+            let fair = SLOT_COUNT / (members as usize + 1);
+            for (primaries, copies) in spread(&state).values() {
+                assert!(primaries.abs_diff(fair) <= 100, "{before} to {after}: {primaries}");
+                let wanted = fair * usize::from(after);
+                assert!(copies.abs_diff(wanted) <= 200, "{before} to {after}: {copies}");
+            }
+        }
     }
 
     #[test]

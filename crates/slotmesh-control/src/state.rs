@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use slotmesh_slots::{
@@ -9,15 +9,20 @@ use slotmesh_slots::{
 use crate::command::{Claim, Command, Outcome};
 use crate::member::{Member, MemberState, NodeInfo};
 
+/// Most copies that may be wanted beside the primary: one place of the list stays free for the copy that replaces another.
+pub const WANTED_REPLICAS_MAX: u8 = REPLICAS_MAX as u8 - 1;
+
 /// Everything that is decided: the members, the slot table and the wanted number of replicas, at one version.
 ///
 /// Invariants (`check_invariants`): the version is the number of effective commands; per slot the epoch never falls, at
-/// most one node is primary, holders are distinct members, a slot without a primary has no replicas, and a move's
+/// most one node is primary, holders are distinct members and no witnesses, a slot without a primary has no replicas, and a move's
 /// target is in sync.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusterState {
     generation: Option<Generation>,
     replicas: u8,
+    /// How often the number of replicas was decided.
+    replicas_round: u32,
     expect: u16,
     members: BTreeMap<NodeId, Member>,
     table: SlotTable,
@@ -32,6 +37,8 @@ pub struct ClusterDelta {
     pub generation: Option<Generation>,
     /// Wanted replicas afterwards.
     pub replicas: u8,
+    /// How often their number was decided.
+    pub replicas_round: u32,
     /// Members wanted before the first assignment.
     pub expect: u16,
     /// Slots lost so far.
@@ -73,10 +80,21 @@ impl ClusterState {
         &self.members
     }
 
+    /// Members that hold slots or may: all but the witnesses.
+    pub fn holders(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.iter().filter(|(_, member)| !member.info.witness).map(|(node, _)| *node)
+    }
+
     /// Copies wanted beside the primary.
     #[must_use]
     pub const fn replicas(&self) -> u8 {
         self.replicas
+    }
+
+    /// How often the number of replicas was decided, the founding included.
+    #[must_use]
+    pub const fn replicas_round(&self) -> u32 {
+        self.replicas_round
     }
 
     /// Members wanted before slots are handed out for the first time.
@@ -93,6 +111,9 @@ impl ClusterState {
 
     /// Applies a committed command. The delta is `None` when it changed nothing.
     pub fn apply(&mut self, command: &Command) -> (Outcome, Option<ClusterDelta>) {
+        if let Command::Reform { state } = command {
+            return self.reform(state);
+        }
         let mut change =
             Change { state: self, slots: BTreeMap::new(), members: Vec::new(), other: false };
         change.run(command);
@@ -105,6 +126,39 @@ impl ClusterState {
         self.table.apply(&table);
         let outcome = Outcome { version: self.version(), changed: changed as u32 };
         (outcome, Some(self.delta(members, table)))
+    }
+
+    /// What this state becomes when the survivors go on without the other members: those are lost and without copies, and
+    /// every slot has an epoch above all others, so that whatever comes late from before finds nothing to change.
+    ///
+    /// The slots of lost primaries keep them until they are failed over to the best surviving copy, as after a crash.
+    #[must_use]
+    pub fn reformed(&self, generation: Generation, survivors: &BTreeSet<NodeId>) -> ClusterDelta {
+        let mut next = self.clone();
+        next.generation = Some(generation);
+        for (node, member) in &mut next.members {
+            if !survivors.contains(node) {
+                member.state = MemberState::Lost;
+            }
+        }
+        let highest = self.table.iter().map(|(_, held)| held.epoch).max().unwrap_or_default();
+        let began = self.table.iter().filter(|(_, held)| held.primary.is_some());
+        let slots = began.map(|(slot, held)| {
+            let in_sync = held.in_sync.iter().filter(|node| survivors.contains(node)).collect();
+            let (primary, epoch, origin) = (held.primary, highest.next(), held.origin);
+            (slot, SlotState { epoch, primary, in_sync, origin, ..SlotState::default() })
+        });
+        let table = self.table.delta_to(self.version() + 1, slots);
+        next.table.apply(&table);
+        next.full_delta()
+    }
+
+    /// Begins a log with the state of a reformed cluster.
+    fn reform(&mut self, state: &ClusterDelta) -> (Outcome, Option<ClusterDelta>) {
+        let begins = self.generation.is_none() && state.table.from == 0;
+        let changed = u32::from(begins && self.advance(state));
+        let outcome = Outcome { version: self.version(), changed };
+        (outcome, (changed > 0).then(|| state.clone()))
     }
 
     /// Takes over a delta; false, and no change, when it does not start at this version.
@@ -123,6 +177,7 @@ impl ClusterState {
         }
         self.generation = delta.generation;
         self.replicas = delta.replicas;
+        self.replicas_round = delta.replicas_round;
         self.expect = delta.expect;
         self.lost_slots = delta.lost_slots;
         true
@@ -146,6 +201,8 @@ impl ClusterState {
             holders.sort_unstable();
             holders.dedup();
             assert_eq!(holders.len(), count, "{slot:?}: a node holds it twice: {state:?}");
+            let votes_only = |node: &NodeId| self.members[node].info.witness;
+            assert!(!holders.iter().any(votes_only), "{slot:?}: a witness holds it: {state:?}");
             assert!(state.primary.is_some() || count == 0, "{slot:?}: replicas without a primary");
             assert!(
                 state.moving_to.is_none_or(|to| state.in_sync.contains(to)),
@@ -159,6 +216,7 @@ impl ClusterState {
         ClusterDelta {
             generation: self.generation,
             replicas: self.replicas,
+            replicas_round: self.replicas_round,
             expect: self.expect,
             lost_slots: self.lost_slots,
             members,
@@ -184,7 +242,7 @@ impl Change<'_> {
             return;
         }
         match command {
-            Command::Found { .. } => {}
+            Command::Found { .. } | Command::Reform { .. } => {}
             Command::AddMember { node, info } => self.add_member(*node, info),
             Command::Drain { node } => self.drain(*node),
             Command::RemoveMember { node } => self.remove_member(*node),
@@ -211,7 +269,10 @@ impl Change<'_> {
                 state.epoch = state.epoch.next();
                 state.moving_to.take().is_some()
             }),
-            Command::SetReplicas { replicas } => self.set_replicas(*replicas),
+            Command::SetReplicas { replicas, round } if *round == self.state.replicas_round => {
+                self.set_replicas(*replicas);
+            }
+            Command::SetReplicas { .. } => {}
         }
     }
 
@@ -234,14 +295,15 @@ impl Change<'_> {
     }
 
     fn set_replicas(&mut self, replicas: u8) {
-        // One place of the list stays free for the copy that replaces another.
-        let replicas = replicas.min(REPLICAS_MAX as u8 - 1);
-        self.other |= self.state.replicas != replicas;
-        self.state.replicas = replicas;
+        self.state.replicas = replicas.min(WANTED_REPLICAS_MAX);
+        self.state.replicas_round = self.state.replicas_round.wrapping_add(1);
+        self.other = true;
     }
 
     fn add_member(&mut self, node: NodeId, info: &NodeInfo) {
-        if self.state.members.get(&node).is_some_and(|known| known.info == *info) {
+        // What a node tells does not change while it lives; least of all may a holder of slots become a witness.
+        let known = self.state.members.get(&node).map(|known| &known.info);
+        if known.is_some_and(|known| known == info || known.witness != info.witness) {
             return;
         }
         let joined = self.state.version() + 1;
@@ -285,8 +347,8 @@ impl Change<'_> {
         in_sync: &NodeList,
         fits: impl Fn(&SlotState) -> bool,
     ) -> u64 {
-        let known = in_sync.iter().all(|node| self.is_member(node) && node != primary);
-        if !known || !self.is_member(primary) {
+        let known = in_sync.iter().all(|node| self.holds_slots(node) && node != primary);
+        if !known || !self.holds_slots(primary) {
             return 0;
         }
         let before = self.slots.len();
@@ -331,7 +393,7 @@ impl Change<'_> {
     }
 
     fn add_copy(&mut self, claims: &[Claim], node: NodeId) {
-        if !self.state.members.get(&node).is_some_and(Member::is_up) {
+        if !self.state.members.get(&node).is_some_and(Member::may_hold) {
             return;
         }
         self.each(claims, |state| {
@@ -367,6 +429,10 @@ impl Change<'_> {
 
     fn is_member(&self, node: NodeId) -> bool {
         self.state.members.contains_key(&node)
+    }
+
+    fn holds_slots(&self, node: NodeId) -> bool {
+        self.state.members.get(&node).is_some_and(|member| !member.info.witness)
     }
 
     /// Changes the claimed slots whose epoch still fits and for which `change` says yes.
@@ -409,7 +475,12 @@ pub(crate) mod tests {
             lanes: vec![],
             resp: None,
             zone: String::new(),
+            witness: false,
         }
+    }
+
+    pub(crate) fn witness(number: u64) -> NodeInfo {
+        NodeInfo { witness: true, ..info(number) }
     }
 
     /// A founded cluster of nodes 1 to `members` without slots.
@@ -505,6 +576,51 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_late_repetition_does_not_undo_a_newer_number_of_replicas() {
+        let mut state = assigned(3, 1);
+        let set = |replicas, round| Command::SetReplicas { replicas, round };
+        let round = state.replicas_round();
+        assert_eq!(state.apply(&set(2, round)).0.changed, 1);
+        assert_eq!(state.apply(&set(0, round + 1)).0.changed, 1);
+        assert_eq!(state.apply(&set(2, round)).0.changed, 0, "late");
+        assert_eq!((state.replicas(), state.replicas_round()), (0, round + 2));
+        state.apply(&set(9, round + 2));
+        assert_eq!(state.replicas(), WANTED_REPLICAS_MAX);
+        let mut copy = ClusterState::new();
+        assert!(copy.advance(&state.full_delta()));
+        assert_eq!(copy, state);
+    }
+
+    #[test]
+    fn a_reformed_cluster_goes_on_from_what_the_survivors_know() {
+        let mut state = assigned(4, 1);
+        let slot = Slot::of_key(b"foo");
+        let held = *state.table().slot(slot);
+        let to = held.in_sync.iter().next().unwrap();
+        state.apply(&Command::BeginMove { claims: vec![(slot, held.epoch)], to });
+        let generation = state.generation().unwrap().reformed(7);
+        let survivors = BTreeSet::from([node(1), node(2)]);
+        let begin = Command::Reform { state: Box::new(state.reformed(generation, &survivors)) };
+        assert_eq!(state.clone().apply(&begin).0.changed, 0, "only a new log begins with it");
+        let mut log = ClusterState::new();
+        let (outcome, delta) = log.apply(&begin);
+        assert_eq!((outcome.changed, log.version()), (1, state.version() + 1));
+        assert_eq!(log.apply(&begin).0.changed, 0, "once");
+        let before = state.clone();
+        assert!(state.advance(&delta.unwrap()), "it follows whatever a survivor knew");
+        assert_eq!(state, log);
+        log.check_invariants();
+        let lost = log.members().iter().filter(|(_, member)| member.is_lost());
+        assert_eq!(lost.map(|(node, _)| *node).collect::<Vec<_>>(), [node(3), node(4)]);
+        for (slot, held) in log.table().iter() {
+            let was = before.table().slot(slot);
+            assert!(held.epoch > was.epoch && held.primary == was.primary);
+            assert_eq!((held.moving_to, held.copying), (None, NodeList::EMPTY));
+            assert!(held.in_sync.iter().all(|n| survivors.contains(&n) && was.in_sync.contains(n)));
+        }
+    }
+
+    #[test]
     fn a_member_with_primary_slots_stays() {
         let mut state = assigned(3, 1);
         assert_eq!(state.apply(&Command::RemoveMember { node: node(1) }).0.changed, 0);
@@ -547,7 +663,10 @@ pub(crate) mod tests {
             claims().prop_map(|claims| Command::AbortMove { claims }),
             any_node().prop_map(|node| Command::RemoveMember { node }),
             any_node().prop_map(|node| Command::Drain { node }),
+            (0u8..4, 1u32..3)
+                .prop_map(|(replicas, round)| Command::SetReplicas { replicas, round }),
             (1u64..6).prop_map(|n| Command::AddMember { node: node(n), info: info(n) }),
+            Just(Command::AddMember { node: node(5), info: witness(5) }),
         ]
     }
 

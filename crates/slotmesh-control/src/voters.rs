@@ -9,7 +9,7 @@ use crate::state::ClusterState;
 /// How long a voter must be dead before another takes its place; leaving ones are replaced at once.
 pub const VOTER_REPLACE_AFTER: Duration = Duration::from_secs(5);
 
-/// How many of so many members vote: 1 of up to two, 3 of up to nine, 5 above. Where two replicas or more are wanted, data is to
+/// How many of so many members vote, witnesses counted: 1 of up to two, 3 of up to nine, 5 above. Where two replicas or more are wanted, data is to
 /// survive two nodes that die at once, so the majority has to as well: then 5 of five members vote already.
 #[must_use]
 pub fn voter_seats(members: usize, replicas: u8) -> usize {
@@ -22,7 +22,7 @@ pub fn voter_seats(members: usize, replicas: u8) -> usize {
 }
 
 /// Who should vote: as many as [`voter_seats`] says. Voters stay as long as they are usable; free seats go to zones that
-/// have no voter yet, then to the oldest member.
+/// have no voter yet, then to the oldest member, and to witnesses where the others are too few.
 ///
 /// `usable` tells whether a member may vote: not draining and not dead for [`VOTER_REPLACE_AFTER`]. Returns `current`
 /// unless at least one seat changes, and never fewer voters than there are usable members for.
@@ -32,10 +32,12 @@ pub fn voters(
     current: &BTreeSet<NodeId>,
     usable: impl Fn(NodeId) -> bool,
 ) -> BTreeSet<NodeId> {
-    let candidates = by_age(state.members().iter().filter(|(node, _)| usable(**node)));
+    let mut candidates = by_age(state.members().iter().filter(|(node, _)| usable(**node)));
     if candidates.is_empty() {
         return current.clone();
     }
+    // Without any holder of slots there is nothing to vote about, so a single seat is one of theirs.
+    candidates.sort_by_key(|node| state.members()[node].info.witness);
     let seats = voter_seats(candidates.len(), state.replicas());
     let mut chosen: BTreeSet<NodeId> =
         candidates.iter().copied().filter(|node| current.contains(node)).take(seats).collect();
@@ -59,7 +61,7 @@ fn zone_taken(state: &ClusterState, chosen: &BTreeSet<NodeId>, node: NodeId) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::tests::{founded, node};
+    use crate::state::tests::{founded, info, node, witness};
 
     fn check(members: u64, current: &[u64], unusable: &[u64], expected: &[u64]) {
         let state = founded(members, 1);
@@ -82,6 +84,27 @@ mod tests {
         assert_eq!([3, 4, 5, 9, 10].map(|members| voter_seats(members, 2)), [3, 3, 5, 5, 5]);
         let none = BTreeSet::new();
         assert_eq!(voters(&founded(5, 2), &none, |_| true).len(), 5);
+    }
+
+    #[test]
+    fn a_witness_votes_where_the_others_are_too_few() {
+        let mut state = founded(2, 1);
+        let add = |state: &mut ClusterState, node, info| {
+            state.apply(&crate::Command::AddMember { node, info });
+        };
+        add(&mut state, node(9), witness(9));
+        let check = |state: &ClusterState, current: &[u64], gone: u64, expected: &[u64]| {
+            let set = |nodes: &[u64]| nodes.iter().map(|&n| node(n)).collect::<BTreeSet<_>>();
+            assert_eq!(voters(state, &set(current), |n| n != node(gone)), set(expected));
+        };
+        check(&state, &[1], 99, &[1, 2, 9]);
+        check(&state, &[1, 2, 9], 1, &[2]);
+        check(&state, &[1, 2, 9], 9, &[1]);
+        check(&state, &[], 1, &[2]);
+        add(&mut state, node(3), info(3));
+        check(&state, &[], 99, &[1, 2, 3]);
+        check(&state, &[1, 2, 9], 99, &[1, 2, 9]);
+        check(&state, &[1, 2, 3], 3, &[1, 2, 9]);
     }
 
     #[test]

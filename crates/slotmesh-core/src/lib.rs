@@ -13,7 +13,7 @@ mod message;
 mod request;
 pub mod wire;
 
-pub use brain::{Brain, BrainConfig, ELECTION_MIN, NodeEvent, Output};
+pub use brain::{Brain, BrainConfig, ELECTION_MIN, NodeEvent, Output, ReformError};
 pub use data::{Ack, Clock, DataConfig, DataEvent, DataPlane, DataStats, Done, Wakers};
 pub use machine::ControlMachine;
 pub use request::{DataError, OPS_MAX, Op, Reply, Request, Value, decode_replies, encode_replies};

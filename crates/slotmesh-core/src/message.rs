@@ -19,6 +19,18 @@ pub(crate) enum Message {
     FoundPromise(Generation),
     /// The candidate founder gives the promise back.
     FoundRelease(Generation),
+    /// The majority is lost: promise to leave the old generation's log for this new one.
+    ReformAsk {
+        generation: Generation,
+        /// The cluster version that the sender has.
+        version: u64,
+    },
+    /// The promise is given; with what the receiver's cluster state lacks, in order.
+    ReformPromise { generation: Generation, deltas: Vec<ClusterDelta> },
+    /// The one who asked gives way to another.
+    ReformRelease(Generation),
+    /// Says nothing but the generation that stands beside it.
+    Reformed,
     /// Asks the leader for a lease, and for what the sender's cluster state lacks.
     Ping(Ping),
     /// Answers a ping.

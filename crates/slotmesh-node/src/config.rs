@@ -1,6 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use slotmesh_control::Reform;
 use slotmesh_transport::ClusterSecret;
 
 use crate::error::ConfigError;
@@ -30,6 +31,9 @@ pub struct NodeConfig {
     pub max_memory_bytes: usize,
     /// Failure zone of this node; replicas are placed in other zones where there are any.
     pub zone: String,
+    /// Whether this node only votes: it never holds slots, but routes reads and writes as any other, and counts for `expect`
+    /// and for the majority. Two nodes and a witness survive the loss of any one of the three.
+    pub witness: bool,
     /// Where this node's Redis listener can be reached, to be told to others.
     pub resp: Option<SocketAddr>,
     /// Threads for data traffic; 1 is right up to two cores.
@@ -48,6 +52,10 @@ pub struct ReadySettings {
     /// Whether a refused connection to a node's guard port proves its death. Speeds failover up by most of a second; only
     /// where nothing but the node itself can refuse: no proxy, no rejecting firewall.
     pub refused_is_death: bool,
+    /// What becomes of the cluster when the majority of its voters is lost. `Reform::After(d)` gets it going again without
+    /// anybody's help, but loses what only the others have, and where the others live on, cut off, both sides serve until
+    /// they meet. Sane: never, or half a minute and more.
+    pub reform: Reform,
 }
 
 impl Default for ReadySettings {
@@ -56,6 +64,7 @@ impl Default for ReadySettings {
             call_timeout: Duration::from_secs(2),
             ready_cap: Duration::from_secs(600),
             refused_is_death: false,
+            reform: Reform::Never,
         }
     }
 }
@@ -74,6 +83,7 @@ impl NodeConfig {
             replicas: 1,
             max_memory_bytes: 256 << 20,
             zone: String::new(),
+            witness: false,
             resp: None,
             io_threads: 1,
             ready: ReadySettings::default(),
@@ -122,6 +132,8 @@ impl NodeConfig {
             self.max_memory_bytes >= MEMORY_MIN,
             format!("max memory must be at least {} MiB", MEMORY_MIN >> 20),
         );
+        let hasty = matches!(self.ready.reform, Reform::After(after) if after < REFORM_AFTER_MIN);
+        check(!hasty, format!("reform must come after {} s or later", REFORM_AFTER_MIN.as_secs()));
         check(
             (1..=IO_THREADS_MAX).contains(&self.io_threads),
             format!("io_threads must be 1 to {IO_THREADS_MAX}"),
@@ -135,6 +147,9 @@ const NAME_BYTES_MAX: usize = 64;
 
 /// More founding nodes than this gain nothing: only five ever vote.
 const EXPECT_MAX: usize = 99;
+
+/// A reform that comes before a failover or an election had its time would split healthy clusters.
+const REFORM_AFTER_MIN: Duration = Duration::from_secs(5);
 
 /// Seeds are only to find the first live node.
 const SEEDS_MAX: usize = 256;

@@ -98,6 +98,38 @@ pub enum OpError {
     Stopped,
 }
 
+/// Why the cluster did not decide what it was asked for. A retry is harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The number cannot be had; nothing was asked.
+    #[error("{asked} replicas cannot be had, 0 to {max} can")]
+    OutOfRange {
+        /// The number.
+        asked: u8,
+        /// The largest allowed.
+        max: u8,
+    },
+    /// This node is in no cluster: it still looks for one, or it is a local one. Nothing was asked.
+    #[error("this node is in no cluster")]
+    NoCluster,
+    /// Somebody else had the same thing decided otherwise meanwhile; whether this wish was granted before is unknown.
+    #[error("another change came in between: {replicas} replicas are wanted now")]
+    Superseded {
+        /// What was decided last.
+        replicas: u8,
+    },
+    /// A majority of the voters answers, so nobody may go on without it. Nothing was begun.
+    #[error("a majority of the voters answers")]
+    MajorityAnswers,
+    /// No decision within the time: no majority, or its leader is being replaced. It may come yet.
+    #[error("nothing was decided in time; the change may come yet")]
+    Undecided,
+    /// The node is shut down.
+    #[error("the node is shut down")]
+    Stopped,
+}
+
 impl OpError {
     /// Whether the write may have happened.
     #[must_use]

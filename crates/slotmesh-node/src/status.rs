@@ -14,6 +14,9 @@ pub enum Phase {
     CutOff,
     /// Gives its slots away.
     Draining,
+    /// The others went on without it while it was cut off, and it met them again: it serves nothing any more, and another
+    /// node has to be started in its place. `slotmesh serve` does that by itself.
+    Superseded,
     /// Is no member any more, or was stopped.
     Left,
 }
@@ -57,6 +60,18 @@ impl NodeStatus {
         table.iter().filter(|(_, held)| self.is_slot_safe(held)).count()
     }
 
+    /// How many slots are having a copy made.
+    #[must_use]
+    pub fn copying_slots(&self) -> usize {
+        self.cluster.table().iter().filter(|(_, held)| !held.copying.is_empty()).count()
+    }
+
+    /// How many slots are being handed to another primary.
+    #[must_use]
+    pub fn moving_slots(&self) -> usize {
+        self.cluster.table().iter().filter(|(_, held)| held.moving_to.is_some()).count()
+    }
+
     /// The first slot that is not safe, to see what is missing.
     #[must_use]
     pub fn first_unsafe_slot(&self) -> Option<(Slot, SlotState)> {
@@ -65,7 +80,7 @@ impl NodeStatus {
     }
 
     fn is_slot_safe(&self, held: &SlotState) -> bool {
-        let others = self.cluster.members().len().saturating_sub(1);
+        let others = self.cluster.holders().count().saturating_sub(1);
         let wanted = usize::from(self.cluster.replicas()).min(others);
         held.primary.is_some() && held.in_sync.len() >= wanted && held.moving_to.is_none()
     }
@@ -74,8 +89,7 @@ impl NodeStatus {
     /// has its copies in sync, nothing moves, and the control plane has all its voters.
     #[must_use]
     pub fn is_safe(&self) -> bool {
-        let quiet = self.cluster.table().iter().all(|(_, held)| held.copying.is_empty());
         let reached = self.phase == Phase::Serving && self.all_voters;
-        reached && quiet && self.safe_slots() == slotmesh_slots::SLOT_COUNT
+        reached && self.copying_slots() == 0 && self.safe_slots() == slotmesh_slots::SLOT_COUNT
     }
 }

@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use slotmesh_node::{
-    Ack, ByteRange, CallOptions, ClusterSecret, Condition, ExpireCondition, Node, NodeConfig,
-    NodeStatus, Op, OpError, Phase, PutOptions, Reply, Value,
+    Ack, ByteRange, CallOptions, ClusterSecret, Condition, ControlError, ExpireCondition, Node,
+    NodeConfig, NodeStatus, Op, OpError, Phase, PutOptions, Reply, Value,
 };
 use slotmesh_slots::{Class, SLOT_COUNT, Slot};
 
@@ -95,6 +95,40 @@ async fn every_node_reads_what_any_node_wrote() {
     assert_eq!(get(&nodes[0], "key-1").await, None);
     nodes[1].clear().await.unwrap();
     assert_eq!(get(&nodes[2], "key-2").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_number_of_copies_changes_while_the_cluster_runs() {
+    let nodes = cluster(3).await;
+    let wants = |replicas: usize| {
+        move |status: &NodeStatus| {
+            let exact = |held: &slotmesh_slots::SlotState| held.in_sync.len() == replicas;
+            status.is_safe() && status.cluster.table().iter().all(|(_, held)| exact(held))
+        }
+    };
+    for (replicas, by) in [(2, 0), (0, 1), (1, 2)] {
+        nodes[by].set_replicas(replicas).await.unwrap();
+        assert_eq!(nodes[by].status().cluster.replicas(), replicas);
+        for node in &nodes {
+            until(node, "as many copies as wanted", wants(replicas.into())).await;
+        }
+        let key = format!("key-{replicas}");
+        assert_eq!(put(&nodes[0], &key, "value").await.unwrap(), replicas + 1);
+        assert_eq!(get(&nodes[1], "key-2").await.as_deref(), Some("value"), "nothing is lost");
+    }
+    let refused = nodes[0].set_replicas(4).await;
+    assert_eq!(refused, Err(ControlError::OutOfRange { asked: 4, max: 3 }));
+    // Dropped half-way it leaves nothing behind that would undo what comes after.
+    let dropped = tokio::time::timeout(Duration::from_micros(1), nodes[1].set_replicas(2)).await;
+    drop(dropped);
+    nodes[1].set_replicas(0).await.or_else(superseded).unwrap();
+    nodes[1].set_replicas(0).await.unwrap();
+    until(&nodes[2], "no copies", wants(0)).await;
+}
+
+/// The one that was dropped was decided first.
+fn superseded(error: ControlError) -> Result<(), ControlError> {
+    if matches!(error, ControlError::Superseded { .. }) { Ok(()) } else { Err(error) }
 }
 
 fn text(value: Option<Value>) -> Option<bytes::Bytes> {
@@ -402,11 +436,7 @@ async fn a_small_node_that_backs_up_big_ones_stays_within_its_memory() {
         let stats = node.stats();
         stats.used_bytes as f64 / stats.budget_bytes as f64
     };
-    let deadline = Instant::now() + PATIENCE;
-    while full(small) > 1.02 {
-        assert!(Instant::now() < deadline, "{:?}", small.stats());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(small, "within its memory", |_| full(small) <= 1.02).await;
     // It was not emptied for that, nor were its own slots.
     assert!(full(small) > 0.5, "{:?}", small.stats());
     assert!(small.primary_entries() > 1_000, "{}", small.primary_entries());

@@ -122,6 +122,7 @@ mod tests {
             lanes: Vec::new(),
             resp: resp.then(|| addr(6400 + number)),
             zone: String::new(),
+            witness: false,
         }
     }
 

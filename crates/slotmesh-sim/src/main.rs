@@ -1,4 +1,4 @@
-//! Runs seeds: `slotmesh-sim --seeds A..B [--three] [--trace] [--keep-going] [--bug NAME]`.
+//! Runs seeds: `slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going] [--bug NAME]`.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -13,7 +13,9 @@ fn main() -> ExitCode {
         arguments.get(at + 1).cloned()
     };
     let Some(seeds) = value("--seeds").and_then(|text| parse(&text)) else {
-        eprintln!("usage: slotmesh-sim --seeds A..B [--three] [--trace] [--keep-going]");
+        eprintln!(
+            "usage: slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going]"
+        );
         return ExitCode::FAILURE;
     };
     let bug = match value("--bug") {
@@ -29,8 +31,13 @@ fn main() -> ExitCode {
     let (mut clean, mut failed, mut virtual_seconds) = (0u64, Vec::new(), 0.0);
     let began = Instant::now();
     for seed in seeds {
-        let scenario =
-            if has("--three") { Scenario::three_nodes(seed) } else { Scenario::mix(seed) };
+        let scenario = match () {
+            () if has("--three") => Scenario::three_nodes(seed),
+            () if has("--reform") => Scenario::reformed(seed),
+            () if has("--witness") => Scenario::two_and_a_witness(seed),
+            () if has("--copies") => Scenario::changing_copies(seed),
+            () => Scenario::mix(seed),
+        };
         let scenario = match bug {
             Some(bug) => scenario.with_bug(bug),
             None => scenario,

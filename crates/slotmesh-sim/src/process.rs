@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use slotmesh_control::log::LogStatus;
 use slotmesh_core::{Ack, Brain, BrainConfig, DataConfig, DataError, DataPlane, Op, Reply, Wakers};
-use slotmesh_slots::{MonoTime, NodeId};
+use slotmesh_slots::{Generation, MonoTime, NodeId};
 
 use crate::clock::NodeClock;
 use crate::log::{LogMessage, LogNode};
@@ -35,6 +35,7 @@ pub(crate) enum Input {
     },
     Log {
         from: NodeId,
+        generation: Generation,
         message: LogMessage,
     },
     Guard {

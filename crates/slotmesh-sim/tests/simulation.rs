@@ -32,6 +32,48 @@ fn copies_that_differ_are_found_and_mended() {
 }
 
 #[test]
+fn the_number_of_copies_changes_and_no_wanted_copy_goes() {
+    for seed in [1, 2] {
+        let summary =
+            clean(Scenario::changing_copies(seed), &format!("{} --copies", replay_command(seed)));
+        assert_eq!((summary.excused, summary.operations.1), (0, 0), "no fault, nothing unknown");
+    }
+}
+
+#[test]
+fn two_nodes_and_a_witness_survive_the_loss_of_any_one() {
+    for seed in [1, 2] {
+        let replay = format!("{} --witness", replay_command(seed));
+        let summary = clean(Scenario::two_and_a_witness(seed), &replay);
+        assert_eq!(summary.excused, 0, "one loss at a time loses nothing");
+        assert!(summary.operations.0 > 2_000, "the clients got answers: {summary:?}");
+    }
+}
+
+#[test]
+fn a_lost_majority_is_given_up_and_who_comes_back_joins_anew() {
+    for seed in 0..10 {
+        let replay = format!("{} --reform", replay_command(seed));
+        let summary = clean(Scenario::reformed(seed), &replay);
+        assert!((1..12).contains(&summary.excused), "some slots have a copy left: {summary:?}");
+    }
+}
+
+#[test]
+fn two_sides_that_go_on_apart_say_so_when_they_meet() {
+    for seed in 0..3 {
+        clean(Scenario::two_sides(seed), "in the test");
+    }
+}
+
+#[test]
+fn a_reform_that_does_not_wait_for_old_leases_is_found() {
+    let scenario = |seed| Scenario::reformed(seed).with_bug(Bug::ReformAtOnce);
+    let problem = [12, 50, 51].into_iter().find_map(|seed| run(scenario(seed), false).err());
+    assert!(problem.is_some_and(|problem| problem.contains("I1/I6")));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     // Each process draws its own hash seeds and other worlds live beside this one: neither may show.
     let other = std::thread::spawn(|| run(Scenario::mix(8), false));

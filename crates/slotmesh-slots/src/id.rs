@@ -103,14 +103,43 @@ impl fmt::Display for Version {
 /// merge by accident.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Generation {
-    /// Random number drawn by the founder.
+    /// Random number drawn by the founder. Its upper half stays for the life of the cluster, the lower one is drawn anew by
+    /// whoever reforms it, so that two sides that reform apart from each other are told apart.
     pub cluster: u128,
     /// How often the cluster was reformed without a majority.
     pub reform: u32,
 }
 
+/// Bits of [`Generation::cluster`] that tell one reform from another.
+const REFORM_BITS: u32 = 64;
+
+impl Generation {
+    /// The next generation of the same cluster; `draw` is a random number of whoever makes it.
+    #[must_use]
+    pub const fn reformed(self, draw: u64) -> Self {
+        let cluster = (self.cluster >> REFORM_BITS << REFORM_BITS) | draw as u128;
+        Self { cluster, reform: self.reform.saturating_add(1) }
+    }
+
+    /// Whether both come from one founding.
+    #[must_use]
+    pub const fn is_of_same_cluster(self, other: Self) -> bool {
+        self.cluster >> REFORM_BITS == other.cluster >> REFORM_BITS
+    }
+
+    /// Whether this one was reformed later out of the same cluster: nodes of the other give up and join it.
+    #[must_use]
+    pub const fn supersedes(self, other: Self) -> bool {
+        self.is_of_same_cluster(other) && self.reform > other.reform
+    }
+}
+
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}.{}", (self.cluster >> 96) as u32, self.reform)
+        write!(f, "{:08x}.{}", (self.cluster >> 96) as u32, self.reform)?;
+        match self.reform {
+            0 => Ok(()),
+            _ => write!(f, "-{:04x}", self.cluster as u16),
+        }
     }
 }

@@ -6,7 +6,7 @@ pub mod network;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,7 @@ pub struct Setup {
     pub replicas: u8,
     /// The network namespace to run in, when it is not the one of the test.
     pub namespace: Option<String>,
+    pub witness: bool,
 }
 
 impl Setup {
@@ -51,6 +52,7 @@ impl Setup {
             memory: "64MiB",
             replicas: 1,
             namespace: None,
+            witness: false,
         }
     }
 }
@@ -68,6 +70,9 @@ impl Process {
         command.args(["--bind", &control.to_string(), "--expect", &setup.expect.to_string()]);
         command.args(["--resp", &resp.to_string(), "--admin", &admin.to_string()]);
         command.args(["--replicas", &setup.replicas.to_string()]);
+        if setup.witness {
+            command.arg("--witness");
+        }
         for seed in &setup.seeds {
             command.args(["--seed", &seed.to_string()]);
         }
@@ -122,6 +127,14 @@ impl Process {
     /// Whether it leads the control plane, as far as it knows.
     pub fn leads(&self) -> bool {
         self.http_whole("/api/status").replace(' ', "").contains("\"leading\":true")
+    }
+
+    /// Whether a command of the binary, asked of this node, succeeds; and what it printed.
+    pub fn command(&self, name: &str) -> (bool, String) {
+        let mut command = Command::new(binary());
+        let output = command.args([name, "--admin", &self.admin.to_string()]).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
 
     pub fn is_safe(&self) -> bool {

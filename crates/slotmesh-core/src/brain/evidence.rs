@@ -24,6 +24,7 @@ pub(super) struct Peers {
     guard_refused: BTreeMap<NodeId, MonoTime>,
     guard_asked: BTreeMap<NodeId, MonoTime>,
     strangers: BTreeMap<NodeId, Generation>,
+    foreign: Option<Generation>,
 }
 
 #[derive(Debug)]
@@ -120,10 +121,24 @@ impl Peers {
         live.filter(move |(_, peer)| peer.generation == wanted).map(|(node, _)| *node)
     }
 
-    /// A generation that a live node reports, the lowest if there are several.
+    /// A generation that a live node reports. Of several the lowest, but of one cluster's the one reformed last.
     pub(super) fn reported_generation(&self) -> Option<Generation> {
-        let live = self.known.values().filter(|peer| !matches!(peer.health, Health::Gone { .. }));
-        live.filter_map(|peer| peer.generation).min()
+        let reported = || {
+            let live = |peer: &&Peer| !matches!(peer.health, Health::Gone { .. });
+            self.known.values().filter(live).filter_map(|peer| peer.generation)
+        };
+        let latest = |ours: &Generation| !reported().any(|other| other.supersedes(*ours));
+        reported().filter(latest).min()
+    }
+
+    /// Members about which gossip is not sure yet.
+    pub(super) fn is_suspect(&self, node: NodeId) -> bool {
+        self.known.get(&node).is_some_and(|peer| peer.health == Health::Suspect)
+    }
+
+    /// A generation that neither joins ours nor makes us join it, met without knowing whose it is.
+    pub(super) fn note_stranger(&mut self, theirs: Generation) {
+        self.foreign = Some(theirs);
     }
 
     pub(super) fn note_generation(&mut self, node: NodeId, theirs: Option<Generation>) {
@@ -134,9 +149,11 @@ impl Peers {
 
     pub(super) fn met_other_generation(&self, ours: Option<Generation>) -> bool {
         let told = self.known.values().filter(|peer| !matches!(peer.health, Health::Gone { .. }));
-        let mut theirs =
-            told.filter_map(|peer| peer.generation).chain(self.strangers.values().copied());
-        ours.is_some() && theirs.any(|theirs| Some(theirs) != ours)
+        let told = told.filter_map(|peer| peer.generation);
+        let mut theirs = told.chain(self.strangers.values().copied()).chain(self.foreign);
+        // Nodes of a generation that ours supersedes join us by themselves.
+        let strange = |ours: Generation, theirs| theirs != ours && !ours.supersedes(theirs);
+        ours.is_some_and(|ours| theirs.any(|theirs| strange(ours, theirs)))
     }
 
     /// A node is alive at this address. That says nothing of another one known there: a rumour of the older may come after
@@ -180,12 +197,8 @@ impl Brain {
     fn handle_peer(&mut self, node: NodeId, addr: SocketAddr, meta: Meta, now: MonoTime) {
         let theirs = meta.generation;
         self.peers.put(node, addr, meta);
-        match (self.generation, theirs) {
-            (None, Some(theirs)) => self.consider_adopting(theirs, now),
-            (Some(ours), Some(theirs)) if ours != theirs => {
-                self.event(NodeEvent::OtherGeneration { node, theirs });
-            }
-            _ => {}
+        if let Some(theirs) = theirs {
+            self.meet_generation(Some(node), theirs, now);
         }
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use rand::Rng;
+use slotmesh_control::log::LogStatus;
 use slotmesh_control::{Command, FoundingStep};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
@@ -55,6 +56,9 @@ impl Brain {
     /// This node belongs to the generation from now on, for the rest of its life.
     pub(super) fn adopt(&mut self, generation: Generation, now: MonoTime) {
         self.generation = Some(generation);
+        self.lease.forget_leader();
+        self.lease.governed = now;
+        self.history.clear();
         self.start_log(generation, None);
         let meta = Meta { info: self.config.info.clone(), generation: Some(generation) };
         // The only error is metadata that is too large, and this grew by the generation alone: `new` had it checked.
@@ -69,9 +73,7 @@ impl Brain {
 
     /// All promised: begin the log, and as soon as it works, make the founding its first command.
     fn found(&mut self, members: &BTreeSet<NodeId>, generation: Generation) {
-        let seats = slotmesh_control::voter_seats(members.len(), self.config.replicas);
-        let mut voters = vec![self.me];
-        voters.extend(members.iter().copied().filter(|&node| node != self.me).take(seats - 1));
+        let voters = self.first_voters(members);
         self.start_log(generation, Some(voters));
         if !(self.log.is_leader && self.log.caught_up) {
             return;
@@ -86,9 +88,24 @@ impl Brain {
         self.outputs.push_back(Output::Propose(wire::encode(&found)));
     }
 
-    fn start_log(&mut self, generation: Generation, found_with: Option<Vec<NodeId>>) {
+    /// Who votes first: this node, which begins the log, and as many others as there are seats, witnesses last.
+    pub(super) fn first_voters(&self, members: &BTreeSet<NodeId>) -> Vec<NodeId> {
+        let seats = slotmesh_control::voter_seats(members.len(), self.config.replicas);
+        let witness = |node: &NodeId| self.peers.info(*node).is_some_and(|info| info.witness);
+        let mut others: Vec<NodeId> =
+            members.iter().copied().filter(|&node| node != self.me).collect();
+        others.sort_by_key(witness);
+        let mut voters = vec![self.me];
+        voters.extend(others.into_iter().take(seats - 1));
+        voters
+    }
+
+    pub(super) fn start_log(&mut self, generation: Generation, found_with: Option<Vec<NodeId>>) {
         if self.log_generation != Some(generation) {
             self.log_generation = Some(generation);
+            self.log = LogStatus::default();
+            // A new log stands for election until it is told otherwise.
+            self.elections = true;
             self.outputs.push_back(Output::StartLog { generation, found_with });
         }
     }

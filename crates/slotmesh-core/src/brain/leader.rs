@@ -167,7 +167,7 @@ impl Brain {
         if leader.takeovers.contains_key(&node) || node == self.me || rests {
             return false;
         }
-        if self.peers.is_proven_dead(node) {
+        if self.is_given_up(node) {
             return true;
         }
         let over_at = leader.ledger.over_at(node);
@@ -185,10 +185,17 @@ impl Brain {
         false
     }
 
+    /// Whether nothing has to be waited for any more: it is proven dead, or a reform went on without it after every old
+    /// lease was over.
+    fn is_given_up(&self, node: NodeId) -> bool {
+        let lost = self.view.members().get(&node).is_some_and(slotmesh_control::Member::is_lost);
+        lost || self.peers.is_proven_dead(node)
+    }
+
     fn start_takeover(&mut self, node: NodeId, now: MonoTime) {
         let worth_asking = |survivor| {
             survivor != node
-                && self.view.members().contains_key(&survivor)
+                && self.view.members().get(&survivor).is_some_and(|member| !member.is_lost())
                 && !self.peers.is_gone(survivor)
         };
         let failover = Failover::start(&self.view, node, worth_asking, now);
@@ -271,7 +278,7 @@ impl Brain {
     fn restart_orphans(&self, node: NodeId, claims: &[Claim], now: MonoTime) -> Vec<Command> {
         let Some(leader) = &self.leader else { return Vec::new() };
         let waited = now >= leader.ledger.over_at(node) + ORPHANS_WAIT;
-        let certain = |gone| self.peers.is_proven_dead(gone) || waited;
+        let certain = |gone| self.is_given_up(gone) || waited;
         let hopeless = |claim: &&Claim| {
             let held = self.view.table().slot(claim.0);
             certain(node)
@@ -280,7 +287,8 @@ impl Brain {
                     .iter()
                     .all(|replica| self.peers.is_gone(replica) && certain(replica))
         };
-        let heirs: Vec<NodeId> = self.live_members(now);
+        let mut heirs: Vec<NodeId> = self.live_members(now);
+        heirs.retain(|node| !self.view.members()[node].info.witness);
         if heirs.is_empty() {
             return Vec::new();
         }
@@ -329,8 +337,7 @@ impl Brain {
         let Some(leader) = &self.leader else { return };
         let gone = |node: &NodeId| {
             let lapsed = now >= leader.ledger.over_at(*node);
-            *node != self.me
-                && (self.peers.is_proven_dead(*node) || (lapsed && self.peers.is_gone(*node)))
+            *node != self.me && (self.is_given_up(*node) || (lapsed && self.peers.is_gone(*node)))
         };
         let gone: Vec<NodeId> = self.view.members().keys().copied().filter(gone).collect();
         let primaries: BTreeSet<NodeId> =

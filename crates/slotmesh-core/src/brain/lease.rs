@@ -28,11 +28,29 @@ pub(super) struct LeaseClient {
     sent: VecDeque<MonoTime>,
     next_ping: MonoTime,
     heard_leader: MonoTime,
+    /// When a ping was sent, or this node led, that brought the latest lease.
+    pub(super) governed: MonoTime,
     /// A lease that counts once this cluster version is applied.
     pending: Option<(u64, MonoTime)>,
 }
 
 impl LeaseClient {
+    /// Begins at this time as if it had had a lease then: who starts has not missed one yet.
+    pub(super) fn starting(now: MonoTime) -> Self {
+        Self { governed: now, ..Self::default() }
+    }
+
+    pub(super) fn voters(&self) -> &[NodeId] {
+        &self.voters
+    }
+
+    /// Nothing that the old leader granted or said counts any more, nor what it answers yet.
+    pub(super) fn forget_leader(&mut self) {
+        (self.leader, self.settled_voters, self.pending) = (None, None, None);
+        self.voters.clear();
+        self.sent.clear();
+    }
+
     pub(super) fn leader(&self) -> Option<NodeId> {
         self.leader
     }
@@ -61,7 +79,8 @@ impl LeaseClient {
 impl Brain {
     /// Asks for the lease when it is time.
     pub(super) fn tick_lease(&mut self, now: MonoTime) {
-        if now < self.lease.next_ping || self.left {
+        // Whoever left the old log wants no lease of it any more.
+        if now < self.lease.next_ping || self.left || self.log_generation != self.generation {
             return;
         }
         self.lease.next_ping = now + LEASE_PING_INTERVAL;
@@ -93,9 +112,10 @@ impl Brain {
     }
 
     pub(super) fn handle_ping(&mut self, from: NodeId, ping: Ping, now: MonoTime) {
-        let member = self.view.members().contains_key(&from);
+        let known = self.view.members().get(&from);
+        let member = known.is_some();
         let version = self.view.version();
-        let may_grant = member && self.may_grant(now);
+        let may_grant = known.is_some_and(|known| !known.is_lost()) && self.may_grant(now);
         let mut granted = None;
         let mut join = None;
         if let Some(leader) = &mut self.leader {
@@ -137,6 +157,7 @@ impl Brain {
             self.lease.voters = pong.voters;
         }
         if let Some(version) = pong.granted {
+            self.lease.governed = self.lease.governed.max(sent);
             let from = if Mistake::LeaseFromReceipt.is_planted() { now } else { sent };
             self.lease.granted(version, from, self.view.version(), &self.data);
             // Who grants has the latest state, so nobody acted by a later one when the ping was sent.
@@ -171,6 +192,7 @@ impl Brain {
         self.lease.leader = Some(self.me);
         self.lease.heard_leader = now;
         if may_grant && leader.grant(self.me, now) {
+            self.lease.governed = now;
             self.data.extend_lease(now + LEASE);
             self.data.forget_dropped(now);
         }

@@ -9,16 +9,20 @@ mod founding;
 mod leader;
 mod lease;
 mod output;
+mod reform;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slotmesh_control::log::LogStatus;
-use slotmesh_control::{ClusterDelta, ClusterState, Command, Founding, MemberState, NodeInfo};
+use slotmesh_control::{
+    ClusterDelta, ClusterState, Command, Founding, MemberState, NodeInfo, Reform, Reforming,
+};
 use slotmesh_gossip::{Gossip, GossipConfig};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
@@ -27,6 +31,7 @@ use self::leader::Leader;
 pub use self::lease::ELECTION_MIN;
 use self::lease::LeaseClient;
 pub use self::output::{NodeEvent, Output};
+pub use self::reform::ReformError;
 use crate::data::{DataEvent, DataPlane};
 use crate::message::{Envelope, Message, Meta};
 use crate::wire::{self, WireError};
@@ -57,6 +62,11 @@ pub struct BrainConfig {
     /// Whether a refused connection to a node's guard port proves its death, instead of merely confirming it. Only
     /// where nothing but the node itself can refuse: no proxy, no firewall that rejects.
     pub refused_is_death: bool,
+    /// What becomes of the cluster when the majority of its voters is lost.
+    pub reform: Reform,
+    /// How long a reform waits for the leases of the old generation: [`slotmesh_control::LEASES_OVER_AFTER`]. Less is a
+    /// mistake that the simulator makes on purpose.
+    pub reform_wait: Duration,
 }
 
 /// One node's brain.
@@ -74,6 +84,11 @@ pub struct Brain {
     log: LogStatus,
     elections: bool,
     lease: LeaseClient,
+    reforming: Reforming,
+    /// The first command of the log that this node begins anew.
+    reform_command: Option<Bytes>,
+    /// Who voted in this generation, as far as this node knows.
+    known_voters: Vec<NodeId>,
     leader: Option<Leader>,
     leaving: bool,
     left: bool,
@@ -104,6 +119,7 @@ impl Brain {
         Self {
             me,
             founding: Founding::new(me, config.expect),
+            reforming: Reforming::new(me, config.reform_wait),
             config,
             data,
             gossip,
@@ -114,7 +130,9 @@ impl Brain {
             history: VecDeque::new(),
             log: LogStatus::default(),
             elections: true,
-            lease: LeaseClient::default(),
+            lease: LeaseClient::starting(now),
+            reform_command: None,
+            known_voters: Vec::new(),
             leader: None,
             leaving: false,
             left: false,
@@ -190,14 +208,26 @@ impl Brain {
         if let (Some(ours), Some(theirs)) = (self.generation, generation)
             && ours != theirs
         {
-            self.peers.note_generation(from, Some(theirs));
-            return Ok(());
+            self.meet_generation(Some(from), theirs, now);
+            if self.generation != Some(theirs) {
+                self.refuse_generation(from, ours, theirs);
+                return Ok(());
+            }
         }
         let ours = self.generation.is_some() && self.generation == generation;
         match message {
             Message::FoundAsk(asked) => self.handle_found_ask(from, asked),
             Message::FoundPromise(asked) => self.founding.handle_promise(from, asked),
             Message::FoundRelease(asked) => self.founding.handle_release(from, asked),
+            Message::ReformAsk { generation, version } if ours => {
+                self.handle_reform_ask(from, generation, version, now);
+            }
+            Message::ReformPromise { generation, deltas } if ours => {
+                self.handle_reform_promise(from, generation, &deltas, now);
+            }
+            Message::ReformRelease(generation) if ours => {
+                self.handle_reform_release(from, generation);
+            }
             Message::Ping(ping) if ours => self.handle_ping(from, ping, now),
             Message::Pong(pong) if ours => self.handle_pong(from, pong, now),
             Message::Update(delta) if ours => self.advance(&delta, now),
@@ -218,11 +248,22 @@ impl Brain {
         Ok(())
     }
 
+    fn refuse_generation(&mut self, from: NodeId, ours: Generation, theirs: Generation) {
+        if ours.supersedes(theirs) {
+            self.send(from, Message::Reformed);
+        } else if !self.left {
+            self.peers.note_generation(from, Some(theirs));
+        }
+    }
+
     /// The driver read the log's status, and after reading it handed over every delta applied so far: a leader must not
     /// grant leases for an older state than its predecessor's last. Called before other inputs, as often as there are any.
     pub fn handle_log_status(&mut self, status: LogStatus, now: MonoTime) {
         let led = self.leader.is_some();
-        let leads = status.is_leader && status.caught_up && self.generation.is_some();
+        // The log of a reformed cluster has no leader before it has the state to lead with.
+        let knows = self.view.generation().is_none_or(|known| Some(known) == self.generation);
+        let ours = self.generation.is_some() && self.log_generation == self.generation;
+        let leads = status.is_leader && status.caught_up && ours && knows && !self.left;
         let same_reign = led && self.log.leader_since == status.leader_since;
         self.log = status;
         if leads && !same_reign {
@@ -237,8 +278,12 @@ impl Brain {
     /// The log applied commands; the deltas come in order, each once, or a full one after a snapshot.
     pub fn handle_applied(&mut self, delta: &ClusterDelta, now: MonoTime) {
         if let Some(generation) = delta.generation
-            && self.generation.is_none()
+            && self.generation != Some(generation)
         {
+            if self.log_generation != Some(generation) {
+                // Of a log that this node has left.
+                return;
+            }
             self.adopt(generation, now);
         }
         self.advance(delta, now);
@@ -314,6 +359,12 @@ impl Brain {
         self.tick_leave(now);
     }
 
+    /// Asks the leader, once, for another number of copies beside the primary. Whoever wants it asks again until the state
+    /// shows a round above this one.
+    pub fn set_replicas(&mut self, replicas: u8, round: u32, now: MonoTime) {
+        self.request(Command::SetReplicas { replicas, round }, now);
+    }
+
     /// Time has come; see [`Brain::poll_timeout`].
     pub fn handle_timeout(&mut self, now: MonoTime) {
         if self.gossip.poll_timeout().is_some_and(|at| at <= now) {
@@ -333,6 +384,7 @@ impl Brain {
         } else {
             self.tick_lease(now);
         }
+        self.tick_reform(now);
         self.gate_elections();
         self.handle_data(now);
         self.tick_leave(now);
@@ -385,10 +437,25 @@ impl Brain {
         }
         self.history.push_back(delta.clone());
         self.data.apply_view(&self.view, delta, now);
+        self.see_own_loss(now);
         self.lease.applied(self.view.version(), &self.data);
         if self.leaving && before.contains(&self.me) && !self.view.members().contains_key(&self.me)
         {
             self.leave_now(now);
+        }
+    }
+
+    /// Whether the view is that of a reform, and whether it was one without this node.
+    fn see_own_loss(&mut self, now: MonoTime) {
+        let Some(generation) = self.view.generation().filter(|g| Some(*g) == self.generation)
+        else {
+            return;
+        };
+        if self.reforming.bound_to() == Some(generation) && !self.reforming.is_founding() {
+            self.end_reform();
+        }
+        if self.view.members().get(&self.me).is_some_and(slotmesh_control::Member::is_lost) {
+            self.give_up(generation, now);
         }
     }
 
@@ -410,7 +477,8 @@ impl Brain {
             return;
         }
         let Some(member) = self.view.members().get(&self.me) else { return self.leave_now(now) };
-        let heirs = self.view.members().iter().filter(|(node, m)| **node != self.me && m.is_up());
+        let heirs = self.view.members().iter();
+        let heirs = heirs.filter(|(node, m)| **node != self.me && m.may_hold());
         if heirs.count() == 0 {
             self.leave_now(now);
         } else if member.state == MemberState::Up {
@@ -437,6 +505,11 @@ impl Brain {
     }
 
     fn handle_request(&mut self, command: &Command) {
+        // The log of a reformed cluster has a leader before there is a state to lead with.
+        let begins = matches!(command, Command::Reform { .. });
+        if begins && self.leader.is_none() && self.log.is_leader && self.log.caught_up {
+            return self.outputs.push_back(Output::Propose(wire::encode(command)));
+        }
         if let Some(leader) = &mut self.leader {
             let body = wire::encode(command);
             if leader.proposal_begins() {

@@ -40,6 +40,9 @@ pub enum Output {
     SetElections(bool),
     /// This node belongs to this generation now: connections say so from here on.
     SetGeneration(Generation),
+    /// This node's generation was superseded while it was away: it serves nothing any more. Drop it with all that it holds,
+    /// and start another one, with another identity, in its place.
+    Rejoin,
     /// Try to connect to the node's guard port, then call
     /// [`Brain::handle_guard`](crate::Brain::handle_guard).
     ProbeGuard {
@@ -70,6 +73,20 @@ pub enum NodeEvent {
         /// Who.
         node: NodeId,
         /// Its generation.
+        theirs: Generation,
+    },
+    /// The majority is lost, and this node asks the others that it sees to go on without it.
+    Reforming(Generation),
+    /// This node goes on with these survivors, without the majority of the voters there were.
+    Reformed {
+        /// The new generation.
+        generation: Generation,
+        /// Who goes on.
+        survivors: usize,
+    },
+    /// The others went on without this node: it gives up what it holds and joins them as a new one.
+    Superseded {
+        /// Their generation.
         theirs: Generation,
     },
     /// The node is a member now.

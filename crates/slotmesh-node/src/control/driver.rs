@@ -6,10 +6,10 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use slotmesh_control::ClusterState;
 use slotmesh_control::log::LogStatus;
-use slotmesh_core::{Brain, Clock, DataPlane, NodeEvent, Output};
-use slotmesh_slots::NodeId;
+use slotmesh_core::{Brain, Clock, DataPlane, NodeEvent, Output, ReformError};
+use slotmesh_slots::{Generation, NodeId};
 use slotmesh_transport::Endpoint;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{ControlPeers, Guard, LogSlot, kind};
 use crate::clock::BootClock;
@@ -24,6 +24,9 @@ pub(crate) enum Input {
     Guard(NodeId, bool),
     Proposed,
     VotersSet,
+    SetReplicas { replicas: u8, round: u32 },
+    Reform(oneshot::Sender<Result<(), ReformError>>),
+    Refused(Generation),
     Leave,
 }
 
@@ -61,6 +64,7 @@ pub(crate) struct Driver {
     published: Instant,
     failovers: u64,
     leaving: bool,
+    superseded: bool,
     stopped: bool,
 }
 
@@ -90,6 +94,7 @@ impl Driver {
             published,
             failovers: 0,
             leaving: false,
+            superseded: false,
             stopped: false,
         }
     }
@@ -173,6 +178,10 @@ impl Driver {
             Input::Guard(node, refused) => brain.handle_guard(node, refused, now),
             Input::Proposed => brain.handle_proposed(now),
             Input::VotersSet => brain.handle_voters_set(now),
+            // Whoever asked may be gone by now.
+            Input::Reform(answer) => drop(answer.send(brain.reform(now))),
+            Input::Refused(theirs) => brain.handle_refused(theirs, now),
+            Input::SetReplicas { replicas, round } => brain.set_replicas(replicas, round, now),
             Input::Leave => {
                 self.leaving = true;
                 brain.leave(now);
@@ -219,6 +228,7 @@ impl Driver {
                         drop(endpoint.set_hello(Some(generation), Bytes::new()));
                     }
                 }
+                Output::Rejoin => self.superseded = true,
                 Output::ProbeGuard { node, addr } => self.probe(node, addr),
                 Output::Event(event) => self.note(&event),
                 _ => {}
@@ -307,7 +317,9 @@ impl Driver {
         let brain = &self.parts.brain;
         let member = brain.view().members().contains_key(&brain.node());
         let phase = match () {
-            () if self.stopped || brain.has_left() => Phase::Left,
+            () if self.stopped => Phase::Left,
+            () if self.superseded => Phase::Superseded,
+            () if brain.has_left() => Phase::Left,
             () if self.leaving => Phase::Draining,
             () if !member => Phase::Joining,
             () if self.parts.data.has_lease() => Phase::Serving,
@@ -345,6 +357,15 @@ fn log_event(event: &NodeEvent) {
         }
         NodeEvent::OtherGeneration { node, theirs } => {
             tracing::error!(%node, %theirs, "a node of another founding of this cluster is about");
+        }
+        NodeEvent::Reforming(generation) => {
+            tracing::error!(%generation, "the majority is lost, asks the others to go on without it");
+        }
+        NodeEvent::Reformed { generation, survivors } => {
+            tracing::error!(%generation, survivors, "goes on without the majority");
+        }
+        NodeEvent::Superseded { theirs } => {
+            tracing::error!(%theirs, "the others went on without this node, it gives up what it holds");
         }
         NodeEvent::SlotsLost(slots) => {
             tracing::error!(slots, "slots restarted empty: no copy was left")

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use slotmesh_transport::{Disconnect, Handler, PeerInfo, Reply, Request};
+use slotmesh_transport::{Disconnect, Handler, PeerInfo, RefusedReason, Reply, Request};
 use tokio::sync::mpsc;
 
 use super::driver::Input;
@@ -47,6 +47,9 @@ impl Handler for ControlHandler {
     }
 
     fn refused(&self, addr: SocketAddr, why: &Disconnect) {
+        if let Disconnect::Refused(RefusedReason::OtherGeneration { theirs }) = why {
+            self.push(Input::Refused(*theirs));
+        }
         if let Disconnect::Refused(reason) = why {
             tracing::warn!(%addr, "no connection: {reason}");
         }

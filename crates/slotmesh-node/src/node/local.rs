@@ -72,6 +72,7 @@ fn own_everything(id: NodeId, data: &DataPlane) -> ClusterState {
         lanes: Vec::new(),
         resp: None,
         zone: String::new(),
+        witness: false,
     };
     let generation = Generation { cluster: rand::random(), reform: 0 };
     let mut cluster = ClusterState::new();

@@ -1,3 +1,4 @@
+mod decisions;
 mod local;
 mod operations;
 mod start;
@@ -116,7 +117,7 @@ impl Node {
         let Some(inputs) = &self.inner.inputs else { return true };
         let left = async {
             inputs.send(Input::Leave).await.is_ok()
-                && self.wait_until(|status| status.phase == Phase::Left).await
+                && self.wait_until(|status| is_over(status.phase)).await
         };
         let left = tokio::time::timeout(within, left).await.unwrap_or(false);
         self.end(true).await;
@@ -141,6 +142,11 @@ impl Node {
             let _ = self.wait_until(|status| status.phase == Phase::Left).await;
         }
     }
+}
+
+/// Whether nothing is left to give away.
+const fn is_over(phase: Phase) -> bool {
+    matches!(phase, Phase::Left | Phase::Superseded)
 }
 
 impl Drop for Inner {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use slotmesh_control::NodeInfo;
+use slotmesh_control::{LEASES_OVER_AFTER, NodeInfo};
 use slotmesh_core::{Brain, BrainConfig, Clock, DataConfig, DataPlane, Wakers};
 use slotmesh_gossip::GossipConfig;
 use slotmesh_slots::NodeId;
@@ -250,6 +250,7 @@ impl ControlStart {
             lanes: self.lanes.iter().map(Endpoint::local_addr).collect(),
             resp: self.config.resp,
             zone: self.config.zone.clone(),
+            witness: self.config.witness,
         };
         let config = BrainConfig {
             info,
@@ -258,6 +259,8 @@ impl ControlStart {
             replicas: self.config.replicas,
             gossip: GossipConfig::default(),
             refused_is_death: self.config.ready.refused_is_death,
+            reform: self.config.ready.reform,
+            reform_wait: LEASES_OVER_AFTER,
         };
         Brain::new(self.id, config, Arc::clone(&self.data), rand::random(), BootClock.now())
     }

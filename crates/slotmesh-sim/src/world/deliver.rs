@@ -76,8 +76,9 @@ impl World {
                 let result = process.brain.handle_message(from, &body, now);
                 assert!(result.is_ok(), "a brain cannot read a brain: {result:?}");
             }
-            Input::Log { from, message } => {
-                if let Some(log) = &mut process.log {
+            Input::Log { from, generation, message } => {
+                let log = process.log.as_mut().filter(|log| log.generation == generation);
+                if let Some(log) = log {
                     log.handle(from, message, now);
                 }
             }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use rand::Rng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, IteratorRandom};
 use slotmesh_slots::{MonoTime, NodeId};
 
 use super::{Event, World};
@@ -19,6 +19,9 @@ pub(super) enum Undo {
 
 /// When a fault that cannot happen now is tried again.
 const LATER: Duration = Duration::from_millis(300);
+
+/// How long a process is away that joins again as a new one.
+const PAUSE_OF_REJOINING: Duration = Duration::from_millis(50);
 
 /// What a slow node takes longer for everything, at most.
 const SLOWNESS: Duration = Duration::from_millis(60);
@@ -41,7 +44,7 @@ impl World {
         let end = self.now + planned.lasts;
         let others = (0..self.scenario.nodes).filter(|&other| other != place);
         match planned.fault {
-            Fault::Crash => self.crash(place, end),
+            Fault::Crash | Fault::Lose => self.crash(place, end),
             Fault::Isolate => {
                 let both = others.flat_map(|other| [(place, other), (other, place)]).collect();
                 self.block(both, end);
@@ -117,6 +120,11 @@ impl World {
         let leader = places.iter().copied().find(leads);
         match planned.target {
             Target::Leader if leader.is_some() => leader,
+            Target::Follower => {
+                let followers = places.into_iter().filter(|&place| Some(place) != leader);
+                followers.choose(&mut self.rng)
+            }
+            Target::At(place) => places.contains(&place).then_some(place),
             _ => places.choose(&mut self.rng).copied(),
         }
     }
@@ -128,11 +136,18 @@ impl World {
         let left: NodeSet = self.processes.keys().copied().filter(|&other| other != node).collect();
         let logs = self.processes.values().filter_map(|process| process.log.as_ref());
         let elects = |log: &LogNode| log.voters().is_empty() || log.is_quorum(&left);
-        let copied = self.committed.state().table().iter().all(|(_, held)| {
+        let copied = self.committed().table().iter().all(|(_, held)| {
             let mut holders = held.primary.into_iter().chain(held.in_sync.iter());
             held.primary.is_none() || holders.any(|holder| left.contains(&holder))
         });
         logs.into_iter().all(elects) && copied
+    }
+
+    /// The process ends because its generation was superseded; another one starts in its place.
+    pub(super) fn replace(&mut self, node: NodeId) {
+        if let Some(place) = self.place(node) {
+            self.crash(place, self.now + PAUSE_OF_REJOINING);
+        }
     }
 
     fn crash(&mut self, place: usize, back: MonoTime) {

@@ -5,6 +5,7 @@ mod fault;
 mod link;
 mod settle;
 mod watch;
+mod wish;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use slotmesh_control::NodeInfo;
-use slotmesh_core::{BrainConfig, ControlMachine};
+use slotmesh_control::{LEASES_OVER_AFTER, NodeInfo};
+use slotmesh_core::BrainConfig;
 use slotmesh_slots::{Mistake, MonoTime, NodeId};
 
 use self::link::Link;
@@ -23,7 +24,7 @@ use self::work::Workload;
 use crate::clock::NodeClock;
 use crate::network::Network;
 use crate::process::{Input, Process};
-use crate::scenario::{Bug, Planned, Scenario};
+use crate::scenario::{Bug, Fault, Planned, Scenario};
 use crate::trace::Trace;
 
 /// What is due at some time.
@@ -37,6 +38,10 @@ enum Event {
     ClientTimeout(usize, u64),
     Fault(usize),
     FaultEnds(fault::Undo),
+    /// An operator has a node go on without the majority, and again until one has.
+    Operator,
+    /// Somebody asks for another number of copies, and again until it is decided.
+    Wish(usize),
     /// Regular work of the world itself.
     Beat,
 }
@@ -80,9 +85,11 @@ pub(crate) struct World {
     trace: Trace,
     work: Workload,
     watch: Watch,
-    /// The table by the committed commands.
-    committed: ControlMachine,
     fired: BTreeSet<usize>,
+    /// How often the number of copies was decided when the current wish was first uttered.
+    wished_at: Option<u32>,
+    /// How many wishes were granted.
+    granted: usize,
     /// When the safety phase began.
     began: Option<MonoTime>,
     calm: bool,
@@ -126,8 +133,9 @@ impl World {
             trace: Trace::new(print),
             work,
             watch,
-            committed: ControlMachine::new(),
             fired: BTreeSet::new(),
+            wished_at: None,
+            granted: 0,
             began: None,
             calm: false,
         };
@@ -169,6 +177,12 @@ impl World {
             let at = self.now + self.scenario.faults[index].at;
             self.schedule(at, Event::Fault(index));
         }
+        if !self.scenario.wishes.is_empty() {
+            self.schedule(self.now + self.scenario.wishes[0].at, Event::Wish(0));
+        }
+        if let Some(at) = self.scenario.operator {
+            self.schedule(self.now + at, Event::Operator);
+        }
         for client in 0..self.work.clients() {
             self.schedule(self.now, Event::Client(client));
         }
@@ -179,6 +193,14 @@ impl World {
             .collect();
         if !missing.is_empty() {
             return Err(format!("planned faults never fired: {missing:?}"));
+        }
+        if self.scenario.two_sides {
+            return self.check_strangers().map(|()| Duration::ZERO);
+        }
+        let reforms = self.committed().generation().map_or(0, |known| known.reform);
+        let lasting = |planned: &Planned| planned.fault == Fault::Lose;
+        if (reforms > 0) != self.scenario.faults.iter().any(lasting) {
+            return Err(format!("the cluster was reformed {reforms} times"));
         }
         self.end_faults();
         self.trace.say(self.now, format_args!("faults end"));
@@ -238,6 +260,8 @@ impl World {
             Event::ClientTimeout(client, attempt) => self.client_gave_up(client, attempt),
             Event::Fault(index) => self.begin_fault(index),
             Event::FaultEnds(undo) => self.end_fault(undo),
+            Event::Wish(index) => self.wish(index),
+            Event::Operator => self.operate(),
             Event::Beat => self.beat(),
         }
     }
@@ -270,12 +294,17 @@ impl World {
         let clock = NodeClock::new(self.rng.random_range(1_000_000..1_000_000_000_000), rate);
         clock.set(self.now);
         let config = BrainConfig {
-            info: info(place),
+            info: info(place, self.is_witness(place)),
             seeds: (0..self.scenario.nodes).map(addr).collect(),
             expect: self.scenario.expect,
             replicas: self.scenario.replicas,
             gossip: slotmesh_gossip::GossipConfig::default(),
             refused_is_death: false,
+            reform: self.scenario.reform,
+            reform_wait: match self.scenario.bug {
+                Some(Bug::ReformAtOnce) => Duration::ZERO,
+                _ => LEASES_OVER_AFTER,
+            },
         };
         let seed = self.rng.random();
         self.trace.say(self.now, format_args!("{node} starts at place {place}, rate {rate}"));
@@ -285,6 +314,10 @@ impl World {
         );
         self.places[place] = Some(node);
         self.settle(node);
+    }
+
+    fn is_witness(&self, place: usize) -> bool {
+        place + self.scenario.witnesses >= self.scenario.nodes
     }
 
     fn place(&self, node: NodeId) -> Option<usize> {
@@ -309,12 +342,13 @@ fn place_of(addr: SocketAddr) -> Option<usize> {
     (ip.octets()[3] as usize).checked_sub(1)
 }
 
-fn info(place: usize) -> NodeInfo {
+fn info(place: usize, witness: bool) -> NodeInfo {
     NodeInfo {
         name: format!("n{place}"),
         control: addr(place),
         lanes: vec![],
         resp: None,
         zone: String::new(),
+        witness,
     }
 }

@@ -52,7 +52,10 @@ impl World {
             match event {
                 LogEvent::Send(to, message) => {
                     let place = process.place;
-                    self.carry(place, to, Input::Log { from: node, message });
+                    let Some(generation) = process.log.as_ref().map(|log| log.generation) else {
+                        continue;
+                    };
+                    self.carry(place, to, Input::Log { from: node, generation, message });
                 }
                 LogEvent::Applied(delta) => process.brain.handle_applied(&delta, now),
                 LogEvent::Command(index, command) => self.watch_commit(node, index, &command),
@@ -111,6 +114,7 @@ impl World {
                     self.probe_guard(node, asked, to);
                 }
             }
+            Output::Rejoin => self.replace(node),
             Output::Event(event) => self.note(node, &event),
             _ => {}
         }
@@ -131,7 +135,9 @@ impl World {
 
     fn note(&mut self, node: NodeId, event: &NodeEvent) {
         self.trace.say(self.now, format_args!("{node} {event:?}"));
-        if let NodeEvent::OtherGeneration { .. } = event {
+        if let NodeEvent::OtherGeneration { .. } = event
+            && !self.scenario.two_sides
+        {
             self.watch.problem.get_or_insert(format!("two generations: {event:?}"));
         }
     }

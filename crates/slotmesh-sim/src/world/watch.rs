@@ -7,7 +7,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use slotmesh_control::ClusterState;
 use slotmesh_control::log::LogMachine;
-use slotmesh_slots::{Epoch, Mistake, NodeId, SLOT_COUNT, Slot, SlotState};
+use slotmesh_core::ControlMachine;
+use slotmesh_slots::{Epoch, Generation, Mistake, NodeId, SLOT_COUNT, Slot, SlotState};
 
 use super::World;
 use super::work::Workload;
@@ -23,16 +24,27 @@ const FULL_CHECK_EVERY: u64 = 16;
 pub(super) struct Watch {
     slots: Vec<Slot>,
     keyed: BTreeSet<Slot>,
-    /// The watched part of every committed state, by version.
-    states: BTreeMap<u64, Watched>,
-    /// The command at each index of the log.
-    commands: BTreeMap<u64, Vec<u8>>,
+    /// What was committed in the latest generation.
+    era: Era,
+    /// And in those before it.
+    former: Vec<Era>,
     epochs: BTreeMap<(NodeId, Slot), Epoch>,
-    generation: Option<slotmesh_slots::Generation>,
     /// Slots whose last copy the faults destroyed.
     pub(super) excused: BTreeSet<Slot>,
     /// The first thing that was wrong.
     pub(super) problem: Option<String>,
+}
+
+/// One generation's committed history.
+#[derive(Default)]
+struct Era {
+    generation: Option<Generation>,
+    /// The watched part of every committed state, by version.
+    states: BTreeMap<u64, Watched>,
+    /// The command at each index of the log.
+    commands: BTreeMap<u64, Vec<u8>>,
+    /// The table by the committed commands.
+    machine: ControlMachine,
 }
 
 #[derive(PartialEq, Debug)]
@@ -49,10 +61,9 @@ impl Watch {
         Self {
             slots: slots.into_iter().collect(),
             keyed,
-            states: BTreeMap::new(),
-            commands: BTreeMap::new(),
+            era: Era::default(),
+            former: Vec::new(),
             epochs: BTreeMap::new(),
-            generation: None,
             excused: BTreeSet::new(),
             problem: None,
         }
@@ -63,6 +74,11 @@ impl Watch {
             slots: self.slots.iter().map(|&slot| *state.table().slot(slot)).collect(),
             members: state.members().keys().copied().collect(),
         }
+    }
+
+    /// What a node of this generation may have as its view.
+    fn era_of(&self, generation: Option<Generation>) -> Option<&Era> {
+        [&self.era].into_iter().chain(&self.former).find(|era| era.generation == generation)
     }
 
     fn wrong(&mut self, problem: impl FnOnce() -> String) {
@@ -85,7 +101,9 @@ impl World {
         for index in 0..self.watch.slots.len() {
             let slot = self.watch.slots[index];
             let mut serving = self.processes.values().filter(|process| process.data.serves(slot));
-            if let (Some(one), Some(other)) = (serving.next(), serving.next()) {
+            if let (Some(one), Some(other)) = (serving.next(), serving.next())
+                && (!self.scenario.two_sides || one.brain.generation() == other.brain.generation())
+            {
                 let tell = |node: NodeId| {
                     let process = &self.processes[&node];
                     let held = process.brain.view().table().slot(slot);
@@ -119,8 +137,13 @@ impl World {
             }
             process.checked = version;
             let watched = watch.watched(view);
-            if watch.states.get(&version) != Some(&watched) {
-                let committed = watch.states.contains_key(&version);
+            let states = watch.era_of(view.generation()).map(|era| &era.states);
+            if states.is_none() && self.scenario.two_sides {
+                // The other side's; only one is followed.
+                continue;
+            }
+            if states.and_then(|states| states.get(&version)) != Some(&watched) {
+                let committed = states.is_some_and(|states| states.contains_key(&version));
                 watch.wrong(|| {
                     format!("I11: view {version} of {node} differs (committed: {committed})")
                 });
@@ -140,46 +163,108 @@ impl World {
 
     /// A log applied a command; the first to do so tells everybody's next state.
     pub(super) fn watch_commit(&mut self, node: NodeId, index: u64, command: &[u8]) {
-        let generation = self.processes.get(&node).and_then(|p| Some(p.log.as_ref()?.generation));
-        if let (Some(ours), Some(known)) = (generation, self.watch.generation)
-            && ours != known
-        {
-            return self.watch.wrong(|| format!("two generations commit: {ours} and {known}"));
+        let log = self.processes.get(&node).and_then(|process| process.log.as_ref());
+        let Some(generation) = log.map(|log| log.generation) else { return };
+        let known = *self.watch.era.generation.get_or_insert(generation);
+        if generation.supersedes(known) {
+            let before = std::mem::take(&mut self.watch.era);
+            self.watch.era.generation = Some(generation);
+            self.watch.former.push(before);
+        } else if known.supersedes(generation) {
+            return self.watch.wrong(|| format!("{generation} commits after {known}"));
+        } else if generation != known {
+            if !self.scenario.two_sides {
+                self.watch.wrong(|| format!("two generations commit: {generation} and {known}"));
+            }
+            return;
         }
-        self.watch.generation = generation;
-        if let Some(known) = self.watch.commands.get(&index) {
+        if let Some(known) = self.watch.era.commands.get(&index) {
             if known != command {
                 self.watch.wrong(|| format!("I11: the logs differ at {index}, seen by {node}"));
             }
             return;
         }
-        if self.watch.commands.last_key_value().is_some_and(|(last, _)| *last > index) {
+        if self.watch.era.commands.last_key_value().is_some_and(|(last, _)| *last > index) {
             return self
                 .watch
                 .wrong(|| format!("I11: the logs differ before {index}, seen by {node}"));
         }
-        self.watch.commands.insert(index, command.to_vec());
+        self.watch.era.commands.insert(index, command.to_vec());
         let text = slotmesh_core::wire::decode::<slotmesh_control::Command>(command)
             .map_or_else(|error| error.to_string(), |command| describe(&command));
         self.trace.say(self.now, format_args!("{node} commits {index}: {text}"));
-        self.committed.apply(index, command);
-        let version = self.committed.state().version();
-        self.committed.take_deltas().for_each(drop);
-        let watched = self.watch.watched(self.committed.state());
-        let before = self.watch.states.get(&version.saturating_sub(1));
+        self.watch.era.machine.apply(index, command);
+        let version = self.committed().version();
+        self.watch.era.machine.take_deltas().for_each(drop);
+        let watched = self.watch.watched(self.committed());
+        let before = self.watch.era.states.get(&version.saturating_sub(1));
+        let thinned = before.and_then(|before| self.thinned(before, &watched));
         for (index, (slot, held)) in self.watch.slots.iter().zip(&watched.slots).enumerate() {
             if self.watch.keyed.contains(slot) && before.is_none_or(|w| w.slots[index] != *held) {
                 self.trace.detail(self.now, format_args!("v{version} {slot} is {held:?}"));
             }
         }
-        self.watch.states.insert(version, watched);
+        let begins = self.watch.era.states.is_empty();
+        self.watch.era.states.insert(version, watched);
+        if begins {
+            self.watch_reform();
+        }
+        if let Some(problem) = thinned {
+            self.watch.wrong(|| problem);
+        }
         self.watch_losses();
+    }
+
+    /// What was committed in the latest generation.
+    pub(super) fn committed(&self) -> &ClusterState {
+        self.watch.era.machine.state()
+    }
+
+    /// Slots that nobody who goes on has in full may lose what was acknowledged; all others must not.
+    fn watch_reform(&mut self) {
+        let Some(before) = self.watch.former.last() else { return };
+        let now = self.committed();
+        let goes_on = |node: &NodeId| now.members().get(node).is_some_and(|m| !m.is_lost());
+        let holders = |state: &ClusterState, slot| -> Vec<NodeId> {
+            let held = state.table().slot(slot);
+            held.primary.into_iter().chain(held.in_sync.iter()).filter(goes_on).collect()
+        };
+        let lossy = |slot: &&Slot| {
+            let (had, has) = (holders(before.machine.state(), **slot), holders(now, **slot));
+            has.is_empty() || has.iter().any(|node| !had.contains(node))
+        };
+        let excused: Vec<Slot> = self.watch.keyed.iter().filter(lossy).copied().collect();
+        self.watch.excused.extend(excused);
+    }
+
+    /// Two sides that went on apart: each says loudly that it met the other, and neither gives way.
+    pub(super) fn check_strangers(&self) -> Result<(), String> {
+        let generations: BTreeSet<_> =
+            self.processes.values().filter_map(|process| process.brain.generation()).collect();
+        let silent = self.processes.values().find(|process| !process.brain.met_other_generation());
+        match (generations.len(), silent) {
+            (2, None) => Ok(()),
+            (_, silent) => {
+                let silent = silent.map(|process| process.node);
+                Err(format!("generations {generations:?}, {silent:?} says nothing"))
+            }
+        }
+    }
+
+    /// A slot that lost a copy which is wanted, where no fault can be the reason.
+    fn thinned(&self, before: &Watched, after: &Watched) -> Option<String> {
+        let wanted = usize::from(self.committed().replicas());
+        let lost =
+            |(was, is): &(&SlotState, &SlotState)| is.in_sync.len() < was.in_sync.len().min(wanted);
+        let faultless = self.scenario.faults.is_empty() && self.scenario.loss == 0.0;
+        let mut slots = before.slots.iter().zip(&after.slots).filter(|_| faultless);
+        slots.find(lost).map(|(was, is)| format!("a wanted copy went: {was:?} became {is:?}"))
     }
 
     /// Slots of whose holders nobody is left may lose what they had.
     pub(super) fn watch_losses(&mut self) {
         for &slot in &self.watch.keyed {
-            let held = self.committed.state().table().slot(slot);
+            let held = *self.committed().table().slot(slot);
             let mut holders = held.primary.into_iter().chain(held.in_sync.iter());
             if held.primary.is_some() && !holders.any(|node| self.processes.contains_key(&node)) {
                 self.watch.excused.insert(slot);
@@ -193,7 +278,7 @@ impl World {
             return;
         }
         for &slot in &self.watch.keyed {
-            let held = self.committed.state().table().slot(slot);
+            let held = *self.committed().table().slot(slot);
             let holders = held.primary.into_iter().chain(held.in_sync.iter());
             let mut known = BTreeMap::new();
             for process in holders.filter_map(|node| self.processes.get(&node)) {
@@ -212,7 +297,7 @@ impl World {
 
     /// What is not in order yet; `None` when the cluster is as it should be.
     pub(super) fn unsettled(&self) -> Option<String> {
-        let state = self.committed.state();
+        let state = self.committed();
         if self.processes.len() < self.scenario.nodes {
             return Some(format!("{} processes run", self.processes.len()));
         }
@@ -237,7 +322,11 @@ impl World {
                 ));
             }
         }
-        let wanted = usize::from(self.scenario.replicas).min(self.scenario.nodes - 1);
+        if let Some(why) = self.unfulfilled() {
+            return Some(why);
+        }
+        let holders = self.scenario.nodes - self.scenario.witnesses;
+        let wanted = usize::from(state.replicas()).min(holders - 1);
         for (slot, held) in state.table().iter() {
             let whole =
                 held.in_sync.len() == wanted && held.copying.is_empty() && held.moving_to.is_none();
@@ -254,7 +343,7 @@ impl World {
 
     fn copies_differ(&self) -> Option<String> {
         self.watch.keyed.iter().find_map(|&slot| {
-            let held = self.committed.state().table().slot(slot);
+            let held = self.committed().table().slot(slot);
             let holders = held.primary.into_iter().chain(held.in_sync.iter());
             let copies: BTreeSet<_> = holders
                 .filter_map(|node| Some(self.processes.get(&node)?.data.inspect(slot)))

@@ -321,7 +321,7 @@ impl World {
         for number in 0..self.work.keys.len() {
             let name = self.work.keys[number].name.clone();
             let slot = Slot::of_key(&name);
-            let owner = self.committed.state().table().slot(slot).primary;
+            let owner = self.committed().table().slot(slot).primary;
             let process = owner.and_then(|owner| self.processes.get(&owner));
             let reply = process.map(|process| process.data.get_now(&name));
             let in_batch = process.and_then(|process| process.data.get_many_now(&[&name]).pop());

@@ -7,23 +7,36 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::arguments::StatusArguments;
 use crate::secrets;
 
-/// How long the node may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the node may take to answer; a decision may take it five seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// More is no answer of ours: a hundred members take 30 KiB.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// Prints the node's status.
-pub(crate) async fn run(arguments: &StatusArguments) -> ExitCode {
-    let addr = arguments.admin;
-    let asked = timeout(ANSWER_TIMEOUT, ask(addr)).await;
+pub(crate) async fn status(addr: SocketAddr) -> ExitCode {
+    tell(addr, "GET /api/status", "").await
+}
+
+/// Has the cluster keep another number of copies.
+pub(crate) async fn replicas(addr: SocketAddr, replicas: u8) -> ExitCode {
+    tell(addr, "POST /api/replicas", &format!("{{\"replicas\":{replicas}}}")).await
+}
+
+/// Has the nodes that this one sees go on without the others.
+pub(crate) async fn reform(addr: SocketAddr) -> ExitCode {
+    tell(addr, "POST /api/reform", "{}").await
+}
+
+/// Prints the answer, or says on stderr why there is none.
+async fn tell(addr: SocketAddr, what: &str, body: &str) -> ExitCode {
+    let asked = timeout(ANSWER_TIMEOUT, ask(addr, what, body)).await;
     let problem = match asked {
         Ok(Ok(answer)) => match answer.split_once("\r\n\r\n") {
             Some((head, body)) if head.split(' ').nth(1) == Some("200") => {
-                print!("{body}");
+                println!("{}", body.trim_end());
                 return ExitCode::SUCCESS;
             }
             Some((head, body)) => format!("{} {body}", head.lines().next().unwrap_or_default()),
@@ -37,11 +50,15 @@ pub(crate) async fn run(arguments: &StatusArguments) -> ExitCode {
 }
 
 /// Asks with HTTP/1.0, whose answer ends with the connection and is never cut into chunks.
-async fn ask(addr: SocketAddr) -> io::Result<String> {
+async fn ask(addr: SocketAddr, what: &str, body: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(addr).await?;
     let token = secrets::variable("SLOTMESH_ADMIN_TOKEN");
     let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-    let request = format!("GET /api/status HTTP/1.0\r\nhost: {addr}\r\n{token}\r\n");
+    let kind = match body.is_empty() {
+        true => String::new(),
+        false => format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len()),
+    };
+    let request = format!("{what} HTTP/1.0\r\nhost: {addr}\r\n{token}{kind}\r\n{body}");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;

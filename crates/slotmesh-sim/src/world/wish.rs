@@ -1,0 +1,70 @@
+//! Somebody who wants another number of copies while the cluster runs.
+
+use std::time::Duration;
+
+use rand::seq::IteratorRandom;
+
+use super::{Event, World};
+
+/// How often the one who wishes asks again, each time another node.
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often an operator tries again where a majority still answers.
+const OPERATOR_INTERVAL: Duration = Duration::from_millis(10);
+
+impl World {
+    /// Asks a node, and again until it is decided; then comes the next wish.
+    pub(super) fn wish(&mut self, index: usize) {
+        let Some(wish) = self.scenario.wishes.get(index).copied() else { return };
+        let round = self.committed().replicas_round();
+        let wished_at = *self.wished_at.get_or_insert(round);
+        if round != wished_at {
+            self.granted = index + 1;
+            self.wished_at = None;
+            if let Some(next) = self.scenario.wishes.get(index + 1) {
+                let at = self.began.unwrap_or(self.now) + next.at;
+                self.schedule(at.max(self.now), Event::Wish(index + 1));
+            }
+            return;
+        }
+        let awake = self.processes.values().filter(|process| !process.paused);
+        let asked = awake.map(|process| process.node).choose(&mut self.rng);
+        self.schedule(self.now + ASK_INTERVAL, Event::Wish(index));
+        let Some(node) = asked else { return };
+        self.trace.say(self.now, format_args!("{node} is asked for {wish:?}"));
+        if let Some(process) = self.processes.get_mut(&node) {
+            let now = process.now();
+            process.brain.set_replicas(wish.replicas, wished_at, now);
+        }
+        self.settle(node);
+    }
+
+    /// An operator has a node go on without the majority; what comes of it is seen by the generation.
+    pub(super) fn operate(&mut self) {
+        let reformed = self.committed().generation().is_some_and(|known| known.reform > 0);
+        if reformed || self.calm {
+            return;
+        }
+        self.schedule(self.now + OPERATOR_INTERVAL, Event::Operator);
+        // The leader that is cut off believes on.
+        let awake = self.processes.values().filter(|process| !process.brain.is_leading());
+        let Some(node) = awake.map(|process| process.node).choose(&mut self.rng) else { return };
+        let Some(process) = self.processes.get_mut(&node) else { return };
+        let now = process.now();
+        let answer = process.brain.reform(now);
+        self.trace.detail(self.now, format_args!("{node} is asked to go on alone: {answer:?}"));
+        self.settle(node);
+    }
+
+    /// What is still to be decided, or to be seen by those who decide.
+    pub(super) fn unfulfilled(&self) -> Option<String> {
+        let state = self.committed();
+        let all = self.scenario.wishes.len();
+        if self.began.is_some() && self.granted < all {
+            return Some(format!("{} of {all} wishes were granted", self.granted));
+        }
+        let last = self.scenario.wishes.last().filter(|_| self.began.is_some());
+        let wanted = last.map_or(self.scenario.replicas, |wish| wish.replicas);
+        (state.replicas() != wanted).then(|| format!("{} copies are wanted", state.replicas()))
+    }
+}
