@@ -17,6 +17,12 @@ pub enum Reform {
     After(Duration),
 }
 
+impl From<Duration> for Reform {
+    fn from(after: Duration) -> Self {
+        Self::After(after)
+    }
+}
+
 /// How long after the last promise every lease of the old generation is surely over. A leader that lost its quorum with
 /// that promise grants for another election time, and clocks drift.
 pub const LEASES_OVER_AFTER: Duration = Duration::from_micros(

@@ -52,7 +52,7 @@ pub struct ReadySettings {
     /// Whether a refused connection to a node's guard port proves its death. Speeds failover up by most of a second; only
     /// where nothing but the node itself can refuse: no proxy, no rejecting firewall.
     pub refused_is_death: bool,
-    /// What becomes of the cluster when the majority of its voters is lost. `Reform::After(d)` gets it going again without
+    /// What becomes of the cluster when the majority of its voters is lost. `Reform::After(d)`, or `d.into()`, gets it going again without
     /// anybody's help, but loses what only the others have, and where the others live on, cut off, both sides serve until
     /// they meet. Sane: never, or half a minute and more.
     pub reform: Reform,
