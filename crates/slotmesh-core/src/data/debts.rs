@@ -16,6 +16,9 @@ use super::DataPlane;
 const EVICTIONS_PER_WRITE: usize = 16;
 const EVICTIONS_PER_ROUND: usize = 1_024;
 
+/// Between two searches of which the first found nothing that may go.
+const REST: Duration = Duration::from_millis(200);
+
 /// Longer than a replica that keeps up takes to hear of anything.
 const PAID_COUNTS_FOR: Duration = Duration::from_secs(1);
 
@@ -33,6 +36,8 @@ struct Debt {
     slots: SlotSet,
     /// What was evicted and when, as long as the replica may not have heard of it.
     paid: VecDeque<(MonoTime, usize)>,
+    /// After a search that found nothing that may go there is none before this time.
+    rests_until: MonoTime,
 }
 
 impl DataPlane {
@@ -43,6 +48,9 @@ impl DataPlane {
         let applied = self.primary.echoed(replica).unwrap_or_default();
         let mut debts = self.debts.of.lock();
         let debt = debts.entry(replica).or_default();
+        if self.gate.now() < debt.rests_until {
+            return;
+        }
         debt.paid.retain(|(at, _)| *at >= applied);
         let on_its_way: usize = debt.paid.iter().map(|(_, bytes)| bytes).sum();
         debt.bytes = bytes.saturating_sub(on_its_way);
@@ -75,7 +83,7 @@ impl DataPlane {
                 let allowed = |slot| debt.slots.contains(slot) && self.gate.serving(slot).is_ok();
                 if !self.evict_one(&allowed) {
                     // What the replica holds too much then it will say again.
-                    debt.bytes = 0;
+                    (debt.bytes, debt.rests_until) = (0, now + REST);
                     break;
                 }
                 evicted += 1;
@@ -88,7 +96,7 @@ impl DataPlane {
         }
         debts.retain(|_, debt| {
             debt.paid.retain(|(at, _)| now.saturating_since(*at) < PAID_COUNTS_FOR);
-            debt.bytes > 0 || !debt.paid.is_empty()
+            debt.bytes > 0 || !debt.paid.is_empty() || now < debt.rests_until
         });
         let any = debts.values().any(|debt| debt.bytes > 0);
         self.debts.any.store(any, Ordering::Relaxed);

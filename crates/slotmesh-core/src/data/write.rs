@@ -149,8 +149,14 @@ impl DataPlane {
         if self.store.pressure_bytes() < before || !self.is_far_over_budget() {
             return Ok(());
         }
-        // What others are to evict will go soon.
-        Err(if self.replica.has_primaries() { DataError::Busy } else { DataError::Full })
+        if !self.replica.has_primaries() {
+            return Err(DataError::Full);
+        }
+        // What others are to evict will go soon; and what they did evict may lie unused until it was moved together, which is no
+        // reason to refuse this node's own writes.
+        let stats = self.store.stats();
+        let entries = stats.used_bytes.saturating_sub(stats.slack_bytes);
+        if entries <= stats.budget_bytes { Ok(()) } else { Err(DataError::Busy) }
     }
 
     pub(super) fn is_far_over_budget(&self) -> bool {
