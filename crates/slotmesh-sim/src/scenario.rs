@@ -248,7 +248,9 @@ impl Scenario {
     #[must_use]
     pub fn quiet(seed: u64) -> Self {
         let safety = Duration::from_secs(4);
-        Self { nodes: 3, replicas: 1, expect: 3, safety, faults: vec![], ..Self::mix(seed) }
+        let (nodes, witnesses, replicas, expect) = (3, 0, 1, 3);
+        let (faults, wishes) = (vec![], vec![]);
+        Self { nodes, witnesses, replicas, expect, safety, faults, wishes, ..Self::mix(seed) }
     }
 
     /// Everything drawn from the seed.
@@ -291,6 +293,11 @@ impl Scenario {
         let wish = |second, replicas| Wish { at: Duration::from_secs(second), replicas };
         let wishes = vec![wish(1, 2), wish(7, 0), wish(12, 1), wish(18, 2)];
         Self { nodes: 4, witnesses: 0, loss: 0.0, faults: Vec::new(), wishes, ..Self::mix(seed) }
+    }
+
+    /// Whether copies go wrong without anything else being wrong.
+    pub(crate) fn copies_differ(&self) -> bool {
+        self.bug == Some(Bug::Planted(Mistake::CopiesDiffer))
     }
 
     /// The same with a mistake in it.

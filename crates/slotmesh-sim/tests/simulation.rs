@@ -153,7 +153,17 @@ fn a_process_that_restarts_with_its_old_identity_is_found() {
 
 #[test]
 fn mistakes_in_acknowledging_are_found() {
-    found(Bug::Planted(Mistake::AckBeforeShrink), &[1], "not linearizable");
-    found(Bug::Planted(Mistake::ShrinkWithoutCommit), &[2], "differs at the end");
-    found(Bug::Planted(Mistake::AnswersForgotten), &[2], "not linearizable");
+    for mistake in
+        [Mistake::AckBeforeShrink, Mistake::ShrinkWithoutCommit, Mistake::AnswersForgotten]
+    {
+        found(Bug::Planted(mistake), &[1], "not linearizable");
+    }
+}
+
+#[test]
+fn mistakes_in_leases_and_moves_are_found() {
+    found(Bug::Planted(Mistake::OlderGrantsForgotten), &[1], "I1/I6");
+    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[1], "I1/I6");
+    found(Bug::Planted(Mistake::DeleteBeforeCommit), &[1], "not in order");
+    found(Bug::Planted(Mistake::ReplicaExpires), &[1], "not in order");
 }

@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use slotmesh_control::{LEASES_OVER_AFTER, NodeInfo};
 use slotmesh_core::BrainConfig;
-use slotmesh_slots::{Mistake, MonoTime, NodeId};
+use slotmesh_slots::{MonoTime, NodeId};
 
 use self::link::Link;
 use self::watch::Watch;
@@ -211,7 +211,7 @@ impl World {
         self.run_until(self.now + Duration::from_secs(2))?;
         self.work.stop();
         self.run_until(self.now + Duration::from_secs(3))?;
-        if self.scenario.bug == Some(Bug::Planted(Mistake::CopiesDiffer)) {
+        if self.scenario.copies_differ() {
             self.run_until(self.now + MENDING_MAX)?;
         }
         self.check_copies_equal()?;

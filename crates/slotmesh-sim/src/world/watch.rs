@@ -8,11 +8,10 @@ use rand::rngs::StdRng;
 use slotmesh_control::ClusterState;
 use slotmesh_control::log::LogMachine;
 use slotmesh_core::ControlMachine;
-use slotmesh_slots::{Epoch, Generation, Mistake, NodeId, SLOT_COUNT, Slot, SlotState};
+use slotmesh_slots::{Epoch, Generation, NodeId, SLOT_COUNT, Slot, SlotState};
 
 use super::World;
 use super::work::Workload;
-use crate::scenario::Bug;
 
 /// Slots watched beside those that hold keys.
 const SAMPLE: usize = 24;
@@ -257,6 +256,7 @@ impl World {
         let lost =
             |(was, is): &(&SlotState, &SlotState)| is.in_sync.len() < was.in_sync.len().min(wanted);
         let faultless = self.scenario.faults.is_empty() && self.scenario.loss == 0.0;
+        let faultless = faultless && !self.scenario.copies_differ();
         let mut slots = before.slots.iter().zip(&after.slots).filter(|_| faultless);
         slots.find(lost).map(|(was, is)| format!("a wanted copy went: {was:?} became {is:?}"))
     }
@@ -274,7 +274,7 @@ impl World {
 
     /// I7: copies of the same version are the same.
     pub(super) fn watch_copies(&mut self) {
-        if self.scenario.bug == Some(Bug::Planted(Mistake::CopiesDiffer)) {
+        if self.scenario.copies_differ() {
             return;
         }
         for &slot in &self.watch.keyed {
