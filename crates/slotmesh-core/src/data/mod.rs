@@ -185,9 +185,9 @@ pub struct DataPlane {
     /// Frozen slots with their epoch, and when their readiness was last told.
     moves: Mutex<BTreeMap<Slot, (Epoch, Option<MonoTime>)>>,
     replicas: Mutex<BTreeSet<NodeId>>,
-    /// Slots that hold something although the table gives this node no part in them, and when that was last in doubt.
     /// Snapshots that were asked for again while nothing had changed.
     snapshots_later: Mutex<BTreeSet<(NodeId, Slot)>>,
+    /// Slots that hold something although the table gives this node no part in them, and when that was last in doubt.
     dropped: Mutex<BTreeMap<Slot, MonoTime>>,
     wake_events: Box<dyn Fn() + Send + Sync>,
     evicted: AtomicU64,
