@@ -439,7 +439,7 @@ async fn a_small_node_that_backs_up_big_ones_stays_within_its_memory() {
     };
     // Six times what it may have was written for it.
     until(small, "bounded memory", |_| full(small) < 2.0).await;
-    assert!(full(small) > 0.2, "it was not emptied for that: {:?}", small.stats());
+    assert!(small.stats().entries > 500, "it was not emptied for that: {:?}", small.stats());
     assert!(nodes[0].stats().evicted > 1_000 && nodes[1].stats().evicted > 1_000);
     for node in &nodes {
         until(node, "every slot has its copies still", NodeStatus::is_safe).await;

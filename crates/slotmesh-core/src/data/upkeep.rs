@@ -52,13 +52,6 @@ impl DataPlane {
         self.audit_some();
         self.say_pressure();
         self.pay_debts_off();
-        // Its own part, also where nobody writes any more.
-        let mine = |slot| self.gate.serving(slot).is_ok();
-        for _ in 0..EVICTIONS_PER_WRITE {
-            if !self.store.over_budget() || !self.evict_one(&mine) {
-                break;
-            }
-        }
         let later = std::mem::take(&mut *self.snapshots_later.lock());
         later.into_iter().for_each(|(replica, slot)| self.give_snapshot(replica, slot));
         self.pump(now);
