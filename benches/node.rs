@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ use slotmesh_slots::{NodeId, Slot};
 use slotmesh_transport::Identity;
 
 use slotmesh_benches::bare_quinn::{self, BareClient};
+use slotmesh_benches::members::free_addrs;
 
 const SECRET: &str = "the secret of the benchmark";
 const MEMBER_FLAG: &str = "--member";
@@ -327,13 +328,6 @@ async fn start(bind: SocketAddr, seeds: &[SocketAddr], expect: u16, replicas: u8
     let seeds = seeds.to_vec();
     let config = NodeConfig { bind, seeds, expect, replicas, ..NodeConfig::new(secret) };
     Node::start(config).await.expect("a free address")
-}
-
-fn free_addrs(count: usize) -> Vec<SocketAddr> {
-    let any = (Ipv4Addr::LOCALHOST, 0);
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind(any).expect("a free port")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("its address")).collect()
 }
 
 fn name(key: u32) -> Vec<u8> {

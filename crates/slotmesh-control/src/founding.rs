@@ -134,14 +134,7 @@ impl Founding {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn node(number: u64) -> NodeId {
-        NodeId::from_random(number)
-    }
-
-    fn nodes(numbers: &[u64]) -> BTreeSet<NodeId> {
-        numbers.iter().map(|&n| node(n)).collect()
-    }
+    use crate::state::tests::{node, nodes};
 
     fn generation(cluster: u128) -> Generation {
         Generation { cluster, reform: 0 }

@@ -13,6 +13,10 @@ pub const LEASE_PING_INTERVAL: Duration = Duration::from_millis(100);
 /// The leader waits this share of [`LEASE`] after a grant, so that clocks may drift apart by a tenth.
 pub const LEASE_MARGIN_PERCENT: u32 = 110;
 
+/// The shortest time after which a voter that hears nothing campaigns; the log's configuration says the same. So long a leader
+/// that lost its quorum may still grant.
+pub const ELECTION_MIN: Duration = Duration::from_millis(150);
+
 /// How long after the end of its lease a node is failed over although nobody else saw it fail.
 pub const NO_WITNESS_WAIT: Duration = Duration::from_secs(2);
 

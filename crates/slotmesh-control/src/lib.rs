@@ -20,7 +20,9 @@ mod voters;
 pub use command::{Claim, Command, Outcome};
 pub use failover::{Failover, PROMISE_WAIT};
 pub use founding::{Founding, FoundingStep};
-pub use lease::{LEASE, LEASE_MARGIN_PERCENT, LEASE_PING_INTERVAL, LeaseLedger, NO_WITNESS_WAIT};
+pub use lease::{
+    ELECTION_MIN, LEASE, LEASE_MARGIN_PERCENT, LEASE_PING_INTERVAL, LeaseLedger, NO_WITNESS_WAIT,
+};
 pub use member::{Member, MemberState, NodeInfo};
 pub use placement::{COPIES_IN_FLIGHT_MAX, MOVES_IN_FLIGHT_MAX, plan};
 pub use reform::{Asked, LEASES_OVER_AFTER, Reform, ReformStep, Reforming};

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
-use crate::lease::{LEASE, LEASE_MARGIN_PERCENT};
+use crate::lease::{ELECTION_MIN, LEASE, LEASE_MARGIN_PERCENT};
 
 /// What a cluster does when the majority of its voters is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -26,12 +26,9 @@ impl From<Duration> for Reform {
 /// How long after the last promise every lease of the old generation is surely over. A leader that lost its quorum with
 /// that promise grants for another election time, and clocks drift.
 pub const LEASES_OVER_AFTER: Duration = Duration::from_micros(
-    (LEASE.as_micros() as u64 + GRANTS_GO_ON.as_micros() as u64) * LEASE_MARGIN_PERCENT as u64
+    (LEASE.as_micros() as u64 + ELECTION_MIN.as_micros() as u64) * LEASE_MARGIN_PERCENT as u64
         / 100,
 );
-
-/// How long a leader without a quorum may grant: the shortest time after which another can be elected.
-const GRANTS_GO_ON: Duration = Duration::from_millis(150);
 
 /// A promise binds until the one who asked for it has been silent for this long.
 const PROMISE_BINDS: Duration = Duration::from_secs(3);
@@ -221,14 +218,7 @@ fn is_fresh(asked: Option<MonoTime>, now: MonoTime) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn node(number: u64) -> NodeId {
-        NodeId::from_random(number)
-    }
-
-    fn nodes(numbers: &[u64]) -> BTreeSet<NodeId> {
-        numbers.iter().map(|&n| node(n)).collect()
-    }
+    use crate::state::tests::{node, nodes};
 
     fn generation(draw: u64) -> Generation {
         Generation { cluster: 5 << 64, reform: 0 }.reformed(draw)

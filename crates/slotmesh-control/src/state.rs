@@ -467,6 +467,10 @@ pub(crate) mod tests {
         NodeId::from_random(number)
     }
 
+    pub(crate) fn nodes(numbers: &[u64]) -> BTreeSet<NodeId> {
+        numbers.iter().map(|&n| node(n)).collect()
+    }
+
     pub(crate) fn info(number: u64) -> NodeInfo {
         let control = std::net::SocketAddr::from(([127, 0, 0, 1], 7000 + number as u16));
         NodeInfo {

@@ -13,7 +13,8 @@ mod message;
 mod request;
 pub mod wire;
 
-pub use brain::{Brain, BrainConfig, ELECTION_MIN, NodeEvent, Output, ReformError};
+pub use brain::{Brain, BrainConfig, NodeEvent, Output, ReformError};
 pub use data::{Ack, Clock, DataConfig, DataEvent, DataPlane, DataStats, Done, Wakers};
 pub use machine::ControlMachine;
 pub use request::{DataError, OPS_MAX, Op, Reply, Request, Value, decode_replies, encode_replies};
+pub use slotmesh_control::ELECTION_MIN;

@@ -112,21 +112,21 @@ impl Peers {
         self.with_generation(None)
     }
 
+    /// Those that gossip has not given up.
+    fn live(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
+        self.known.iter().filter(|(_, peer)| !matches!(peer.health, Health::Gone { .. }))
+    }
+
     pub(super) fn with_generation(
         &self,
         wanted: Option<Generation>,
     ) -> impl Iterator<Item = NodeId> + '_ {
-        let live =
-            self.known.iter().filter(|(_, peer)| !matches!(peer.health, Health::Gone { .. }));
-        live.filter(move |(_, peer)| peer.generation == wanted).map(|(node, _)| *node)
+        self.live().filter(move |(_, peer)| peer.generation == wanted).map(|(node, _)| *node)
     }
 
     /// A generation that a live node reports. Of several the lowest, but of one cluster's the one reformed last.
     pub(super) fn reported_generation(&self) -> Option<Generation> {
-        let reported = || {
-            let live = |peer: &&Peer| !matches!(peer.health, Health::Gone { .. });
-            self.known.values().filter(live).filter_map(|peer| peer.generation)
-        };
+        let reported = || self.live().filter_map(|(_, peer)| peer.generation);
         let latest = |ours: &Generation| !reported().any(|other| other.supersedes(*ours));
         reported().filter(latest).min()
     }
@@ -148,8 +148,7 @@ impl Peers {
     }
 
     pub(super) fn met_other_generation(&self, ours: Option<Generation>) -> bool {
-        let told = self.known.values().filter(|peer| !matches!(peer.health, Health::Gone { .. }));
-        let told = told.filter_map(|peer| peer.generation);
+        let told = self.live().filter_map(|(_, peer)| peer.generation);
         let mut theirs = told.chain(self.strangers.values().copied()).chain(self.foreign);
         // Nodes of a generation that ours supersedes join us by themselves.
         let strange = |ours: Generation, theirs| theirs != ours && !ours.supersedes(theirs);

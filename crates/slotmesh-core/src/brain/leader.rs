@@ -194,9 +194,7 @@ impl Brain {
 
     fn start_takeover(&mut self, node: NodeId, now: MonoTime) {
         let worth_asking = |survivor| {
-            survivor != node
-                && self.view.members().get(&survivor).is_some_and(|member| !member.is_lost())
-                && !self.peers.is_gone(survivor)
+            survivor != node && self.is_survivor(survivor) && !self.peers.is_gone(survivor)
         };
         let failover = Failover::start(&self.view, node, worth_asking, now);
         let requests: Vec<(NodeId, Vec<Claim>)> =

@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rand::seq::IndexedRandom;
-use slotmesh_control::{Command, LEASE, LEASE_PING_INTERVAL};
+use slotmesh_control::{Command, ELECTION_MIN, LEASE, LEASE_PING_INTERVAL};
 use slotmesh_slots::{Mistake, MonoTime, NodeId};
 
 use super::Brain;
@@ -112,10 +112,9 @@ impl Brain {
     }
 
     pub(super) fn handle_ping(&mut self, from: NodeId, ping: Ping, now: MonoTime) {
-        let known = self.view.members().get(&from);
-        let member = known.is_some();
+        let member = self.view.members().contains_key(&from);
         let version = self.view.version();
-        let may_grant = known.is_some_and(|known| !known.is_lost()) && self.may_grant(now);
+        let may_grant = self.is_survivor(from) && self.may_grant(now);
         let mut granted = None;
         let mut join = None;
         if let Some(leader) = &mut self.leader {
@@ -205,6 +204,3 @@ impl Brain {
         acked.is_some_and(|acked| now.saturating_since(acked) < ELECTION_MIN)
     }
 }
-
-/// The shortest time after which a voter that hears nothing campaigns; the log's configuration says the same.
-pub const ELECTION_MIN: Duration = Duration::from_millis(150);

@@ -28,7 +28,6 @@ use slotmesh_slots::{Generation, MonoTime, NodeId};
 
 use self::evidence::Peers;
 use self::leader::Leader;
-pub use self::lease::ELECTION_MIN;
 use self::lease::LeaseClient;
 pub use self::output::{NodeEvent, Output};
 pub use self::reform::ReformError;

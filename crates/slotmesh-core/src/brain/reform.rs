@@ -233,7 +233,8 @@ impl Brain {
         alive.chain([self.me]).filter(|&node| self.is_survivor(node)).collect()
     }
 
-    fn is_survivor(&self, node: NodeId) -> bool {
+    /// Whether it is a member that no reform gave up.
+    pub(super) fn is_survivor(&self, node: NodeId) -> bool {
         self.view.members().get(&node).is_some_and(|member| !member.is_lost())
     }
 

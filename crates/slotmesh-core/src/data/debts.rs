@@ -13,8 +13,8 @@ use slotmesh_slots::{MonoTime, NodeId, SlotSet};
 use super::DataPlane;
 
 /// Entries evicted for others after one write, and in one round of 50 ms.
-const EVICTIONS_PER_WRITE: usize = 16;
-const EVICTIONS_PER_ROUND: usize = 1_024;
+pub(super) const PAID_PER_WRITE: usize = 16;
+pub(super) const PAID_PER_ROUND: usize = 1_024;
 
 /// Between two searches of which the first found nothing that may go.
 const REST: Duration = Duration::from_millis(200);
@@ -58,21 +58,12 @@ impl DataPlane {
         self.debts.any.store(true, Ordering::Relaxed);
     }
 
-    /// After a write.
-    pub(super) fn pay_debts(&self) {
-        if self.debts.any.load(Ordering::Relaxed) {
-            self.evict_for_others(EVICTIONS_PER_WRITE);
+    /// Evicts so many entries at most for each node, after a write; and in regular rounds, so that debts end where nobody writes
+    /// any more.
+    pub(super) fn pay_debts(&self, entries_max: usize) {
+        if !self.debts.any.load(Ordering::Relaxed) {
+            return;
         }
-    }
-
-    /// In regular rounds, so that debts end where nobody writes any more.
-    pub(super) fn pay_debts_off(&self) {
-        if self.debts.any.load(Ordering::Relaxed) {
-            self.evict_for_others(EVICTIONS_PER_ROUND);
-        }
-    }
-
-    fn evict_for_others(&self, entries_max: usize) {
         // Whoever else is at it does it.
         let Some(mut debts) = self.debts.of.try_lock() else { return };
         let entry_bytes = self.store.used_bytes() / self.store.len().max(1);

@@ -9,6 +9,7 @@ use slotmesh_replication::{
 use slotmesh_slots::{Mistake, MonoTime, NodeId, SLOT_COUNT, Slot, Version};
 use slotmesh_store::{SlotView, Store};
 
+use super::debts::{PAID_PER_ROUND, PAID_PER_WRITE};
 use super::gate::RoleWord;
 use super::{DataEvent, DataPlane, DataStats};
 
@@ -51,7 +52,7 @@ impl DataPlane {
         self.store.set_side_bytes(self.answers.bytes());
         self.audit_some();
         self.say_pressure();
-        self.pay_debts_off();
+        self.pay_debts(PAID_PER_ROUND);
         let later = std::mem::take(&mut *self.snapshots_later.lock());
         later.into_iter().for_each(|(replica, slot)| self.give_snapshot(replica, slot));
         self.pump(now);
@@ -112,7 +113,7 @@ impl DataPlane {
                 }
             }
         }
-        self.pay_debts();
+        self.pay_debts(PAID_PER_WRITE);
     }
 
     /// Evicts an entry of one of these slots, of which this node is primary; false when a longer search finds none.
