@@ -72,10 +72,18 @@ impl DataPlane {
     fn write(&self, slot: Slot, op: Op, copies_min: u8) -> Result<Written, DataError> {
         let role = self.gate.serving(slot)?;
         let (op, once) = Once::of(op);
-        if let Err(refusal) = self.admit(slot, &op) {
-            // What was carried out before is answered all the same.
-            let answered = once.map_or(Ok(None), |once| self.answered(slot, role, &once))?;
-            return answered.ok_or(refusal);
+        // What was carried out before is answered although a write would be refused now.
+        if let Some(once) = &once
+            && let Some(written) = self.answered(slot, role, once)?
+        {
+            return Ok(written);
+        }
+        if !self.primary.credit(slot) {
+            return Err(DataError::Busy);
+        }
+        // What frees memory is never refused for want of it.
+        if op.may_grow() {
+            self.make_room()?;
         }
         let written = {
             let mut guard = self.store.lock(slot);
@@ -103,15 +111,6 @@ impl DataPlane {
         };
         self.evict_surplus();
         Ok(written)
-    }
-
-    /// Whether a write may be carried out now, as far as can be told before the slot is locked.
-    fn admit(&self, slot: Slot, op: &Op) -> Result<(), DataError> {
-        if !self.primary.credit(slot) {
-            return Err(DataError::Busy);
-        }
-        // What frees memory is never refused for want of it.
-        if op.may_grow() { self.make_room() } else { Ok(()) }
     }
 
     /// The write, if it was carried out before.
