@@ -60,11 +60,12 @@ struct Planner<'a> {
     dismissed: Vec<NodeId>,
 }
 
+/// In the order in which they are proposed: moves last, for their slots are frozen until the log has gone round again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
-    Move,
     Copy,
     Drop,
+    Move,
 }
 
 impl<'a> Planner<'a> {

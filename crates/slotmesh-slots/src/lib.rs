@@ -16,7 +16,7 @@ pub use codec::{DecodeError, Reader, Writer};
 pub use effect::{Answer, Class, Effect, Record, Token};
 pub use id::{Epoch, Generation, NodeId, Seq, Version};
 pub use mistake::Mistake;
-pub use set::SlotSet;
+pub use set::{SlotRanges, SlotSet};
 pub use slot::{SLOT_COUNT, Slot, crc16, hash_tag};
 pub use table::{NodeList, REPLICAS_MAX, SlotState, SlotTable, TableDelta};
 pub use time::MonoTime;

@@ -7,9 +7,8 @@ use crate::slot::{SLOT_COUNT, Slot};
 
 const WORDS: usize = SLOT_COUNT / 64;
 
-/// A set of slots as a 2 KiB bitmap; encodes as runs, so that ranges stay small on the wire.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "Vec<(Slot, Slot)>", try_from = "Vec<(Slot, Slot)>")]
+/// A set of slots as a 2 KiB bitmap; encodes as ranges, which are small on the wire.
+#[derive(Clone, PartialEq, Eq)]
 pub struct SlotSet(Box<[u64; WORDS]>);
 
 impl SlotSet {
@@ -90,26 +89,89 @@ impl SlotSet {
         None
     }
 
-    /// Appends the set as a count of ranges and `(first, last)` pairs of `u16`.
+    /// Appends the set as [`SlotRanges::encode`] does.
     pub fn encode(&self, out: &mut Writer) {
-        let ranges: Vec<_> = self.ranges().collect();
-        out.u16(ranges.len() as u16);
-        for (first, last) in ranges {
-            out.u16(first.number());
-            out.u16(last.number());
-        }
+        SlotRanges(self.ranges().collect()).encode(out);
     }
 
     /// Reads what [`SlotSet::encode`] wrote.
     ///
     /// # Errors
-    /// When bytes are missing, a slot number is too high or a range runs backwards.
+    /// As [`SlotRanges::decode`].
+    pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(SlotRanges::decode(input)?.into())
+    }
+}
+
+/// A set of slots as inclusive ranges in ascending order: small where there are few of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(into = "Vec<(Slot, Slot)>", try_from = "Vec<(Slot, Slot)>")]
+pub struct SlotRanges(Vec<(Slot, Slot)>);
+
+impl SlotRanges {
+    /// Adds a slot above all others of the set; false, and no change, where it is none.
+    pub fn push(&mut self, slot: Slot) -> bool {
+        match self.0.last_mut() {
+            Some((_, last)) if slot <= *last => return false,
+            Some((_, last)) if slot.number() == last.number() + 1 => *last = slot,
+            _ => self.0.push((slot, slot)),
+        }
+        true
+    }
+
+    /// The slots in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.0
+            .iter()
+            .flat_map(|(first, last)| (first.number()..=last.number()).filter_map(Slot::new))
+    }
+
+    /// Appends the set as a count of ranges and `(first, last)` pairs of `u16`.
+    pub fn encode(&self, out: &mut Writer) {
+        out.u16(self.0.len() as u16);
+        for (first, last) in &self.0 {
+            out.u16(first.number());
+            out.u16(last.number());
+        }
+    }
+
+    /// Reads what [`SlotRanges::encode`] wrote.
+    ///
+    /// # Errors
+    /// When bytes are missing, a slot number is too high, or a range runs backwards or does not lie behind the one before.
     pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let count = input.u16()?;
         let ranges: Vec<_> = (0..count)
             .map(|_| Ok((input.slot()?, input.slot()?)))
             .collect::<Result<_, DecodeError>>()?;
         Self::try_from(ranges)
+    }
+}
+
+impl From<SlotRanges> for Vec<(Slot, Slot)> {
+    fn from(ranges: SlotRanges) -> Self {
+        ranges.0
+    }
+}
+
+impl TryFrom<Vec<(Slot, Slot)>> for SlotRanges {
+    type Error = DecodeError;
+
+    fn try_from(ranges: Vec<(Slot, Slot)>) -> Result<Self, DecodeError> {
+        let bounds = ranges.iter().flat_map(|(first, last)| [first, last]);
+        let ascend =
+            ranges.iter().zip(ranges.iter().skip(1)).all(|((_, last), (first, _))| last < first);
+        if bounds.is_sorted() && ascend {
+            Ok(Self(ranges))
+        } else {
+            Err(DecodeError::Invalid("slot ranges"))
+        }
+    }
+}
+
+impl From<SlotRanges> for SlotSet {
+    fn from(ranges: SlotRanges) -> Self {
+        ranges.iter().collect()
     }
 }
 
@@ -132,27 +194,6 @@ impl FromIterator<Slot> for SlotSet {
         let mut set = Self::new();
         set.extend(slots);
         set
-    }
-}
-
-impl From<SlotSet> for Vec<(Slot, Slot)> {
-    fn from(set: SlotSet) -> Self {
-        set.ranges().collect()
-    }
-}
-
-impl TryFrom<Vec<(Slot, Slot)>> for SlotSet {
-    type Error = DecodeError;
-
-    fn try_from(ranges: Vec<(Slot, Slot)>) -> Result<Self, DecodeError> {
-        let mut set = Self::new();
-        for (first, last) in ranges {
-            if first > last {
-                return Err(DecodeError::Invalid("slot range runs backwards"));
-            }
-            set.extend((first.number()..=last.number()).filter_map(Slot::new));
-        }
-        Ok(set)
     }
 }
 
@@ -218,11 +259,19 @@ mod tests {
     }
 
     #[test]
-    fn backward_range_is_refused() {
-        let mut out = Writer::new();
-        out.u16(1);
-        out.u16(9);
-        out.u16(3);
-        assert!(SlotSet::decode(&mut Reader::new(&out.finish())).is_err());
+    fn ranges_that_do_not_ascend_are_refused() {
+        let decoded = |ranges: &[(u16, u16)]| {
+            let mut out = Writer::new();
+            out.u16(ranges.len() as u16);
+            ranges.iter().for_each(|(first, last)| {
+                out.u16(*first);
+                out.u16(*last);
+            });
+            SlotSet::decode(&mut Reader::new(&out.finish())).map(|set| set.len())
+        };
+        assert_eq!(decoded(&[(3, 9), (10, 10), (16_383, 16_383)]), Ok(9));
+        for bad in [vec![(9, 3)], vec![(5, 9), (1, 3)], vec![(1, 5), (5, 9)], vec![(0, 16_384)]] {
+            assert!(decoded(&bad).is_err(), "{bad:?}");
+        }
     }
 }

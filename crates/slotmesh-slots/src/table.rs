@@ -1,11 +1,11 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::id::{Epoch, NodeId, Seq};
-use crate::set::SlotSet;
+use crate::set::{SlotRanges, SlotSet};
 use crate::slot::{SLOT_COUNT, Slot};
 
 /// Most copies a slot can have beside its primary, those being made included. Four leaves room for three replicas and
@@ -13,7 +13,7 @@ use crate::slot::{SLOT_COUNT, Slot};
 pub const REPLICAS_MAX: usize = 4;
 
 /// A short list of nodes without duplicates, in place.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct NodeList([Option<NodeId>; REPLICAS_MAX]);
 
 impl NodeList {
@@ -84,7 +84,7 @@ impl fmt::Debug for NodeList {
 }
 
 /// Who holds a slot, as last decided.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct SlotState {
     /// Raised by every change of primary and by every aborted move.
     pub epoch: Epoch,
@@ -260,21 +260,21 @@ pub struct TableDelta {
     /// The version afterwards.
     pub to: u64,
     /// The new state of each changed slot.
-    pub changes: Vec<(SlotSet, SlotState)>,
+    pub changes: Vec<(SlotRanges, SlotState)>,
 }
 
 impl TableDelta {
-    /// Groups the changes of single slots by their new state.
+    /// Groups the changes of single slots, named in ascending order, by their new state.
     pub fn new(from: u64, to: u64, changed: impl IntoIterator<Item = (Slot, SlotState)>) -> Self {
-        let mut changes: Vec<(SlotSet, SlotState)> = Vec::new();
+        let mut changes: Vec<(SlotRanges, SlotState)> = Vec::new();
+        let mut groups: HashMap<SlotState, usize> = HashMap::new();
         for (slot, state) in changed {
-            // Neighbours mostly share their state, so look from the end.
-            match changes.iter_mut().rev().find(|(_, known)| *known == state) {
-                Some((slots, _)) => {
-                    slots.insert(slot);
-                }
-                None => changes.push((SlotSet::from_iter([slot]), state)),
+            let group = *groups.entry(state).or_insert(changes.len());
+            if group == changes.len() {
+                changes.push((SlotRanges::default(), state));
             }
+            let ascends = changes[group].0.push(slot);
+            debug_assert!(ascends, "{slot:?} does not come after the others");
         }
         Self { from, to, changes }
     }
@@ -300,7 +300,7 @@ impl TableDelta {
         let mut changes = Vec::new();
         for _ in 0..count {
             let state = SlotState::decode(input)?;
-            changes.push((SlotSet::decode(input)?, state));
+            changes.push((SlotRanges::decode(input)?, state));
         }
         Ok(Self { from, to, changes })
     }

@@ -287,10 +287,7 @@ impl Brain {
         }
         self.advance(delta, now);
         if self.leader.is_some() {
-            let members: Vec<NodeId> = self.view.members().keys().copied().collect();
-            for node in members {
-                self.send(node, Message::Update(delta.clone()));
-            }
+            self.broadcast(Message::Update(delta.clone()));
             self.lead(now);
         }
     }
@@ -438,6 +435,8 @@ impl Brain {
         self.data.apply_view(&self.view, delta, now);
         self.see_own_loss(now);
         self.lease.applied(self.view.version(), &self.data);
+        // A slot that froze just now is mostly ready at once, and its callers wait.
+        self.handle_data(now);
         if self.leaving && before.contains(&self.me) && !self.view.members().contains_key(&self.me)
         {
             self.leave_now(now);
@@ -533,6 +532,17 @@ impl Brain {
         let Some(addr) = self.addr_of(to).filter(|_| to != self.me) else { return };
         let body = wire::encode(&Envelope { generation: self.generation, message });
         self.outputs.push_back(Output::Send { to, addr, body });
+    }
+
+    /// Sends to all other members what is encoded once.
+    fn broadcast(&mut self, message: Message) {
+        let body = wire::encode(&Envelope { generation: self.generation, message });
+        let members: Vec<NodeId> = self.view.members().keys().copied().collect();
+        for to in members.into_iter().filter(|&to| to != self.me) {
+            if let Some(addr) = self.addr_of(to) {
+                self.outputs.push_back(Output::Send { to, addr, body: body.clone() });
+            }
+        }
     }
 
     fn addr_of(&self, node: NodeId) -> Option<SocketAddr> {

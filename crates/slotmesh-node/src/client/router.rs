@@ -57,7 +57,7 @@ pub(super) enum Failure {
     Final(OpError),
     /// Nothing happened; another attempt may succeed.
     Again(OpError),
-    /// Nothing happened; the slot is being handed over, and an attempt in a moment will succeed.
+    /// Nothing happened; the slot is being handed over, or was just now, and an attempt in a moment will succeed.
     Moving(OpError),
     /// Nothing happened; that node is said to be the owner.
     Redirect(NodeId),
@@ -224,6 +224,8 @@ impl Router {
             {
                 Failure::Redirect(owner)
             }
+            // It or this node has not heard yet what is decided.
+            DataError::NotOwner { .. } => Failure::Moving(unavailable(error.to_string())),
             error => Failure::Again(unavailable(error.to_string())),
         }
     }

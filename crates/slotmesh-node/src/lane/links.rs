@@ -9,6 +9,7 @@ use slotmesh_transport::{FrameReceiver, FrameSender, StreamError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::handler::give_way;
 use super::{LanePeers, kind};
 
 /// How often the wanted links are compared with the open ones beside being told.
@@ -109,7 +110,9 @@ async fn write(
             // Writers that are about to append get their turn first, so that their records share a frame.
             tokio::task::yield_now().await;
         } else {
+            let bytes = frames.iter().map(bytes::Bytes::len).sum();
             sender.send_all(frames).await?;
+            give_way(bytes).await;
         }
     }
 }
