@@ -72,6 +72,7 @@ fn info(number: u16) -> NodeInfo {
         resp: None,
         zone: String::new(),
         witness: false,
+        weight: 1,
     }
 }
 

@@ -31,6 +31,7 @@ struct MemberReport {
     name: String,
     zone: String,
     witness: bool,
+    weight: u32,
     state: &'static str,
     control: String,
     resp: Option<String>,
@@ -73,6 +74,7 @@ fn members(status: &slotmesh_node::NodeStatus) -> Vec<MemberReport> {
         name: member.info.name.clone(),
         zone: member.info.zone.clone(),
         witness: member.info.witness,
+        weight: member.info.weight,
         state: match member.state {
             MemberState::Up => "up",
             MemberState::Draining => "draining",

@@ -59,6 +59,10 @@ pub(crate) struct ServeArguments {
     /// Vote, but hold no slots: with a witness two nodes survive the loss of either.
     #[arg(long)]
     pub(crate) witness: bool,
+    /// Its share of the slots beside the weights of others, such as 2 for twice as many. Without it --max-memory weighs. Set it
+    /// on all nodes or on none.
+    #[arg(long)]
+    pub(crate) weight: Option<String>,
     /// When a majority of the voters is lost for so long (such as 30s), go on without it. Loses what only the others have.
     #[arg(long, value_name = "TIME")]
     pub(crate) reform_after: Option<String>,

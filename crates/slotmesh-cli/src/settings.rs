@@ -49,6 +49,7 @@ fn node(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<NodeCo
     config.name.clone_from(&arguments.name);
     config.zone.clone_from(&arguments.zone);
     config.witness = arguments.witness;
+    config.weight = arguments.weight.as_ref().and_then(|text| value("--weight", text, problems));
     if let Some(text) = &arguments.reform_after {
         match seconds(text) {
             Some(after) => config.ready.reform = Reform::After(after),

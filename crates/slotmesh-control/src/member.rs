@@ -18,6 +18,8 @@ pub struct NodeInfo {
     pub zone: String,
     /// Whether it votes without ever holding slots, so that two others survive the loss of either.
     pub witness: bool,
+    /// Its share of the slots is to the others' as their weights are; 0 counts as 1. By default what it may hold, in MiB.
+    pub weight: u32,
 }
 
 /// What is decided about a member.

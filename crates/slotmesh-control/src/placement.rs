@@ -5,12 +5,12 @@
 //! returns only the next step for a bounded number of slots; the caller proposes it, and calls again when the state
 //! has changed. Slots whose primary is not live are left to the failover.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use slotmesh_slots::{NodeId, NodeList, Slot, SlotState};
 
 use crate::command::{Claim, Command};
-use crate::member::{MemberState, by_age};
+use crate::member::{Member, MemberState, by_age};
 use crate::state::ClusterState;
 
 /// Slots being copied at a time, cluster-wide: bounds the memory and link share that a repair takes.
@@ -44,14 +44,15 @@ struct Planner<'a> {
     live: &'a dyn Fn(NodeId) -> bool,
     /// Live members that may receive slots, oldest first.
     up: Vec<NodeId>,
-    draining: BTreeSet<NodeId>,
+    /// The member whose turn it is to give everything away: the oldest of those that drain.
+    draining: Option<NodeId>,
+    weights: Weights,
     /// Primary roles and copies (primaries included) of each node, planned ones included.
     primaries: BTreeMap<NodeId, usize>,
     copies: BTreeMap<NodeId, usize>,
-    /// What each live member should have of them. Whoever has no more than that gives nothing away for balance: evening out
-    /// pairs in the order of slots would take from the first node more than the newcomer is to get from it.
-    fair_primaries: usize,
-    fair_copies: usize,
+    /// All copies. Whoever has no more than its share gives nothing away for balance: evening out pairs in the order of slots
+    /// would take from the first node more than the newcomer is to get from it.
+    copies_sum: usize,
     copying: usize,
     moving: usize,
     /// First holders: primary and replicas.
@@ -72,15 +73,17 @@ impl<'a> Planner<'a> {
     fn new(state: &'a ClusterState, live: &'a dyn Fn(NodeId) -> bool) -> Self {
         let usable = |node: &NodeId| live(*node);
         let up = by_age(state.members().iter().filter(|(node, m)| m.may_hold() && usable(node)));
-        let draining = state.members().iter().filter(|(_, m)| m.state == MemberState::Draining);
+        let draining = |m: &Member| m.state == MemberState::Draining;
+        let drained =
+            by_age(state.members().iter().filter(|(node, m)| draining(m) && usable(node)));
         let mut planner = Self {
             state,
             live,
-            draining: draining.map(|(node, _)| *node).collect(),
+            draining: drained.first().copied(),
+            weights: Weights::of(state, &up),
             primaries: up.iter().map(|node| (*node, 0)).collect(),
             copies: up.iter().map(|node| (*node, 0)).collect(),
-            fair_primaries: slotmesh_slots::SLOT_COUNT / up.len().max(1),
-            fair_copies: 0,
+            copies_sum: 0,
             up,
             copying: 0,
             moving: 0,
@@ -92,7 +95,7 @@ impl<'a> Planner<'a> {
             planner.count(held);
         }
         planner.discount_surplus();
-        planner.fair_copies = planner.copies.values().sum::<usize>() / planner.up.len().max(1);
+        planner.copies_sum = planner.copies.values().sum();
         planner
     }
 
@@ -100,7 +103,7 @@ impl<'a> Planner<'a> {
     /// most loaded; where no replica is wanted, the primary may be the one that goes.
     fn discount_surplus(&mut self) {
         let wanted = usize::from(self.state.replicas());
-        let load = |node: &NodeId| self.copies.get(node).copied().unwrap_or(0);
+        let load = |node: &NodeId| self.copy_load(*node);
         let mut surplus: BTreeMap<NodeId, usize> = BTreeMap::new();
         for (_, held) in self.state.table().iter() {
             if held.in_sync.len() + held.copying.len() <= wanted {
@@ -143,8 +146,11 @@ impl<'a> Planner<'a> {
             return;
         }
         let count = fresh.len();
+        let mut owner = 0;
         for (index, claim) in fresh.into_iter().enumerate() {
-            let owner = index * self.up.len() / count;
+            while index >= self.weights.share_until(&self.up[..=owner], count) {
+                owner += 1;
+            }
             let primary = self.up[owner];
             let replicas = self.fresh_replicas(owner, index, count);
             self.fresh.entry((primary, replicas)).or_default().push(claim);
@@ -185,9 +191,12 @@ impl<'a> Planner<'a> {
             return;
         }
         let wanted = usize::from(self.state.replicas());
-        let staying = held.in_sync.iter().filter(|node| !self.draining.contains(node)).count();
-        // A draining primary needs a successor even where no replica is wanted.
-        let wanted = wanted.max(usize::from(self.draining.contains(&primary)));
+        let drained = self.draining == Some(primary);
+        // A draining primary needs a successor even where no replica is wanted, and nobody who waits to drain is one.
+        let stays =
+            |node: &NodeId| self.draining != Some(*node) && (!drained || self.up.contains(node));
+        let staying = held.in_sync.iter().filter(stays).count();
+        let wanted = wanted.max(usize::from(drained));
         if staying < wanted
             && let Some(to) = self.new_holder(held, None)
         {
@@ -205,36 +214,37 @@ impl<'a> Planner<'a> {
 
     /// The in-sync replica that should be primary instead, if any.
     fn better_primary(&self, primary: NodeId, held: &SlotState) -> Option<NodeId> {
-        let candidates = held.in_sync.iter().filter(|node| self.primaries.contains_key(node));
-        let usable = candidates.filter(|&node| (self.live)(node) && !self.draining.contains(&node));
-        let to = usable.min_by_key(|node| (self.primaries[node], *node))?;
+        let usable = held.in_sync.iter().filter(|node| self.up.contains(node));
+        let to = usable.min_by_key(|&node| (self.primary_load(node), node))?;
         let has = self.primaries.get(&primary).copied()?;
-        let lighter = has > self.fair_primaries && self.primaries[&to] + IMBALANCE_MIN < has;
-        (self.draining.contains(&primary) || lighter).then_some(to)
+        let fair = self.weights.share(primary, slotmesh_slots::SLOT_COUNT);
+        let much_lighter =
+            self.weights.load(to, self.primaries[&to] + IMBALANCE_MIN) < self.primary_load(primary);
+        (self.draining == Some(primary) || (has > fair && much_lighter)).then_some(to)
     }
 
     /// The least loaded live node that does not hold the slot, in another zone than the primary if there is one.
-    fn new_holder(&self, held: &SlotState, below: Option<usize>) -> Option<NodeId> {
+    fn new_holder(&self, held: &SlotState, below: Option<Load>) -> Option<NodeId> {
         if self.copying >= COPIES_IN_FLIGHT_MAX {
             return None;
         }
         let free = self.up.iter().copied().filter(|&node| !held.involves(node));
-        let light = free.filter(|node| below.is_none_or(|limit| self.copies[node] < limit));
-        light.min_by_key(|&node| (self.shares_zone(held, node), self.copies[&node], node))
+        let then = |node| self.weights.load(node, self.copies[&node] + IMBALANCE_MIN);
+        let light = free.filter(|&node| below.is_none_or(|limit| then(node) < limit));
+        light.min_by_key(|&node| (self.shares_zone(held, node), self.copy_load(node), node))
     }
 
     /// A holder to strike: a dead or draining replica that is not needed. Of too many the dead one goes first, then one in
     /// the primary's zone, then the most loaded.
     fn extra_holder(&self, held: &SlotState, staying: usize) -> Option<NodeId> {
         let wanted = usize::from(self.state.replicas());
-        let leaving = held.in_sync.iter().find(|node| self.draining.contains(node));
+        let leaving = held.in_sync.iter().find(|node| self.draining == Some(*node));
         if leaving.is_some() && (staying >= wanted || self.new_holder(held, None).is_none()) {
             // A drain with no target ends at once, but not while copies are merely queued.
             return leaving.filter(|_| staying >= wanted || self.copying < COPIES_IN_FLIGHT_MAX);
         }
         let least_worth = |node: &NodeId| {
-            let load = self.copies.get(node).copied().unwrap_or(0);
-            (!(self.live)(*node), self.shares_zone(held, *node), load)
+            (!(self.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))
         };
         (held.in_sync.len() > wanted).then(|| held.in_sync.iter().max_by_key(least_worth)).flatten()
     }
@@ -242,15 +252,22 @@ impl<'a> Planner<'a> {
     /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place that is
     /// no worse off for its zone: else the new copy would be the one too many.
     fn relief(&self, held: &SlotState) -> Option<(NodeId, NodeId)> {
-        let replaceable = held.in_sync.iter().max_by_key(|node| self.copies.get(node));
+        let replaceable = held.in_sync.iter().max_by_key(|&node| self.copy_load(node));
         let from = replaceable.or(held.primary)?;
-        let has = *self.copies.get(&from)?;
-        if has <= self.fair_copies {
+        if *self.copies.get(&from)? <= self.weights.share(from, self.copies_sum) {
             return None;
         }
-        let to = self.new_holder(held, Some(has.saturating_sub(IMBALANCE_MIN)))?;
+        let to = self.new_holder(held, Some(self.copy_load(from)))?;
         let worse = self.shares_zone(held, to) && !self.shares_zone(held, from);
         (!worse).then_some((from, to))
+    }
+
+    fn primary_load(&self, node: NodeId) -> Load {
+        self.weights.load(node, self.primaries.get(&node).copied().unwrap_or(0))
+    }
+
+    fn copy_load(&self, node: NodeId) -> Load {
+        self.weights.load(node, self.copies.get(&node).copied().unwrap_or(0))
     }
 
     fn begin_move(&mut self, claim: Claim, from: NodeId, to: NodeId) {
@@ -282,7 +299,7 @@ impl<'a> Planner<'a> {
     /// Draining members that hold nothing any more are dismissed.
     fn dismiss(&mut self) {
         let holds = |node| self.state.table().iter().any(|(_, held)| held.involves(node));
-        self.dismissed = self.draining.iter().copied().filter(|&node| !holds(node)).collect();
+        self.dismissed = self.draining.into_iter().filter(|&node| !holds(node)).collect();
     }
 
     fn finish(self) -> Vec<Command> {
@@ -307,6 +324,48 @@ impl<'a> Planner<'a> {
     fn same_zone(&self, a: NodeId, b: NodeId) -> bool {
         let zone = |node| self.state.members().get(&node).map(|member| member.info.zone.as_str());
         zone(a) == zone(b)
+    }
+}
+
+/// Slots for each unit of weight, in parts of [`Weights::UNIT`].
+type Load = u128;
+
+/// How much of the slots each member should have.
+struct Weights {
+    of: BTreeMap<NodeId, u64>,
+    /// Of the members that may receive slots.
+    sum: u64,
+}
+
+impl Weights {
+    const UNIT: u128 = 1 << 64;
+
+    fn of(state: &ClusterState, up: &[NodeId]) -> Self {
+        let weight =
+            |(node, member): (&NodeId, &Member)| (*node, u64::from(member.info.weight.max(1)));
+        let of: BTreeMap<NodeId, u64> = state.members().iter().map(weight).collect();
+        let sum = up.iter().map(|node| of[node]).sum();
+        Self { of, sum }
+    }
+
+    fn weight(&self, node: NodeId) -> u64 {
+        self.of.get(&node).copied().unwrap_or(1)
+    }
+
+    /// What so many slots are for the node: equal where two have their shares.
+    fn load(&self, node: NodeId, slots: usize) -> Load {
+        slots as u128 * Self::UNIT / u128::from(self.weight(node))
+    }
+
+    /// What the node should have of so many slots, rounded down.
+    fn share(&self, node: NodeId, slots: usize) -> usize {
+        (slots as u128 * u128::from(self.weight(node)) / u128::from(self.sum.max(1))) as usize
+    }
+
+    /// Where the part of the last of these ends when so many slots are dealt out in their order.
+    fn share_until(&self, nodes: &[NodeId], slots: usize) -> usize {
+        let until: u64 = nodes.iter().map(|&node| self.weight(node)).sum();
+        (slots as u128 * u128::from(until)).div_ceil(u128::from(self.sum.max(1))) as usize
     }
 }
 
@@ -575,6 +634,90 @@ mod tests {
                 assert!(copies.abs_diff(wanted) <= 200, "{before} to {after}: {copies}");
             }
         }
+    }
+
+    /// A settled cluster whose nodes 1, 2, … have these weights.
+    fn weighed(weights: &[u32], replicas: u8) -> ClusterState {
+        let mut state = ClusterState::new();
+        let generation = slotmesh_slots::Generation { cluster: 1, reform: 0 };
+        let weighing = |(index, weight): (usize, &u32)| {
+            let number = index as u64 + 1;
+            (node(number), crate::NodeInfo { weight: *weight, ..info(number) })
+        };
+        let members = weights.iter().enumerate().map(weighing).collect();
+        state.apply(&Command::Found { generation, replicas, expect: 1, members });
+        settle(&mut state, |_| true);
+        state
+    }
+
+    #[test]
+    fn nodes_hold_as_much_as_they_weigh() {
+        for (weights, replicas) in [([4, 2, 1, 1], 0), ([4, 2, 1, 1], 1), ([400, 300, 200, 100], 2)]
+        {
+            let sum: u32 = weights.iter().sum();
+            let mut state = weighed(&weights, replicas);
+            // One that comes later gets its share too.
+            let late = crate::NodeInfo { weight: sum, ..info(9) };
+            for (joined, sum) in [(false, sum), (true, 2 * sum)] {
+                if joined {
+                    state.apply(&Command::AddMember { node: node(9), info: late.clone() });
+                    settle(&mut state, |_| true);
+                }
+                for (index, weight) in weights.iter().enumerate() {
+                    let (primaries, copies) = spread(&state)[&node(index as u64 + 1)];
+                    let share = |slots: usize| slots * *weight as usize / sum as usize;
+                    let all = primaries + copies;
+                    assert!(
+                        primaries.abs_diff(share(SLOT_COUNT)) <= 150,
+                        "{weights:?}: {primaries}"
+                    );
+                    // Nobody holds a slot twice, so that what a half of the weight cannot hold is left to the others.
+                    if !(joined && replicas > 0) {
+                        let wanted =
+                            share(SLOT_COUNT * (usize::from(replicas) + 1)).min(SLOT_COUNT);
+                        assert!(all + 200 >= wanted, "{weights:?}: {all} of {wanted}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_outweighs_all_others_holds_every_slot_once() {
+        let state = weighed(&[1_000_000, 1, 1], 1);
+        let spread = spread(&state);
+        let (primaries, copies) = spread[&node(1)];
+        assert!(primaries + copies == SLOT_COUNT && primaries > SLOT_COUNT - 50, "{spread:?}");
+        assert!(spread[&node(2)].1.abs_diff(spread[&node(3)].1) <= 100, "{spread:?}");
+    }
+
+    #[test]
+    fn members_drain_one_after_the_other() {
+        let mut state = assigned(4, 1);
+        for leaving in [3, 2] {
+            state.apply(&Command::Drain { node: node(leaving) });
+        }
+        let held = |state: &ClusterState, holder| {
+            state.table().iter().filter(|(_, held)| held.involves(node(holder))).count()
+        };
+        let before = held(&state, 3);
+        for _ in 0..200 {
+            plan(&state, &|_| true).iter().for_each(|command| drop(state.apply(command)));
+            complete(&mut state);
+            if !state.members().contains_key(&node(2)) {
+                break;
+            }
+            assert!(held(&state, 3) >= before, "it gave something away before its turn");
+        }
+        settle(&mut state, |_| true);
+        assert_eq!(spread(&state).keys().copied().collect::<Vec<_>>(), [node(1), node(4)]);
+        // One that is gone keeps nobody waiting.
+        let mut state = assigned(4, 1);
+        for leaving in [3, 2] {
+            state.apply(&Command::Drain { node: node(leaving) });
+        }
+        let steps = plan(&state, &|member| member != node(2));
+        assert!(steps.iter().any(|step| matches!(step, Command::BeginMove { .. })), "{steps:?}");
     }
 
     #[test]

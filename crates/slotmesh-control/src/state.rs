@@ -486,6 +486,7 @@ pub(crate) mod tests {
             resp: None,
             zone: String::new(),
             witness: false,
+            weight: 1,
         }
     }
 

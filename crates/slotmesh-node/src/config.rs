@@ -34,6 +34,9 @@ pub struct NodeConfig {
     /// Whether this node only votes: it never holds slots, but routes reads and writes as any other, and counts for `expect`
     /// and for the majority. Two nodes and a witness survive the loss of any one of the three.
     pub witness: bool,
+    /// Its share of the slots is to the others' as their weights are: 2 beside two nodes of 1 holds half of what all hold. `None`
+    /// weighs by [`max_memory_bytes`](Self::max_memory_bytes), in MiB: set it on all nodes of a cluster or on none. At least 1.
+    pub weight: Option<u32>,
     /// Where this node's Redis listener can be reached, to be told to others.
     pub resp: Option<SocketAddr>,
     /// Threads for data traffic; 1 is right up to two cores.
@@ -84,10 +87,17 @@ impl NodeConfig {
             max_memory_bytes: 256 << 20,
             zone: String::new(),
             witness: false,
+            weight: None,
             resp: None,
             io_threads: 1,
             ready: ReadySettings::default(),
         }
+    }
+
+    /// What this node weighs beside others.
+    pub(crate) fn weight(&self) -> u32 {
+        let mebibytes = || u32::try_from(self.max_memory_bytes >> 20).unwrap_or(u32::MAX);
+        self.weight.unwrap_or_else(mebibytes)
     }
 
     /// Looks for settings that cannot work, all at once.
@@ -128,6 +138,10 @@ impl NodeConfig {
         check(!alone, format!("expect {} needs at least one seed beside this node", self.expect));
         check(self.seeds.len() <= SEEDS_MAX, format!("at most {SEEDS_MAX} seeds"));
         check(self.replicas <= 3, "replicas must be 0 to 3".to_owned());
+        check(
+            self.weight != Some(0),
+            "the weight must be at least 1; a node that holds nothing is a witness".to_owned(),
+        );
         check(
             self.max_memory_bytes >= MEMORY_MIN,
             format!("max memory must be at least {} MiB", MEMORY_MIN >> 20),
@@ -173,7 +187,8 @@ mod tests {
         config.replicas = 9;
         config.max_memory_bytes = 17;
         config.io_threads = 0;
+        config.weight = Some(0);
         let error = config.check().unwrap_err();
-        assert_eq!(error.problems.len(), 5, "{error}");
+        assert_eq!(error.problems.len(), 6, "{error}");
     }
 }

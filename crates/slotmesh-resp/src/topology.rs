@@ -123,6 +123,7 @@ mod tests {
             resp: resp.then(|| addr(6400 + number)),
             zone: String::new(),
             witness: false,
+            weight: 1,
         }
     }
 

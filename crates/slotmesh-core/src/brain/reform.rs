@@ -293,6 +293,7 @@ mod tests {
             resp: None,
             zone: String::new(),
             witness: false,
+            weight: 1,
         };
         let config = BrainConfig {
             info: info.clone(),

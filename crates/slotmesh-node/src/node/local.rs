@@ -73,6 +73,7 @@ fn own_everything(id: NodeId, data: &DataPlane) -> ClusterState {
         resp: None,
         zone: String::new(),
         witness: false,
+        weight: 1,
     };
     let generation = Generation { cluster: rand::random(), reform: 0 };
     let mut cluster = ClusterState::new();

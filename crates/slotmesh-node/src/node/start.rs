@@ -251,6 +251,7 @@ impl ControlStart {
             resp: self.config.resp,
             zone: self.config.zone.clone(),
             witness: self.config.witness,
+            weight: self.config.weight(),
         };
         let config = BrainConfig {
             info,

@@ -350,5 +350,6 @@ fn info(place: usize, witness: bool) -> NodeInfo {
         resp: None,
         zone: String::new(),
         witness,
+        weight: 1,
     }
 }
