@@ -4,8 +4,11 @@
 //! one seed: processes crash, stop, restart, fall into parts; messages are late, lost or out of order. After every
 //! event the invariants of ARCHITECTURE.md are checked, at the end that all heals and that the clients' histories are
 //! linearizable. The same seed gives the same run, bit by bit.
+//!
+//! [`explore`](explore::explore) does the opposite: every order of a few steps, in worlds of one slot.
 
 mod clock;
+pub mod explore;
 pub mod history;
 mod log;
 mod network;

@@ -1,9 +1,12 @@
-//! Runs seeds: `slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going] [--bug NAME]`.
+//! Runs seeds: `slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going] [--bug NAME]`,
+//! or explores small worlds in full: `slotmesh-sim explore [--scope NAME] [--executions N] [--depth N] [--bug NAME]`.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
+use slotmesh_sim::explore::{Bounds, Scope, explore};
 use slotmesh_sim::{Bug, Scenario, replay_command, run};
+use slotmesh_slots::Mistake;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -12,9 +15,13 @@ fn main() -> ExitCode {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1).cloned()
     };
+    if has("explore") {
+        return explore_all(&value);
+    }
     let Some(seeds) = value("--seeds").and_then(|text| parse(&text)) else {
         eprintln!(
-            "usage: slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going]"
+            "usage: slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going]\n       \
+             slotmesh-sim explore [--scope NAME] [--executions N] [--depth N] [--bug NAME]"
         );
         return ExitCode::FAILURE;
     };
@@ -62,6 +69,43 @@ fn main() -> ExitCode {
         "{clean} clean, failed {failed:?}; {virtual_seconds:.0} s of virtual time in {took:.1} s"
     );
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Explores one scope or all, until a check fails.
+fn explore_all(value: &dyn Fn(&str) -> Option<String>) -> ExitCode {
+    let number = |name: &str| value(name).map(|text| text.parse::<u64>());
+    let (Ok(executions), Ok(depth)) =
+        (number("--executions").unwrap_or(Ok(100_000)), number("--depth").unwrap_or(Ok(200)))
+    else {
+        eprintln!("--executions and --depth want numbers");
+        return ExitCode::FAILURE;
+    };
+    let bounds = Bounds { depth: depth as usize, executions, reduced: true };
+    let mistake = match value("--bug").map(|name| Bug::named(&name)) {
+        None => None,
+        Some(Some(Bug::Planted(mistake))) => Some(mistake),
+        Some(_) => {
+            eprintln!("mistakes that can be explored: {:?}", Mistake::ALL);
+            return ExitCode::FAILURE;
+        }
+    };
+    let scopes = match value("--scope") {
+        None => Scope::all(),
+        Some(name) => Scope::named(&name).into_iter().collect(),
+    };
+    if scopes.is_empty() {
+        let names: Vec<_> = Scope::all().iter().map(|scope| scope.name).collect();
+        eprintln!("the scopes are {names:?}");
+        return ExitCode::FAILURE;
+    }
+    for scope in scopes {
+        let report = explore(&scope, bounds, mistake);
+        println!("{}: {report}", scope.name);
+        if report.violation.is_some() {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn parse(text: &str) -> Option<std::ops::Range<u64>> {
