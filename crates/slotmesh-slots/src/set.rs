@@ -62,20 +62,32 @@ impl SlotSet {
 
     /// The slots of the set in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
-        Slot::all().filter(|&slot| self.contains(slot))
+        self.0.iter().enumerate().flat_map(|(word, &bits)| Bits { word, bits })
     }
 
     /// The set as inclusive ranges in ascending order, as `CLUSTER SLOTS` shows them.
     pub fn ranges(&self) -> impl Iterator<Item = (Slot, Slot)> + '_ {
-        let mut slots = self.iter().peekable();
+        let mut from = 0;
         std::iter::from_fn(move || {
-            let first = slots.next()?;
-            let mut last = first;
-            while let Some(next) = slots.next_if(|next| next.number() == last.number() + 1) {
-                last = next;
-            }
-            Some((first, last))
+            let first = self.next_where(from, true)?;
+            from = self.next_where(first, false).unwrap_or(SLOT_COUNT);
+            Some((slot_at(first)?, slot_at(from - 1)?))
         })
+    }
+
+    /// The first place from this one on that is in the set, or that is not.
+    fn next_where(&self, from: usize, contained: bool) -> Option<usize> {
+        let seen = |word: usize| if contained { self.0[word] } else { !self.0[word] };
+        let mut word = from / 64;
+        let mut bits = seen(word.min(WORDS - 1)) & (u64::MAX << (from % 64));
+        while word < WORDS {
+            if bits != 0 {
+                return Some(word * 64 + bits.trailing_zeros() as usize);
+            }
+            word += 1;
+            bits = seen(word.min(WORDS - 1));
+        }
+        None
     }
 
     /// Appends the set as a count of ranges and `(first, last)` pairs of `u16`.
@@ -150,6 +162,27 @@ impl fmt::Debug for SlotSet {
     }
 }
 
+/// The slots of one word of the map: sets are mostly empty, or runs, and iterated often.
+struct Bits {
+    word: usize,
+    bits: u64,
+}
+
+impl Iterator for Bits {
+    type Item = Slot;
+
+    fn next(&mut self) -> Option<Slot> {
+        let lowest = self.bits.trailing_zeros() as usize;
+        // Of no bits there is no lowest one to clear.
+        self.bits &= self.bits.wrapping_sub(1);
+        (lowest < 64).then(|| slot_at(self.word * 64 + lowest)).flatten()
+    }
+}
+
+fn slot_at(index: usize) -> Option<Slot> {
+    Slot::new(u16::try_from(index).ok()?)
+}
+
 const fn place(slot: Slot) -> (usize, u64) {
     (slot.index() / 64, 1 << (slot.index() % 64))
 }
@@ -166,6 +199,10 @@ mod tests {
             let set: SlotSet = model.iter().copied().collect();
             prop_assert_eq!(set.len(), model.len());
             prop_assert!(set.iter().eq(model.iter().copied()));
+            let ranges = || set.ranges().map(|(first, last)| first.number()..=last.number());
+            prop_assert!(ranges().flatten().eq(model.iter().map(|slot| slot.number())));
+            let apart = ranges().zip(ranges().skip(1)).all(|(a, b)| a.end() + 1 < *b.start());
+            prop_assert!(apart, "ranges that touch are one");
             let mut out = Writer::new();
             set.encode(&mut out);
             let bytes = out.finish();

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -187,6 +188,20 @@ impl SlotTable {
     #[must_use]
     pub fn owned_by(&self, node: NodeId) -> SlotSet {
         self.iter().filter(|(_, state)| state.primary == Some(node)).map(|(slot, _)| slot).collect()
+    }
+
+    /// Every node that is primary of a slot.
+    #[must_use]
+    pub fn primaries(&self) -> BTreeSet<NodeId> {
+        let (mut primaries, mut before) = (BTreeSet::new(), None);
+        // Neighbours mostly have the same one, so that the set is asked once for each run.
+        for held in self.slots.iter().filter(|held| held.primary.is_some()) {
+            if held.primary != before {
+                before = held.primary;
+                primaries.extend(before);
+            }
+        }
+        primaries
     }
 
     /// Takes over a delta that starts at this table's version, or a full one that is newer. False, and no change, when

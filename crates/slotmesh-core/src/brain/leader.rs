@@ -5,7 +5,7 @@ use slotmesh_control::{
     Claim, ClusterState, Command, Failover, LeaseLedger, NO_WITNESS_WAIT, VOTER_REPLACE_AFTER,
     plan, voters,
 };
-use slotmesh_slots::{MonoTime, NodeId, NodeList, Slot, Version};
+use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, Version};
 
 use super::{Brain, NodeEvent, Output};
 use crate::message::Message;
@@ -37,12 +37,33 @@ pub(super) struct Leader {
     /// Nodes whose takeover left them primary of something, and when the next one may begin.
     rested: BTreeMap<NodeId, MonoTime>,
     moving_since: BTreeMap<Slot, MonoTime>,
+    survey: Survey,
     proposals: usize,
     planned_at: MonoTime,
     planned_for: Option<(u64, Vec<NodeId>)>,
     voters_changing: bool,
     voters_changed: MonoTime,
     next_round: MonoTime,
+}
+
+/// What each round asks of the table, found by one walk over it for each version.
+#[derive(Debug, Default)]
+struct Survey {
+    version: u64,
+    primaries: BTreeSet<NodeId>,
+    moving: BTreeMap<Slot, Epoch>,
+}
+
+impl Survey {
+    fn update(&mut self, view: &ClusterState) {
+        if self.version == view.version() {
+            return;
+        }
+        let moving = view.table().iter().filter(|(_, held)| held.moving_to.is_some());
+        self.moving = moving.map(|(slot, held)| (slot, held.epoch)).collect();
+        self.primaries = view.table().primaries();
+        self.version = view.version();
+    }
 }
 
 /// A failover under way.
@@ -79,6 +100,7 @@ impl Leader {
             takeovers: BTreeMap::new(),
             rested: BTreeMap::new(),
             moving_since: BTreeMap::new(),
+            survey: Survey::default(),
             proposals: 0,
             planned_at: MonoTime::ZERO,
             planned_for: None,
@@ -143,6 +165,7 @@ impl Brain {
             return;
         };
         leader.next_round = now + super::TICK;
+        leader.survey.update(&self.view);
         self.start_takeovers(now);
         self.remove_dead(now);
         self.abort_stuck_moves(now);
@@ -152,9 +175,8 @@ impl Brain {
 
     /// Begins the failover of every primary whose lease is over and whose failure somebody else noticed too.
     fn start_takeovers(&mut self, now: MonoTime) {
-        let primaries: BTreeSet<NodeId> =
-            self.view.table().iter().filter_map(|(_, held)| held.primary).collect();
-        for node in primaries {
+        let Some(leader) = &self.leader else { return };
+        for node in leader.survey.primaries.clone() {
             if self.is_failed(node, now) {
                 self.start_takeover(node, now);
             }
@@ -337,10 +359,10 @@ impl Brain {
             let lapsed = now >= leader.ledger.over_at(*node);
             *node != self.me && (self.is_given_up(*node) || (lapsed && self.peers.is_gone(*node)))
         };
-        let gone: Vec<NodeId> = self.view.members().keys().copied().filter(gone).collect();
-        let primaries: BTreeSet<NodeId> =
-            self.view.table().iter().filter_map(|(_, held)| held.primary).collect();
-        for node in gone.into_iter().filter(|node| !primaries.contains(node)) {
+        let idle = |node: &NodeId| !leader.survey.primaries.contains(node);
+        let members = self.view.members().keys().copied();
+        let gone: Vec<NodeId> = members.filter(idle).filter(gone).collect();
+        for node in gone {
             self.propose(&Command::RemoveMember { node });
             if let Some(leader) = &mut self.leader {
                 leader.ledger.forget(node);
@@ -350,16 +372,10 @@ impl Brain {
 
     fn abort_stuck_moves(&mut self, now: MonoTime) {
         let Some(leader) = &mut self.leader else { return };
-        let moving: BTreeMap<Slot, _> = self
-            .view
-            .table()
-            .iter()
-            .filter(|(_, held)| held.moving_to.is_some())
-            .map(|(slot, held)| (slot, held.epoch))
-            .collect();
+        let moving = &leader.survey.moving;
         leader.moving_since.retain(|slot, _| moving.contains_key(slot));
         let mut stuck = Vec::new();
-        for (slot, epoch) in moving {
+        for (&slot, &epoch) in moving {
             let since = *leader.moving_since.entry(slot).or_insert(now);
             if now.saturating_since(since) >= MOVE_PATIENCE {
                 leader.moving_since.insert(slot, now);

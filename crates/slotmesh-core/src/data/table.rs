@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use slotmesh_control::{Claim, ClusterDelta, ClusterState};
 use slotmesh_replication::{PrimarySlot, ReplicaSlot};
-use slotmesh_slots::{Epoch, MonoTime, NodeId, Slot, SlotState, Version};
+use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, SlotState, Version};
 
 use super::DataPlane;
 use super::gate::RoleWord;
@@ -10,20 +10,33 @@ use super::gate::RoleWord;
 impl DataPlane {
     /// Takes over the table of `view` where `delta` changed it.
     pub fn apply_view(&self, view: &ClusterState, delta: &ClusterDelta, now: MonoTime) {
+        let mut owned = false;
         if delta.table.from == 0 {
             for (slot, held) in view.table().iter() {
-                self.apply_slot(slot, held, now);
+                owned |= self.apply_slot(slot, held, now);
             }
         } else {
             for (slots, held) in &delta.table.changes {
-                slots.iter().for_each(|slot| self.apply_slot(slot, held, now));
+                slots.iter().for_each(|slot| owned |= self.apply_slot(slot, held, now));
             }
         }
         self.gate.set_version(view.version());
-        let owned = view.table().iter().filter(|(_, held)| held.primary == Some(self.me));
-        let replicas: BTreeSet<NodeId> = owned.flat_map(|(_, held)| held.replicas()).collect();
-        *self.replicas.lock() = replicas;
+        if owned {
+            *self.replicas.lock() = self.replicas_in(view);
+        }
         self.pump(now);
+    }
+
+    /// Who copies this node's slots. Neighbours mostly have the same copies, so they are looked at once.
+    fn replicas_in(&self, view: &ClusterState) -> BTreeSet<NodeId> {
+        let (mut replicas, mut before) = (BTreeSet::new(), (NodeList::EMPTY, NodeList::EMPTY));
+        for (_, held) in view.table().iter() {
+            if held.primary == Some(self.me) && (held.in_sync, held.copying) != before {
+                before = (held.in_sync, held.copying);
+                replicas.extend(held.replicas());
+            }
+        }
+        replicas
     }
 
     /// The lease lasts until then, unless it lasts longer already.
@@ -49,7 +62,9 @@ impl DataPlane {
         claims.iter().filter_map(promise).collect()
     }
 
-    fn apply_slot(&self, slot: Slot, held: &SlotState, now: MonoTime) {
+    /// Whether the table names, or named before, this node as the slot's primary.
+    fn apply_slot(&self, slot: Slot, held: &SlotState, now: MonoTime) -> bool {
+        let owned = [self.gate.owner(slot), held.primary].contains(&Some(self.me));
         self.gate.set_owner(slot, held.primary);
         self.note_move(slot, held);
         // What the slot held, if its history ended; freed after the lock is.
@@ -66,6 +81,7 @@ impl DataPlane {
             self.set_role(slot, held, guard.version(), now);
             ended
         };
+        owned
     }
 
     /// Under the slot's lock. What a slot held is not freed at once when the table drops this node: a later table may
