@@ -305,7 +305,7 @@ impl Brain {
                 && held
                     .in_sync
                     .iter()
-                    .all(|replica| self.peers.is_gone(replica) && certain(replica))
+                    .all(|replica| self.peers.is_absent(replica) && certain(replica))
         };
         let mut heirs: Vec<NodeId> = self.live_members(now);
         heirs.retain(|node| !self.view.members()[node].info.witness);
@@ -357,7 +357,7 @@ impl Brain {
         let Some(leader) = &self.leader else { return };
         let gone = |node: &NodeId| {
             let lapsed = now >= leader.ledger.over_at(*node);
-            *node != self.me && (self.is_given_up(*node) || (lapsed && self.peers.is_gone(*node)))
+            *node != self.me && (self.is_given_up(*node) || (lapsed && self.peers.is_absent(*node)))
         };
         let idle = |node: &NodeId| !leader.survey.primaries.contains(node);
         let members = self.view.members().keys().copied();
@@ -456,5 +456,100 @@ impl Brain {
             leader.proposals += 1;
             self.outputs.push_back(Output::Propose(wire::encode(command)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use slotmesh_control::log::LogStatus;
+    use slotmesh_control::{NodeInfo, Reform};
+    use slotmesh_slots::Generation;
+
+    use super::*;
+    use crate::brain::BrainConfig;
+    use crate::data::{Clock, DataConfig, DataPlane, Wakers};
+    use crate::message::Meta;
+
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn now(&self) -> MonoTime {
+            at(0)
+        }
+    }
+
+    fn at(millis: u64) -> MonoTime {
+        MonoTime::from_micros(1 + 1_000 * millis)
+    }
+
+    fn node(number: u64) -> NodeId {
+        NodeId::from_random(number)
+    }
+
+    fn info(number: u64) -> NodeInfo {
+        let control = SocketAddr::from(([127, 0, 0, number as u8], 7600));
+        let (name, zone) = (format!("n{number}"), String::new());
+        NodeInfo { name, control, lanes: vec![], resp: None, zone, witness: false }
+    }
+
+    /// The first of three members, all of which vote; it leads and has met these others.
+    fn leading(met: &[u64]) -> Brain {
+        let wakers = Wakers { link: Box::new(|_| {}), events: Box::new(|| {}) };
+        let sizes = DataConfig::default();
+        let data = Arc::new(DataPlane::new(node(1), sizes, Arc::new(Stopped), wakers));
+        let config = BrainConfig {
+            info: info(1),
+            seeds: vec![],
+            expect: 3,
+            replicas: 1,
+            gossip: slotmesh_gossip::GossipConfig::default(),
+            refused_is_death: false,
+            reform: Reform::Never,
+            reform_wait: Duration::ZERO,
+        };
+        let mut brain = Brain::new(node(1), config, data, 7, at(0));
+        let generation = Generation { cluster: 9, reform: 0 };
+        brain.adopt(generation, at(0));
+        for &number in met {
+            let meta = Meta { info: info(number), generation: Some(generation) };
+            brain.handle_peer(node(number), info(number).control, meta, at(0));
+        }
+        let members = (1..=3).map(|number| (node(number), info(number))).collect();
+        apply(&mut brain, &Command::Found { generation, replicas: 1, expect: 3, members });
+        let status = LogStatus {
+            is_leader: true,
+            caught_up: true,
+            leader_since: Some(at(0)),
+            quorum_acked: Some(at(0)),
+            voters: (1..=3).map(node).collect(),
+            ..LogStatus::default()
+        };
+        brain.handle_log_status(status, at(0));
+        assert!(brain.is_leading());
+        brain
+    }
+
+    fn apply(brain: &mut Brain, command: &Command) {
+        let (_, delta) = brain.view.clone().apply(command);
+        brain.handle_applied(&delta.unwrap(), at(0));
+    }
+
+    fn outputs(brain: &mut Brain, now: MonoTime) -> Vec<Output> {
+        brain.lead(now);
+        std::iter::from_fn(|| brain.poll_output()).collect()
+    }
+
+    #[test]
+    fn a_member_that_died_before_this_node_came_is_struck() {
+        let struck = |met: &[u64], millis| {
+            let strike = wire::encode(&Command::RemoveMember { node: node(3) });
+            outputs(&mut leading(met), at(millis)).contains(&Output::Propose(strike))
+        };
+        assert!(struck(&[2], 1_000), "no lease, and never heard of");
+        assert!(!struck(&[2], 500), "it may have a lease of the leader before");
+        assert!(!struck(&[2, 3], 1_000), "gossip finds it alive");
     }
 }
