@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use slotmesh_control::{
-    Claim, ClusterState, Command, Failover, LeaseLedger, NO_WITNESS_WAIT, VOTER_REPLACE_AFTER,
-    plan, voters,
+    Claim, ClusterState, Command, Failover, LeaseLedger, MemberState, NO_WITNESS_WAIT,
+    VOTER_REPLACE_AFTER, plan, voters,
 };
 use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, Version};
 
@@ -402,16 +402,19 @@ impl Brain {
         leader.planned_for = planned_for;
         leader.planned_at = now;
         for command in plan(&self.view, &|node| live.contains(&node)) {
-            // One that leaves goes when the control log needs it no more: it may be the only voter.
-            let waits = matches!(&command, Command::RemoveMember { node } if self.votes(*node));
+            // One that leaves goes when the control log can do without it: it may be the only voter.
+            let waits = matches!(&command, Command::RemoveMember { node } if self.is_needed(*node));
             if !waits {
                 self.propose(&command);
             }
         }
     }
 
-    fn votes(&self, node: NodeId) -> bool {
-        self.log.voters_changing || self.log.voters.contains(&node)
+    /// Whether the others who vote are too few to decide without it.
+    fn is_needed(&self, node: NodeId) -> bool {
+        let voters = &self.log.voters;
+        let others = self.alive_among(voters.iter().filter(|other| **other != node));
+        self.log.voters_changing || (voters.contains(&node) && others * 2 <= voters.len())
     }
 
     fn choose_voters(&mut self, now: MonoTime) {
@@ -429,9 +432,28 @@ impl Brain {
             up && fit && !dead && !self.peers.is_proven_dead(node)
         };
         let wanted = voters(&self.view, &current, usable);
-        if wanted != current {
+        if wanted != current && self.may_vote(&wanted, &current) {
             self.set_voters(wanted);
         }
+    }
+
+    /// Whether it is time for these voters.
+    ///
+    /// Who leaves gives its vote up at once to another. Where there is none it does so by going: until then one of the others
+    /// may still fail, and if that were the one that is to vote alone, nobody could ever decide anything again.
+    fn may_vote(&self, wanted: &BTreeSet<NodeId>, current: &BTreeSet<NodeId>) -> bool {
+        let leaves = |node: &NodeId| {
+            let member = self.view.members().get(node);
+            member.is_some_and(|member| member.state == MemberState::Draining)
+        };
+        let early = |node: &NodeId| leaves(node) && !self.is_needed(*node);
+        let too_early = wanted.len() < current.len() && current.iter().any(early);
+        self.alive_among(wanted) * 2 > wanted.len() && !too_early
+    }
+
+    fn alive_among<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> usize {
+        let alive = |node| self.peers.is_alive(node) && !self.peers.is_proven_dead(node);
+        nodes.into_iter().filter(|&&node| node == self.me || alive(node)).count()
     }
 
     fn set_voters(&mut self, wanted: BTreeSet<NodeId>) {
@@ -551,5 +573,27 @@ mod tests {
         assert!(struck(&[2], 1_000), "no lease, and never heard of");
         assert!(!struck(&[2], 500), "it may have a lease of the leader before");
         assert!(!struck(&[2, 3], 1_000), "gossip finds it alive");
+    }
+
+    #[test]
+    fn who_leaves_votes_until_it_is_gone_where_nobody_takes_its_seat() {
+        let voters = |brain: &mut Brain| {
+            outputs(brain, at(5_000)).into_iter().find_map(|output| match output {
+                Output::SetVoters(voters) => Some(voters),
+                _ => None,
+            })
+        };
+        let mut brain = leading(&[2, 3]);
+        apply(&mut brain, &Command::Drain { node: node(2) });
+        assert_eq!(voters(&mut brain), None, "three vote while three are there");
+        assert!(!brain.is_needed(node(2)), "it may go: the other two can decide");
+        let mut brain = leading(&[2, 3]);
+        apply(&mut brain, &Command::Drain { node: node(2) });
+        brain.peers.prove_death(node(3));
+        assert_eq!(voters(&mut brain), Some(vec![node(1)]), "before the only other one goes");
+        let mut brain = leading(&[2]);
+        apply(&mut brain, &Command::Drain { node: node(1) });
+        apply(&mut brain, &Command::Drain { node: node(2) });
+        assert_eq!(voters(&mut brain), None, "never one alone of whom nothing is known");
     }
 }
