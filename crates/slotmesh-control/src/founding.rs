@@ -118,6 +118,15 @@ impl Founding {
         }
     }
 
+    /// Whether this founder's log can never begin: most of those who promised belong to another generation. They took this
+    /// node for dead and promised anew.
+    #[must_use]
+    pub fn is_hopeless(&self, elsewhere: impl Fn(NodeId) -> bool) -> bool {
+        let Stage::Founder { members, .. } = &self.stage else { return false };
+        members.iter().filter(|&&node| node != self.me && elsewhere(node)).count() * 2
+            >= members.len()
+    }
+
     fn promise(&mut self, founder: NodeId, generation: Generation) -> bool {
         self.stage = Stage::Promised { founder, generation };
         true
@@ -174,6 +183,19 @@ mod tests {
         third.handle_release(node(1), generation(6));
         assert!(third.handle_ask(node(2), generation(7), &all));
         assert_eq!(third.bound_to(), Some(generation(7)));
+    }
+
+    #[test]
+    fn a_founder_that_was_taken_for_dead_gives_up() {
+        let all = nodes(&[1, 2, 3]);
+        let mut first = Founding::new(node(1), 3);
+        assert!(matches!(first.step(&all, || 9), Some(FoundingStep::Ask(..))));
+        assert!(!first.is_hopeless(|_| true), "nothing has begun");
+        first.handle_promise(node(2), generation(9));
+        first.handle_promise(node(3), generation(9));
+        assert!(matches!(first.step(&all, || 9), Some(FoundingStep::Found(..))));
+        assert!(!first.is_hopeless(|other| other == node(2)), "the third still promised");
+        assert!(first.is_hopeless(|other| other != node(1)));
     }
 
     #[test]

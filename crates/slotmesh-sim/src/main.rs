@@ -1,12 +1,26 @@
-//! Runs seeds: `slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going] [--bug NAME]`,
-//! or explores small worlds in full: `slotmesh-sim explore [--scope NAME] [--executions N] [--depth N] [--bug NAME]`.
+//! Runs seeds: `slotmesh-sim --seeds A..B [--KIND] [--trace] [--keep-going] [--bug NAME]`, or explores small worlds in full:
+//! `slotmesh-sim explore [--scope NAME] [--executions N] [--depth N] [--bug NAME]`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use slotmesh_sim::explore::{Bounds, Scope, explore};
 use slotmesh_sim::{Bug, Scenario, replay_command, run};
 use slotmesh_slots::Mistake;
+
+type Kind = fn(u64) -> Scenario;
+
+/// Scenarios with a plot; without any of these everything is drawn from the seed.
+const KINDS: [(&str, Kind); 7] = [
+    ("--three", Scenario::three_nodes),
+    ("--copies", Scenario::changing_copies),
+    ("--witness", Scenario::two_and_a_witness),
+    ("--reform", Scenario::reformed),
+    ("--group", Scenario::reformed_group),
+    ("--rolling", Scenario::rolling_restart),
+    ("--sides", Scenario::two_sides),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -20,8 +34,9 @@ fn main() -> ExitCode {
     }
     let Some(seeds) = value("--seeds").and_then(|text| parse(&text)) else {
         eprintln!(
-            "usage: slotmesh-sim --seeds A..B [--three | --copies | --witness | --reform] [--trace] [--keep-going]\n       \
-             slotmesh-sim explore [--scope NAME] [--executions N] [--depth N] [--bug NAME]"
+            "usage: slotmesh-sim --seeds A..B [--trace] [--keep-going] [--bug NAME] [{}]\n       \
+             slotmesh-sim explore [--scope NAME] [--executions N] [--depth N] [--bug NAME]",
+            KINDS.map(|(name, _)| name).join(" | ")
         );
         return ExitCode::FAILURE;
     };
@@ -35,24 +50,25 @@ fn main() -> ExitCode {
         },
         None => None,
     };
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
     let (mut clean, mut failed, mut virtual_seconds) = (0u64, Vec::new(), 0.0);
     let began = Instant::now();
     for seed in seeds {
-        let scenario = match () {
-            () if has("--three") => Scenario::three_nodes(seed),
-            () if has("--reform") => Scenario::reformed(seed),
-            () if has("--witness") => Scenario::two_and_a_witness(seed),
-            () if has("--copies") => Scenario::changing_copies(seed),
-            () => Scenario::mix(seed),
-        };
+        let scenario = KINDS
+            .iter()
+            .find(|(name, _)| has(name))
+            .map_or(Scenario::mix as Kind, |kind| kind.1)(seed);
         let scenario = match bug {
             Some(bug) => scenario.with_bug(bug),
             None => scenario,
         };
         match run(scenario, has("--trace")) {
-            Ok(summary) => {
+            Ok(mut summary) => {
                 clean += 1;
                 virtual_seconds += summary.ran.as_secs_f64();
+                for (what, times) in std::mem::take(&mut summary.seen) {
+                    *seen.entry(what).or_default() += times;
+                }
                 println!("{seed}: {summary:?}");
             }
             Err(problem) => {
@@ -64,6 +80,7 @@ fn main() -> ExitCode {
             }
         }
     }
+    println!("seen: {seen:?}");
     let took = began.elapsed().as_secs_f64();
     println!(
         "{clean} clean, failed {failed:?}; {virtual_seconds:.0} s of virtual time in {took:.1} s"

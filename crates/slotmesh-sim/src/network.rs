@@ -5,13 +5,25 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use slotmesh_slots::MonoTime;
 
+/// What a way carries: nodes have sockets of their own for control, and one a lane for calls and replication.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Plane {
+    Control,
+    Lanes,
+}
+
+/// A way from one address to another.
+pub(crate) type Way = (Plane, usize, usize);
+
 /// Which messages arrive, and when. Nodes are numbered by their address.
 pub(crate) struct Network {
-    /// How many partitions block the way from one address to another.
-    blocked: BTreeMap<(usize, usize), u32>,
+    /// How many partitions block a way.
+    blocked: BTreeMap<Way, u32>,
     /// Extra delay of slow addresses.
     slow: BTreeMap<usize, Duration>,
     pub(crate) loss: f64,
+    /// What every message takes at least.
+    latency: Duration,
     rng: StdRng,
 }
 
@@ -19,16 +31,16 @@ pub(crate) struct Network {
 const LATE_SHARE: f64 = 0.01;
 
 impl Network {
-    pub(crate) fn new(loss: f64, rng: StdRng) -> Self {
-        Self { blocked: BTreeMap::new(), slow: BTreeMap::new(), loss, rng }
+    pub(crate) fn new(loss: f64, latency: Duration, rng: StdRng) -> Self {
+        Self { blocked: BTreeMap::new(), slow: BTreeMap::new(), loss, latency, rng }
     }
 
-    pub(crate) fn block(&mut self, from: usize, to: usize) {
-        *self.blocked.entry((from, to)).or_default() += 1;
+    pub(crate) fn block(&mut self, way: Way) {
+        *self.blocked.entry(way).or_default() += 1;
     }
 
-    pub(crate) fn unblock(&mut self, from: usize, to: usize) {
-        let count = self.blocked.entry((from, to)).or_default();
+    pub(crate) fn unblock(&mut self, way: Way) {
+        let count = self.blocked.entry(way).or_default();
         *count = count.saturating_sub(1);
     }
 
@@ -40,20 +52,20 @@ impl Network {
     }
 
     /// Whether anything gets from one to the other.
-    pub(crate) fn is_open(&self, from: usize, to: usize) -> bool {
-        self.blocked.get(&(from, to)).is_none_or(|count| *count == 0)
+    pub(crate) fn is_open(&self, (plane, from, to): Way) -> bool {
+        self.blocked.get(&(plane, from, to)).is_none_or(|count| *count == 0)
     }
 
     /// Whether both hear each other.
-    pub(crate) fn is_linked(&self, a: usize, b: usize) -> bool {
-        self.is_open(a, b) && self.is_open(b, a)
+    pub(crate) fn is_linked(&self, plane: Plane, a: usize, b: usize) -> bool {
+        self.is_open((plane, a, b)) && self.is_open((plane, b, a))
     }
 
     /// How long a message takes that does not get lost.
     pub(crate) fn delay(&mut self, from: usize, to: usize) -> Duration {
         let late = self.rng.random_bool(LATE_SHARE);
         let micros = self.rng.random_range(if late { 5_000..120_000 } else { 100..2_000u64 });
-        let mut extra = Duration::ZERO;
+        let mut extra = self.latency;
         for node in [from, to] {
             if let Some(by) = self.slow.get(&node) {
                 extra += by.mul_f64(self.rng.random_range(0.1..1.0));
@@ -63,8 +75,9 @@ impl Network {
     }
 
     /// When a message that may get lost arrives.
-    pub(crate) fn carry(&mut self, from: usize, to: usize, now: MonoTime) -> Option<MonoTime> {
+    pub(crate) fn carry(&mut self, way: Way, now: MonoTime) -> Option<MonoTime> {
         let lost = self.loss > 0.0 && self.rng.random_bool(self.loss);
-        (!lost && self.is_open(from, to)).then(|| now + self.delay(from, to))
+        let (_, from, to) = way;
+        (!lost && self.is_open(way)).then(|| now + self.delay(from, to))
     }
 }

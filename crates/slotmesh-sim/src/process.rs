@@ -123,6 +123,17 @@ pub(crate) struct Process {
     pub(crate) feeds: std::collections::BTreeMap<NodeId, u64>,
     /// The highest version checked, so that only new ones are.
     pub(crate) checked: u64,
+    /// It was told to leave.
+    pub(crate) leaves: bool,
+    /// It left, and is about to end.
+    pub(crate) ends: bool,
+}
+
+/// Memory of a process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) log_bytes: usize,
+    pub(crate) budget_bytes: usize,
 }
 
 impl Process {
@@ -130,7 +141,7 @@ impl Process {
         node: NodeId,
         place: usize,
         clock: NodeClock,
-        (config, log_bytes): (BrainConfig, usize),
+        (config, memory): (BrainConfig, Sizes),
         seed: u64,
     ) -> Self {
         let clock = Arc::new(clock);
@@ -148,8 +159,10 @@ impl Process {
                 move || has_events.store(true, Ordering::Relaxed)
             }),
         };
+        let log_bytes = memory.log_bytes;
         let mut sizes = DataConfig { log_bytes, ..DataConfig::default() };
         sizes.store.log_bytes = log_bytes;
+        sizes.store.budget_bytes = memory.budget_bytes;
         sizes.replication.window_bytes = sizes.replication.window_bytes.min(log_bytes / 2);
         sizes.replication.copy_lag_bytes = sizes.replication.copy_lag_bytes.min(log_bytes / 4);
         let data = Arc::new(DataPlane::new(node, sizes, clock.clone(), wakers));
@@ -171,6 +184,8 @@ impl Process {
             inbox: VecDeque::new(),
             feeds: std::collections::BTreeMap::new(),
             checked: 0,
+            leaves: false,
+            ends: false,
         }
     }
 

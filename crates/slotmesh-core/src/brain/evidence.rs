@@ -56,6 +56,11 @@ impl Peers {
         self.is_proven_dead(node) || self.gone_since(node).is_some()
     }
 
+    /// It is gone, or was never heard of: it may have died before this node came, and then gossip has nothing to give up.
+    pub(super) fn is_absent(&self, node: NodeId) -> bool {
+        self.is_gone(node) || !self.known.contains_key(&node)
+    }
+
     pub(super) fn gone_since(&self, node: NodeId) -> Option<MonoTime> {
         match self.known.get(&node)?.health {
             Health::Gone { since } => Some(since),
@@ -193,7 +198,13 @@ impl Brain {
         }
     }
 
-    fn handle_peer(&mut self, node: NodeId, addr: SocketAddr, meta: Meta, now: MonoTime) {
+    pub(super) fn handle_peer(
+        &mut self,
+        node: NodeId,
+        addr: SocketAddr,
+        meta: Meta,
+        now: MonoTime,
+    ) {
         let theirs = meta.generation;
         self.peers.put(node, addr, meta);
         if let Some(theirs) = theirs {

@@ -46,9 +46,12 @@ impl Brain {
         self.send(from, Message::FoundPromise(generation));
     }
 
-    /// A live node belongs to this generation. Whoever promised another one waits for its founder first.
+    /// A live node belongs to this generation. Whoever promised another one waits for its founder first, and a founder for
+    /// those who promised, as long as that is of use.
     pub(super) fn consider_adopting(&mut self, theirs: Generation, now: MonoTime) {
-        if self.founding.bound_to().is_none_or(|bound| bound == theirs) {
+        let free = self.founding.bound_to().is_none_or(|bound| bound == theirs);
+        let others: BTreeSet<NodeId> = self.peers.with_generation(Some(theirs)).collect();
+        if free || self.founding.is_hopeless(|node| others.contains(&node)) {
             self.adopt(theirs, now);
         }
     }

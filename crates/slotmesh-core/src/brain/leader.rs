@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use slotmesh_control::{
-    Claim, ClusterState, Command, Failover, LeaseLedger, NO_WITNESS_WAIT, VOTER_REPLACE_AFTER,
-    plan, voters,
+    Claim, ClusterState, Command, Failover, LeaseLedger, MemberState, NO_WITNESS_WAIT,
+    VOTER_REPLACE_AFTER, plan, voters,
 };
 use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, Version};
 
@@ -305,7 +305,7 @@ impl Brain {
                 && held
                     .in_sync
                     .iter()
-                    .all(|replica| self.peers.is_gone(replica) && certain(replica))
+                    .all(|replica| self.peers.is_absent(replica) && certain(replica))
         };
         let mut heirs: Vec<NodeId> = self.live_members(now);
         heirs.retain(|node| !self.view.members()[node].info.witness);
@@ -357,7 +357,7 @@ impl Brain {
         let Some(leader) = &self.leader else { return };
         let gone = |node: &NodeId| {
             let lapsed = now >= leader.ledger.over_at(*node);
-            *node != self.me && (self.is_given_up(*node) || (lapsed && self.peers.is_gone(*node)))
+            *node != self.me && (self.is_given_up(*node) || (lapsed && self.peers.is_absent(*node)))
         };
         let idle = |node: &NodeId| !leader.survey.primaries.contains(node);
         let members = self.view.members().keys().copied();
@@ -402,16 +402,19 @@ impl Brain {
         leader.planned_for = planned_for;
         leader.planned_at = now;
         for command in plan(&self.view, &|node| live.contains(&node)) {
-            // One that leaves goes when the control log needs it no more: it may be the only voter.
-            let waits = matches!(&command, Command::RemoveMember { node } if self.votes(*node));
+            // One that leaves goes when the control log can do without it: it may be the only voter.
+            let waits = matches!(&command, Command::RemoveMember { node } if self.is_needed(*node));
             if !waits {
                 self.propose(&command);
             }
         }
     }
 
-    fn votes(&self, node: NodeId) -> bool {
-        self.log.voters_changing || self.log.voters.contains(&node)
+    /// Whether the others who vote are too few to decide without it.
+    fn is_needed(&self, node: NodeId) -> bool {
+        let voters = &self.log.voters;
+        let others = self.alive_among(voters.iter().filter(|other| **other != node));
+        self.log.voters_changing || (voters.contains(&node) && others * 2 <= voters.len())
     }
 
     fn choose_voters(&mut self, now: MonoTime) {
@@ -429,9 +432,28 @@ impl Brain {
             up && fit && !dead && !self.peers.is_proven_dead(node)
         };
         let wanted = voters(&self.view, &current, usable);
-        if wanted != current {
+        if wanted != current && self.may_vote(&wanted, &current) {
             self.set_voters(wanted);
         }
+    }
+
+    /// Whether it is time for these voters.
+    ///
+    /// Who leaves gives its vote up at once to another. Where there is none it does so by going: until then one of the others
+    /// may still fail, and if that were the one that is to vote alone, nobody could ever decide anything again.
+    fn may_vote(&self, wanted: &BTreeSet<NodeId>, current: &BTreeSet<NodeId>) -> bool {
+        let leaves = |node: &NodeId| {
+            let member = self.view.members().get(node);
+            member.is_some_and(|member| member.state == MemberState::Draining)
+        };
+        let early = |node: &NodeId| leaves(node) && !self.is_needed(*node);
+        let too_early = wanted.len() < current.len() && current.iter().any(early);
+        self.alive_among(wanted) * 2 > wanted.len() && !too_early
+    }
+
+    fn alive_among<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> usize {
+        let alive = |node| self.peers.is_alive(node) && !self.peers.is_proven_dead(node);
+        nodes.into_iter().filter(|&&node| node == self.me || alive(node)).count()
     }
 
     fn set_voters(&mut self, wanted: BTreeSet<NodeId>) {
@@ -456,5 +478,122 @@ impl Brain {
             leader.proposals += 1;
             self.outputs.push_back(Output::Propose(wire::encode(command)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use slotmesh_control::log::LogStatus;
+    use slotmesh_control::{NodeInfo, Reform};
+    use slotmesh_slots::Generation;
+
+    use super::*;
+    use crate::brain::BrainConfig;
+    use crate::data::{Clock, DataConfig, DataPlane, Wakers};
+    use crate::message::Meta;
+
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn now(&self) -> MonoTime {
+            at(0)
+        }
+    }
+
+    fn at(millis: u64) -> MonoTime {
+        MonoTime::from_micros(1 + 1_000 * millis)
+    }
+
+    fn node(number: u64) -> NodeId {
+        NodeId::from_random(number)
+    }
+
+    fn info(number: u64) -> NodeInfo {
+        let control = SocketAddr::from(([127, 0, 0, number as u8], 7600));
+        let (name, zone) = (format!("n{number}"), String::new());
+        NodeInfo { name, control, lanes: vec![], resp: None, zone, witness: false, weight: 1 }
+    }
+
+    /// The first of three members, all of which vote; it leads and has met these others.
+    fn leading(met: &[u64]) -> Brain {
+        let wakers = Wakers { link: Box::new(|_| {}), events: Box::new(|| {}) };
+        let sizes = DataConfig::default();
+        let data = Arc::new(DataPlane::new(node(1), sizes, Arc::new(Stopped), wakers));
+        let config = BrainConfig {
+            info: info(1),
+            seeds: vec![],
+            expect: 3,
+            replicas: 1,
+            gossip: slotmesh_gossip::GossipConfig::default(),
+            refused_is_death: false,
+            reform: Reform::Never,
+            reform_wait: Duration::ZERO,
+        };
+        let mut brain = Brain::new(node(1), config, data, 7, at(0));
+        let generation = Generation { cluster: 9, reform: 0 };
+        brain.adopt(generation, at(0));
+        for &number in met {
+            let meta = Meta { info: info(number), generation: Some(generation) };
+            brain.handle_peer(node(number), info(number).control, meta, at(0));
+        }
+        let members = (1..=3).map(|number| (node(number), info(number))).collect();
+        apply(&mut brain, &Command::Found { generation, replicas: 1, expect: 3, members });
+        let status = LogStatus {
+            is_leader: true,
+            caught_up: true,
+            leader_since: Some(at(0)),
+            quorum_acked: Some(at(0)),
+            voters: (1..=3).map(node).collect(),
+            ..LogStatus::default()
+        };
+        brain.handle_log_status(status, at(0));
+        assert!(brain.is_leading());
+        brain
+    }
+
+    fn apply(brain: &mut Brain, command: &Command) {
+        let (_, delta) = brain.view.clone().apply(command);
+        brain.handle_applied(&delta.unwrap(), at(0));
+    }
+
+    fn outputs(brain: &mut Brain, now: MonoTime) -> Vec<Output> {
+        brain.lead(now);
+        std::iter::from_fn(|| brain.poll_output()).collect()
+    }
+
+    #[test]
+    fn a_member_that_died_before_this_node_came_is_struck() {
+        let struck = |met: &[u64], millis| {
+            let strike = wire::encode(&Command::RemoveMember { node: node(3) });
+            outputs(&mut leading(met), at(millis)).contains(&Output::Propose(strike))
+        };
+        assert!(struck(&[2], 1_000), "no lease, and never heard of");
+        assert!(!struck(&[2], 500), "it may have a lease of the leader before");
+        assert!(!struck(&[2, 3], 1_000), "gossip finds it alive");
+    }
+
+    #[test]
+    fn who_leaves_votes_until_it_is_gone_where_nobody_takes_its_seat() {
+        let voters = |brain: &mut Brain| {
+            outputs(brain, at(5_000)).into_iter().find_map(|output| match output {
+                Output::SetVoters(voters) => Some(voters),
+                _ => None,
+            })
+        };
+        let mut brain = leading(&[2, 3]);
+        apply(&mut brain, &Command::Drain { node: node(2) });
+        assert_eq!(voters(&mut brain), None, "three vote while three are there");
+        assert!(!brain.is_needed(node(2)), "it may go: the other two can decide");
+        let mut brain = leading(&[2, 3]);
+        apply(&mut brain, &Command::Drain { node: node(2) });
+        brain.peers.prove_death(node(3));
+        assert_eq!(voters(&mut brain), Some(vec![node(1)]), "before the only other one goes");
+        let mut brain = leading(&[2]);
+        apply(&mut brain, &Command::Drain { node: node(1) });
+        apply(&mut brain, &Command::Drain { node: node(2) });
+        assert_eq!(voters(&mut brain), None, "never one alone of whom nothing is known");
     }
 }

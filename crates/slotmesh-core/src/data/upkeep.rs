@@ -6,7 +6,7 @@ use std::time::Duration;
 use slotmesh_replication::{
     PrimaryEvent, SnapshotEntry, SnapshotSource, SnapshotStart, SourceGone,
 };
-use slotmesh_slots::{Mistake, MonoTime, NodeId, SLOT_COUNT, Slot, Version};
+use slotmesh_slots::{Epoch, Mistake, MonoTime, NodeId, SLOT_COUNT, Seq, Slot, Version};
 use slotmesh_store::{SlotView, Store};
 
 use super::debts::{PAID_PER_ROUND, PAID_PER_WRITE};
@@ -87,6 +87,20 @@ impl DataPlane {
     pub fn inspect(&self, slot: Slot) -> (Version, u128, usize) {
         let guard = self.store.lock(slot);
         (guard.version(), guard.digest(), guard.len())
+    }
+
+    /// The version of the slot's contents; for tests and the simulator.
+    #[must_use]
+    pub fn held(&self, slot: Slot) -> Version {
+        self.store.lock(slot).version()
+    }
+
+    /// The epoch at which this node is primary of the slot, and the seq up to which every in-sync copy has it; for tests and
+    /// the simulator.
+    #[must_use]
+    pub fn committed(&self, slot: Slot) -> Option<(Epoch, Seq)> {
+        let role = self.gate.role(slot);
+        self.primary.committed(slot).filter(|_| role.is_primary()).map(|seq| (role.epoch(), seq))
     }
 
     /// Whether this node would serve the slot now; for tests and the simulator.
@@ -219,7 +233,7 @@ impl DataPlane {
     }
 
     /// A replica promised a later epoch. If nobody was given the slot at that epoch, raising it is the way out.
-    fn refused(&self, slot: Slot, node: NodeId, promised: slotmesh_slots::Epoch) {
+    fn refused(&self, slot: Slot, node: NodeId, promised: Epoch) {
         let role = self.gate.role(slot);
         if role.is_primary() && promised > role.epoch() {
             self.emit(DataEvent::RaiseEpoch { claim: (slot, role.epoch()), refused: node });

@@ -541,6 +541,7 @@ fn founded() -> &'static ClusterState {
             resp: None,
             zone: String::new(),
             witness: false,
+            weight: 1,
         };
         let members = (0..NODES).map(|at| (node(at), info(at))).collect();
         let generation = Generation { cluster: 1, reform: 0 };

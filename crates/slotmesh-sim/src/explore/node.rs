@@ -122,7 +122,11 @@ impl Node {
     pub(super) fn turns_primary(&self, slot: Slot) -> bool {
         let next = self.unseen.front();
         let names = next.and_then(|delta| {
-            let change = delta.table.changes.iter().find(|(slots, _)| slots.contains(slot));
+            let change = delta
+                .table
+                .changes
+                .iter()
+                .find(|(slots, _)| slots.iter().any(|changed| changed == slot));
             change.and_then(|(_, held)| held.primary)
         });
         self.is_primary(slot) || names == Some(self.id)

@@ -3,6 +3,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use slotmesh_slots::{MonoTime, NodeId};
 
+use super::entries::Voters;
+
 pub(crate) type NodeSet = BTreeSet<NodeId>;
 
 /// One entry of the log.
@@ -29,10 +31,34 @@ pub(crate) type Place = (u64, u64);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum LogMessage {
-    Vote { term: u64, last: Place },
-    VoteReply { term: u64, granted: bool },
-    Append { term: u64, before: Place, entries: Vec<Entry>, commit: u64, sent: MonoTime },
-    AppendReply { term: u64, matched: Result<u64, u64>, sent: MonoTime },
+    Vote {
+        term: u64,
+        last: Place,
+    },
+    VoteReply {
+        term: u64,
+        granted: bool,
+    },
+    Append {
+        term: u64,
+        before: Place,
+        entries: Vec<Entry>,
+        commit: u64,
+        sent: MonoTime,
+    },
+    /// The whole state after this entry, for a log that lacks entries which are kept no more.
+    Install {
+        term: u64,
+        last: Place,
+        voters: Voters,
+        state: Bytes,
+        sent: MonoTime,
+    },
+    AppendReply {
+        term: u64,
+        matched: Result<u64, u64>,
+        sent: MonoTime,
+    },
 }
 
 impl LogMessage {
@@ -41,6 +67,7 @@ impl LogMessage {
             Self::Vote { term, .. }
             | Self::VoteReply { term, .. }
             | Self::Append { term, .. }
+            | Self::Install { term, .. }
             | Self::AppendReply { term, .. } => *term,
         }
     }

@@ -1,8 +1,9 @@
-//! A model of the control log: a small Raft without disks or snapshots, whose messages the world carries, delays and loses.
+//! A model of the control log: a small Raft without disks, whose messages the world carries, delays and loses.
 //!
 //! What a brain is told of it ([`LogStatus`]) is computed as the port demands, so that the simulation also finds brains
 //! that lean on more than the port promises.
 
+mod entries;
 mod message;
 mod node;
 mod reign;

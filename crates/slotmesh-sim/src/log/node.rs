@@ -9,6 +9,7 @@ use slotmesh_control::log::{LogMachine, LogStatus};
 use slotmesh_core::{ControlMachine, ELECTION_MIN};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
+use super::entries::{Entries, Voters};
 use super::message::{Entry, LogMessage, NodeSet, Place, What};
 use super::reign::Reign;
 
@@ -36,7 +37,7 @@ pub(crate) struct LogNode {
     pub(super) term: u64,
     voted_for: Option<NodeId>,
     leader: Option<NodeId>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Entries,
     pub(super) commit: u64,
     applied: u64,
     heard: Option<MonoTime>,
@@ -48,6 +49,10 @@ pub(crate) struct LogNode {
     pub(super) events: VecDeque<LogEvent>,
     /// A seeded bug: entries commit on the leader's word alone.
     pub(crate) commits_alone: bool,
+    /// Applied entries that are kept for others; older ones are dropped.
+    pub(crate) keeps: u64,
+    /// How often this log took over a whole state.
+    pub(crate) installed: u64,
     rng: StdRng,
 }
 
@@ -59,7 +64,7 @@ impl LogNode {
             term: 0,
             voted_for: None,
             leader: None,
-            entries: Vec::new(),
+            entries: Entries::default(),
             commit: 0,
             applied: 0,
             heard: None,
@@ -70,6 +75,8 @@ impl LogNode {
             machine: ControlMachine::new(),
             events: VecDeque::new(),
             commits_alone: false,
+            keeps: u64::MAX,
+            installed: 0,
             rng,
         };
         log.put_off(now);
@@ -159,6 +166,18 @@ impl LogNode {
                 };
                 self.send(from, LogMessage::AppendReply { term: self.term, matched, sent });
             }
+            LogMessage::Install { term, last, voters, state, sent } => {
+                let matched = match term == self.term {
+                    true => {
+                        self.follow(term, Some(from));
+                        self.heard = Some(now);
+                        self.put_off(now);
+                        Ok(self.install(last, voters, &state))
+                    }
+                    false => Err(0),
+                };
+                self.send(from, LogMessage::AppendReply { term: self.term, matched, sent });
+            }
             LogMessage::AppendReply { term, matched, sent } if term == self.term => {
                 self.acknowledged(from, matched, sent, now);
             }
@@ -182,6 +201,12 @@ impl LogNode {
         }
     }
 
+    /// What was applied here.
+    #[cfg(test)]
+    pub(super) fn state(&self) -> &slotmesh_control::ClusterState {
+        self.machine.state()
+    }
+
     /// Everybody whose vote counts.
     pub(crate) fn voters(&self) -> NodeSet {
         let Some((current, next)) = self.latest_voters() else { return NodeSet::new() };
@@ -202,19 +227,15 @@ impl LogNode {
     }
 
     pub(super) fn latest_voters(&self) -> Option<(&NodeSet, Option<&NodeSet>)> {
-        self.entries.iter().rev().find_map(|entry| match &entry.what {
-            What::Voters { current, next } => Some((current, next.as_ref())),
-            _ => None,
-        })
+        self.entries.latest_voters().map(|voters| (&voters.current, voters.next.as_ref()))
     }
 
     pub(super) fn last(&self) -> Place {
-        (self.entries.last().map_or(0, |entry| entry.term), self.entries.len() as u64)
+        self.entries.last()
     }
 
     pub(super) fn append(&mut self, what: What) -> u64 {
-        self.entries.push(Entry { term: self.term, what });
-        self.entries.len() as u64
+        self.entries.push(Entry { term: self.term, what })
     }
 
     pub(super) fn send(&mut self, to: NodeId, message: LogMessage) {
@@ -224,7 +245,7 @@ impl LogNode {
     /// Applies everything committed.
     pub(super) fn apply(&mut self) {
         while self.applied < self.commit {
-            let Some(entry) = self.entries.get(self.applied as usize) else { return };
+            let Some(entry) = self.entries.get(self.applied + 1) else { return };
             self.applied += 1;
             if let What::Command(command) = entry.what.clone() {
                 self.machine.apply(self.applied, &command);
@@ -232,6 +253,35 @@ impl LogNode {
                 self.events.push_back(LogEvent::Command(self.applied, command));
             }
         }
+        if self.applied - self.entries.dropped() > self.keeps.saturating_mul(2) {
+            self.entries.drop_to(self.applied - self.keeps);
+        }
+    }
+
+    /// What to send to one who lacks entries that are kept no more.
+    pub(super) fn whole(&self, sent: MonoTime) -> Option<LogMessage> {
+        let last = (self.entries.term(self.applied)?, self.applied);
+        let voters = self.entries.voters_at(self.applied)?.clone();
+        let state = self.machine.snapshot().into();
+        Some(LogMessage::Install { term: self.term, last, voters, state, sent })
+    }
+
+    /// Takes over a whole state, unless this log has all that led to it; the index up to which both agree.
+    fn install(&mut self, last: Place, voters: Voters, state: &Bytes) -> u64 {
+        let (term, index) = last;
+        if self.entries.term(index) == Some(term) {
+            // What follows may have been promised to the leader.
+            self.commit = self.commit.max(index);
+            self.apply();
+        } else if index > self.commit {
+            let restored = self.machine.restore(state);
+            assert!(restored.is_ok(), "a log cannot read a log: {restored:?}");
+            self.entries.restart(last, voters);
+            (self.commit, self.applied) = (index, index);
+            self.installed += 1;
+            self.events.extend(self.machine.take_deltas().map(LogEvent::Applied));
+        }
+        index
     }
 
     fn hears_leader(&self, now: MonoTime) -> bool {
@@ -283,23 +333,24 @@ impl LogNode {
     /// Takes entries of the leader over; the index up to which both agree, or the one to try next.
     fn take(&mut self, before: Place, entries: Vec<Entry>, commit: u64) -> Result<u64, u64> {
         let (term, index) = before;
-        let known = |index: u64| self.entries.get((index as usize).wrapping_sub(1));
-        if index > 0 && known(index).is_none_or(|entry| entry.term != term) {
-            return Err((index - 1).min(self.entries.len() as u64));
+        // What was dropped here is committed, so the leader has the same.
+        let differs = self.entries.term(index) != Some(term);
+        if index > self.entries.dropped() && differs {
+            return Err((index - 1).min(self.entries.last().1));
         }
         let matched = index + entries.len() as u64;
-        for (at, entry) in (index as usize..).zip(entries) {
-            match self.entries.get(at) {
-                Some(known) if known.term == entry.term => {}
+        for (at, entry) in (index + 1..).zip(entries) {
+            match self.entries.term(at) {
+                _ if at <= self.entries.dropped() => {}
+                Some(known) if known == entry.term => {}
                 Some(_) => {
-                    assert!(
-                        at as u64 >= self.commit || self.commits_alone,
-                        "a committed entry changes"
-                    );
-                    self.entries.truncate(at);
+                    assert!(at > self.commit || self.commits_alone, "a committed entry changes");
+                    self.entries.truncate(at - 1);
                     self.entries.push(entry);
                 }
-                None => self.entries.push(entry),
+                None => {
+                    self.entries.push(entry);
+                }
             }
         }
         self.commit = self.commit.max(commit.min(matched));

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use slotmesh_slots::{MonoTime, NodeId};
 
+use super::entries::Voters;
 use super::message::{LogMessage, NodeSet, What};
 use super::node::{LogEvent, LogNode};
 
@@ -118,7 +119,7 @@ impl LogNode {
         sent: MonoTime,
         now: MonoTime,
     ) {
-        let last = self.entries.len() as u64;
+        let last = self.entries.last().1;
         let Some(reign) = &mut self.reign else { return };
         let acked = reign.acked.entry(from).or_insert(sent);
         *acked = sent.max(*acked);
@@ -143,27 +144,26 @@ impl LogNode {
 
     fn replicate_to(&mut self, node: NodeId, now: MonoTime) {
         let Some(reign) = &self.reign else { return };
-        let last = self.entries.len() as u64;
-        let from = reign.next.get(&node).copied().unwrap_or(last).max(1) as usize - 1;
-        let before = match from.checked_sub(1).and_then(|at| self.entries.get(at)) {
-            Some(entry) => (entry.term, from as u64),
-            None => (0, 0),
+        let last = self.entries.last().1;
+        let from = reign.next.get(&node).copied().unwrap_or(last).max(1) - 1;
+        let Some(before) = self.entries.term(from).map(|term| (term, from)) else {
+            return self.whole(now).into_iter().for_each(|message| self.send(node, message));
         };
-        let entries: Vec<_> = self.entries.iter().skip(from).take(ENTRIES_MAX).cloned().collect();
+        let entries: Vec<_> = self.entries.after(from).take(ENTRIES_MAX).cloned().collect();
         let (term, commit) = (self.term, self.commit);
         self.send(node, LogMessage::Append { term, before, entries, commit, sent: now });
     }
 
     /// Commits what a quorum has, and only once an entry of the own term is among it (Raft §5.4.2).
     fn advance(&mut self, now: MonoTime) {
-        let last = self.entries.len() as u64;
+        let last = self.entries.last().1;
         let Some(reign) = &self.reign else { return };
         let has = |index: u64| {
             let others = reign.matched.iter().filter(|(_, matched)| **matched >= index);
             others.map(|(node, _)| *node).chain([self.me]).collect::<NodeSet>()
         };
         let fits = |index: &u64| {
-            let own = self.entries.get(*index as usize - 1).is_some_and(|e| e.term == self.term);
+            let own = self.entries.term(*index) == Some(self.term);
             own && (self.commits_alone || self.is_quorum(&has(*index)))
         };
         let Some(commit) = (self.commit + 1..=last).rev().find(fits) else { return };
@@ -178,9 +178,8 @@ impl LogNode {
 
     /// Ends a joint phase that is committed, and a reign whose end it is.
     fn finish_voters(&mut self, now: MonoTime) {
-        let at = self.entries.iter().rposition(|entry| matches!(entry.what, What::Voters { .. }));
-        let Some(at) = at.filter(|at| (*at as u64) < self.commit) else { return };
-        let What::Voters { current, next } = self.entries[at].what.clone() else { return };
+        let latest = self.entries.latest_voters().filter(|latest| latest.index <= self.commit);
+        let Some(Voters { current, next, .. }) = latest.cloned() else { return };
         if let Some(next) = next {
             self.append(What::Voters { current: next, next: None });
             return;

@@ -4,7 +4,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use slotmesh_core::ELECTION_MIN;
+use slotmesh_control::Command;
+use slotmesh_core::{ELECTION_MIN, wire};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
 use super::{LogEvent, LogNode, NodeSet};
@@ -130,4 +131,41 @@ fn voters_change_in_two_steps() {
     let status = logs.nodes[&leader].status(logs.now);
     assert!(!status.voters_changing);
     assert_eq!(status.voters, wanted.into_iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn who_lacks_what_is_kept_no_more_takes_the_state_over() {
+    let mut logs = Logs::new();
+    logs.nodes.values_mut().for_each(|log| log.keeps = 3);
+    logs.run(Duration::from_secs(1));
+    let leader = logs.leaders()[0];
+    let late = *logs.nodes.keys().find(|&&node| node != leader).unwrap();
+    let found = Command::Found {
+        generation: Generation { cluster: 1, reform: 0 },
+        replicas: 1,
+        expect: 3,
+        members: vec![],
+    };
+    let proposals = |logs: &mut Logs, rounds: std::ops::Range<u32>| {
+        for round in rounds {
+            let now = logs.now;
+            let command = match round {
+                0 => found.clone(),
+                _ => Command::SetReplicas { replicas: (round % 3) as u8, round },
+            };
+            logs.nodes.get_mut(&leader).unwrap().propose(wire::encode(&command), now);
+            logs.run(Duration::from_millis(20));
+        }
+    };
+    proposals(&mut logs, 0..2);
+    logs.cut_off = Some(late);
+    proposals(&mut logs, 2..20);
+    logs.cut_off = None;
+    proposals(&mut logs, 20..22);
+    logs.run(Duration::from_secs(1));
+    let state = |node: NodeId| logs.nodes[&node].state().clone();
+    assert!(logs.nodes[&late].installed > 0);
+    assert!(logs.commands[&late].len() < logs.commands[&leader].len());
+    assert!(state(late).replicas_round() >= 20, "what was decided while it was cut off");
+    assert_eq!(state(late), state(logs.leaders()[0]));
 }

@@ -1,18 +1,19 @@
 use std::time::Duration;
 
 use rand::Rng;
-use rand::seq::{IndexedRandom, IteratorRandom};
+use rand::seq::IndexedRandom;
 use slotmesh_slots::{MonoTime, NodeId};
 
 use super::{Event, World};
 use crate::log::{LogNode, NodeSet};
+use crate::network::{Plane, Way};
 use crate::process::Input;
-use crate::scenario::{Bug, Fault, Planned, Target};
+use crate::scenario::{Bug, Fault, Moment, Planned, Target};
 
 /// How a fault ends.
 #[derive(Clone, Debug)]
 pub(super) enum Undo {
-    Unblock(Vec<(usize, usize)>),
+    Unblock(Vec<Way>),
     Hurry(usize),
     Loss,
 }
@@ -29,37 +30,75 @@ const SLOWNESS: Duration = Duration::from_millis(60);
 /// Share of messages lost while that is the fault.
 const LOSS: f64 = 0.15;
 
+/// How long a fault waits for its moment at least.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long links that flap are cut: mostly for less than others wait before they give a replica up.
+const CUT: std::ops::Range<u64> = 60_000..290_000;
+
+/// How long they are not.
+const UNCUT: std::ops::Range<u64> = 30_000..400_000;
+
 impl World {
+    /// A fault's time has come: it happens, or waits for its moment.
     pub(super) fn begin_fault(&mut self, index: usize) {
-        if self.calm {
+        if self.calm || self.fired.contains(&index) {
+            return;
+        }
+        let Planned { moment, at, early, .. } = self.scenario.faults[index];
+        if moment == Moment::Clock || !self.waited.insert(index) {
+            return self.strike(index, None, None);
+        }
+        self.armed.insert(index);
+        let rest = if early { PATIENCE } else { (self.scenario.safety * 3 / 4).saturating_sub(at) };
+        self.schedule(self.now + rest.max(PATIENCE), Event::Fault(index));
+    }
+
+    /// The fault happens.
+    pub(super) fn strike(&mut self, index: usize, subject: Option<NodeId>, other: Option<NodeId>) {
+        if self.calm || self.fired.contains(&index) {
             return;
         }
         let planned = self.scenario.faults[index];
-        let Some(place) = self.choose(planned) else {
+        let named = match planned.target {
+            Target::Subject => subject,
+            Target::Other => other,
+            _ => None,
+        };
+        let Some(place) = self.choose(planned, named.and_then(|node| self.place(node))) else {
             return self.schedule(self.now + LATER, Event::Fault(index));
         };
         self.fired.insert(index);
+        self.armed.remove(&index);
         let who = self.places[place];
         self.trace.say(self.now, format_args!("FAULT {planned:?} at place {place} {who:?}"));
+        let when = if self.began.is_some() { "" } else { "early " };
+        self.coverage.see(format_args!("{when}{:?}", planned.fault));
+        self.inflict(planned, place);
+    }
+
+    fn inflict(&mut self, planned: Planned, place: usize) {
         let end = self.now + planned.lasts;
-        let others = (0..self.scenario.nodes).filter(|&other| other != place);
         match planned.fault {
             Fault::Crash | Fault::Lose => self.crash(place, end),
+            Fault::Leave => self.leave(place, end),
             Fault::Isolate => {
-                let both = others.flat_map(|other| [(place, other), (other, place)]).collect();
-                self.block(both, end);
+                self.cut_off(&[place], &[Plane::Control, Plane::Lanes], end);
             }
+            Fault::CutLanes => self.cut_off(&[place], &[Plane::Lanes], end),
+            Fault::CutControl => self.cut_off(&[place], &[Plane::Control], end),
             Fault::Split => {
-                let side: Vec<bool> = (0..self.scenario.nodes)
-                    .map(|n| n == place || self.rng.random_bool(0.4))
+                let side: Vec<usize> = (0..self.scenario.nodes)
+                    .filter(|&other| other == place || self.rng.random_bool(0.4))
                     .collect();
-                let pairs =
-                    pairs(self.scenario.nodes).filter(|(a, b)| side[*a] != side[*b]).collect();
-                self.block(pairs, end);
+                self.cut_off(&side, &[Plane::Control, Plane::Lanes], end);
             }
+            Fault::Zone => self.lose_zone(place, end),
             Fault::Mute => {
+                let others = (0..self.scenario.nodes).filter(|&other| other != place);
                 let deaf: Vec<usize> = others.filter(|_| self.rng.random_bool(0.6)).collect();
-                self.block(deaf.into_iter().map(|other| (place, other)).collect(), end);
+                let ways = deaf.into_iter().flat_map(|other| both_planes(place, other));
+                self.block(ways.collect(), end);
             }
             Fault::Pause => self.pause(place, end),
             Fault::Slow => {
@@ -67,6 +106,7 @@ impl World {
                 self.schedule(end, Event::FaultEnds(Undo::Hurry(place)));
             }
             Fault::Reset => self.reset(place),
+            Fault::Flap => self.flap(place, end),
             Fault::Loss => {
                 self.network.loss = LOSS;
                 self.schedule(end, Event::FaultEnds(Undo::Loss));
@@ -74,11 +114,39 @@ impl World {
         }
     }
 
+    /// The lanes of the process at this place are cut now for less than others wait before they give it up, and again until
+    /// it ends.
+    pub(super) fn flap(&mut self, place: usize, end: MonoTime) {
+        if self.calm || self.now >= end {
+            return;
+        }
+        let open = self.now + Duration::from_micros(self.rng.random_range(CUT));
+        self.cut_off(&[place], &[Plane::Lanes], open);
+        if let Some(node) = self.places[place] {
+            self.break_links_of(node);
+        }
+        let next = open + Duration::from_micros(self.rng.random_range(UNCUT));
+        self.schedule(next, Event::Flap(place, end));
+    }
+
+    fn lose_zone(&mut self, place: usize, end: MonoTime) {
+        let zones = self.scenario.zones;
+        let zone: Vec<usize> =
+            (0..self.scenario.nodes).filter(|other| other % zones == place % zones).collect();
+        if self.may_end(&zone) {
+            self.coverage.see(format_args!("zone of {} lost", zone.len()));
+            zone.into_iter().for_each(|place| self.crash(place, end));
+        } else {
+            self.coverage.see(format_args!("zone of {} cut off", zone.len()));
+            self.cut_off(&zone, &[Plane::Control, Plane::Lanes], end);
+        }
+    }
+
     pub(super) fn end_fault(&mut self, undo: Undo) {
         self.trace.say(self.now, format_args!("END {undo:?}"));
         match undo {
             Undo::Unblock(ways) => {
-                ways.into_iter().for_each(|(from, to)| self.network.unblock(from, to));
+                ways.into_iter().for_each(|way| self.network.unblock(way));
                 self.flush_links();
             }
             Undo::Hurry(place) => self.network.slow_down(place, None),
@@ -103,44 +171,61 @@ impl World {
         self.scenario.loss = 0.0;
     }
 
-    /// Where the fault happens; `None` while it would prove nothing.
-    fn choose(&mut self, planned: Planned) -> Option<usize> {
-        let running = |place: &usize| {
-            let process = self.places[*place].and_then(|node| self.processes.get(&node));
-            process.is_some_and(|process| !process.paused)
-        };
-        let mut places: Vec<usize> = (0..self.scenario.nodes).filter(running).collect();
-        if planned.fault == Fault::Crash {
-            places.retain(|&place| self.may_crash(place));
+    /// Where the fault happens, at the named place if it can; `None` while it would prove nothing.
+    fn choose(&mut self, planned: Planned, named: Option<usize>) -> Option<usize> {
+        let process_at = |place: usize| self.processes.get(&self.places[place]?);
+        let runs = |place: &usize| process_at(*place).is_some_and(|process| !process.paused);
+        let mut places: Vec<usize> = (0..self.scenario.nodes).filter(runs).collect();
+        match planned.fault {
+            Fault::Crash => places.retain(|&place| self.may_end(&[place])),
+            Fault::Leave => places.retain(|&p| process_at(p).is_some_and(|it| !it.leaves)),
+            _ => {}
         }
-        let leads = |place: &usize| {
-            let process = self.places[*place].and_then(|node| self.processes.get(&node));
-            process.is_some_and(|process| process.brain.is_leading())
-        };
+        let leads = |place: &usize| process_at(*place).is_some_and(|it| it.brain.is_leading());
         let leader = places.iter().copied().find(leads);
         match planned.target {
-            Target::Leader if leader.is_some() => leader,
-            Target::Follower => {
-                let followers = places.into_iter().filter(|&place| Some(place) != leader);
-                followers.choose(&mut self.rng)
+            Target::Leader if leader.is_some() => return leader,
+            Target::At(place) => return places.contains(&place).then_some(place),
+            Target::Follower => places.retain(|place| Some(*place) != leader),
+            Target::Voter => {
+                let votes = |place: &usize| self.votes(*place) && Some(*place) != leader;
+                places.retain(votes);
             }
-            Target::At(place) => places.contains(&place).then_some(place),
-            _ => places.choose(&mut self.rng).copied(),
+            Target::Survivor => {
+                let belongs =
+                    |p: &usize| process_at(*p).is_some_and(|it| it.brain.generation().is_some());
+                places.retain(belongs);
+                // Somebody has to be left to go on.
+                if places.len() < 2 {
+                    return None;
+                }
+            }
+            Target::Leader | Target::Subject | Target::Other | Target::Any => {}
         }
+        let named = named.filter(|place| places.contains(place));
+        named.or_else(|| places.choose(&mut self.rng).copied())
     }
 
-    /// Whether the cluster promises to survive the end of this process: a majority of voters and a copy of every slot
-    /// are left.
-    fn may_crash(&self, place: usize) -> bool {
-        let Some(node) = self.places[place] else { return false };
-        let left: NodeSet = self.processes.keys().copied().filter(|&other| other != node).collect();
+    /// Whether the process at this place votes by the log of the one that leads.
+    fn votes(&self, place: usize) -> bool {
+        let leader = self.processes.values().find(|process| process.brain.is_leading());
+        let voters = leader.and_then(|leader| leader.log.as_ref()).map(LogNode::voters);
+        let node = self.places[place];
+        voters.is_some_and(|voters| node.is_some_and(|node| voters.contains(&node)))
+    }
+
+    /// Whether the cluster promises to survive the end of these processes at once: a majority of voters and a copy of every
+    /// slot are left.
+    pub(super) fn may_end(&self, places: &[usize]) -> bool {
+        let goes = |node: &NodeId| places.iter().any(|&place| self.places[place] == Some(*node));
+        let left: NodeSet = self.processes.keys().copied().filter(|node| !goes(node)).collect();
         let logs = self.processes.values().filter_map(|process| process.log.as_ref());
         let elects = |log: &LogNode| log.voters().is_empty() || log.is_quorum(&left);
         let copied = self.committed().table().iter().all(|(_, held)| {
             let mut holders = held.primary.into_iter().chain(held.in_sync.iter());
             held.primary.is_none() || holders.any(|holder| left.contains(&holder))
         });
-        logs.into_iter().all(elects) && copied
+        !left.is_empty() && logs.into_iter().all(elects) && copied
     }
 
     /// The process ends because its generation was superseded; another one starts in its place.
@@ -151,13 +236,21 @@ impl World {
     }
 
     fn crash(&mut self, place: usize, back: MonoTime) {
+        let Some(node) = self.places[place] else { return };
+        self.vacate(place, back);
+        self.tell_lost(node, place);
+    }
+
+    /// Nothing is left of the process at this place, and another one starts there later.
+    pub(super) fn vacate(&mut self, place: usize, back: MonoTime) {
         let Some(node) = self.places[place].take() else { return };
         self.former[place] = Some(node);
         self.break_links_of(node);
-        self.processes.remove(&node);
+        if let Some(process) = self.processes.remove(&node) {
+            self.count_up(&process);
+        }
         self.watch_losses();
         self.schedule(back, Event::Restart(place));
-        self.tell_lost(node, place);
     }
 
     /// Some of the others notice a broken connection soon, the rest when they hear nothing.
@@ -165,7 +258,10 @@ impl World {
         let peers: Vec<(NodeId, usize)> =
             self.processes.values().map(|process| (process.node, process.place)).collect();
         for (peer, at) in peers {
-            if peer != node && self.network.is_linked(place, at) && self.rng.random_bool(0.7) {
+            if peer != node
+                && self.network.is_linked(Plane::Control, place, at)
+                && self.rng.random_bool(0.7)
+            {
                 let delay = Duration::from_micros(self.rng.random_range(500..300_000));
                 let lost = Input::Disconnect { node, departed: false };
                 self.schedule(self.now + delay, Event::Input(peer, lost));
@@ -189,12 +285,20 @@ impl World {
         self.tell_lost(node, place);
     }
 
-    fn block(&mut self, ways: Vec<(usize, usize)>, end: MonoTime) {
-        ways.iter().for_each(|&(from, to)| self.network.block(from, to));
+    /// Nothing gets from these places to the others, nor back.
+    fn cut_off(&mut self, side: &[usize], planes: &[Plane], end: MonoTime) {
+        let others = (0..self.scenario.nodes).filter(|other| !side.contains(other));
+        let pairs = others.flat_map(|b| side.iter().flat_map(move |&a| [(a, b), (b, a)]));
+        let ways = pairs.flat_map(|(a, b)| planes.iter().map(move |&plane| (plane, a, b)));
+        self.block(ways.collect(), end);
+    }
+
+    fn block(&mut self, ways: Vec<Way>, end: MonoTime) {
+        ways.iter().for_each(|&way| self.network.block(way));
         self.schedule(end, Event::FaultEnds(Undo::Unblock(ways)));
     }
 }
 
-fn pairs(nodes: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..nodes).flat_map(move |a| (0..nodes).map(move |b| (a, b)))
+fn both_planes(from: usize, to: usize) -> [Way; 2] {
+    [(Plane::Control, from, to), (Plane::Lanes, from, to)]
 }

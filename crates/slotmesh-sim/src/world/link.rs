@@ -5,13 +5,15 @@ use bytes::Bytes;
 use slotmesh_slots::{MonoTime, NodeId};
 
 use super::{Event, World};
+use crate::network::Plane;
 use crate::process::Input;
+use crate::scenario::Moment;
 
 /// Bytes asked of a link at a time.
 const POLL_BYTES: usize = 64 << 10;
 
 /// How long before a broken link is dialled again.
-const REDIAL: Duration = Duration::from_millis(100);
+const REDIAL: Duration = Duration::from_millis(30);
 
 /// A connection that hears nothing for this long is over.
 const IDLE: Duration = Duration::from_secs(3);
@@ -88,7 +90,7 @@ impl World {
         let number = link.number;
         let Some(from) = self.place(primary) else { return };
         let to = self.processes.get(&replica).filter(|process| !process.paused).map(|p| p.place);
-        let Some(to) = to.filter(|&to| self.network.is_linked(from, to)) else {
+        let Some(to) = to.filter(|&to| self.network.is_linked(Plane::Lanes, from, to)) else {
             return self.schedule(self.now + REDIAL, Event::Dial(primary, replica));
         };
         let there = self.now + self.network.delay(from, to);
@@ -129,7 +131,7 @@ impl World {
         let pairs: Vec<_> = self.links.keys().copied().collect();
         for pair in pairs {
             let (Some(a), Some(b)) = (self.place(pair.0), self.place(pair.1)) else { continue };
-            let linked = self.network.is_linked(a, b);
+            let linked = self.network.is_linked(Plane::Lanes, a, b);
             let Some(link) = self.links.get_mut(&pair) else { continue };
             let late = link.stalled_since.is_some_and(|at| self.now.saturating_since(at) > IDLE);
             if late {
@@ -152,7 +154,7 @@ impl World {
         let (from, to) = if down { (a, b) } else { (b, a) };
         let delay = self.network.delay(from, to);
         // A stream needs its acknowledgements: it stops when either way is blocked.
-        let open = self.network.is_open(from, to);
+        let open = self.network.is_open((Plane::Lanes, from, to));
         let (now, way) = (self.now, usize::from(!down));
         let Some(link) = self.links.get_mut(&pair).filter(|link| link.number == number) else {
             return;
@@ -186,6 +188,7 @@ impl World {
                     known.up = true;
                     process.woken.lock().insert(replica);
                     process.data.link_up(replica);
+                    self.happens(Moment::LinkUp, Some(node), Some(replica));
                 }
             }
             Input::LinkDown { replica, link } => {

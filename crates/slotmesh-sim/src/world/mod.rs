@@ -1,8 +1,11 @@
 //! All processes, the network between them and the order of events.
 
+mod coverage;
 mod deliver;
 mod fault;
+mod leave;
 mod link;
+mod moment;
 mod settle;
 mod watch;
 mod wish;
@@ -18,12 +21,13 @@ use slotmesh_control::{LEASES_OVER_AFTER, NodeInfo};
 use slotmesh_core::BrainConfig;
 use slotmesh_slots::{MonoTime, NodeId};
 
+use self::coverage::Coverage;
 use self::link::Link;
 use self::watch::Watch;
 use self::work::Workload;
 use crate::clock::NodeClock;
-use crate::network::Network;
-use crate::process::{Input, Process};
+use crate::network::{Network, Plane};
+use crate::process::{Input, Process, Sizes};
 use crate::scenario::{Bug, Fault, Planned, Scenario};
 use crate::trace::Trace;
 
@@ -36,7 +40,14 @@ enum Event {
     Dial(NodeId, NodeId),
     Client(usize),
     ClientTimeout(usize, u64),
+    /// A fault's time has come.
     Fault(usize),
+    /// The moment that a fault waited for has come, with whom it is about.
+    Strike(usize, Option<NodeId>, Option<NodeId>),
+    /// The lanes at a place are cut again, until that time.
+    Flap(usize, MonoTime),
+    /// A node that was told to leave ends.
+    End(NodeId),
     FaultEnds(fault::Undo),
     /// An operator has a node go on without the majority, and again until one has.
     Operator,
@@ -65,6 +76,8 @@ pub struct Summary {
     pub repeated: usize,
     /// Time from the end of the faults until all was in order again.
     pub healed_in: Duration,
+    /// What happened how often: faults, moments at which they hit, and what the nodes had to do.
+    pub seen: BTreeMap<String, u64>,
 }
 
 /// A cluster in virtual time.
@@ -85,7 +98,11 @@ pub(crate) struct World {
     trace: Trace,
     work: Workload,
     watch: Watch,
+    /// Faults that wait for their moment, those that did or do, and those that happened.
+    armed: BTreeSet<usize>,
+    waited: BTreeSet<usize>,
     fired: BTreeSet<usize>,
+    coverage: Coverage,
     /// How often the number of copies was decided when the current wish was first uttered.
     wished_at: Option<u32>,
     /// How many wishes were granted.
@@ -95,8 +112,8 @@ pub(crate) struct World {
     calm: bool,
 }
 
-/// Longest virtual time from the start until every slot is served.
-const FOUNDING_MAX: Duration = Duration::from_secs(30);
+/// Longest virtual time from the start until every slot is served, faults of that time included.
+const FOUNDING_MAX: Duration = Duration::from_secs(40);
 
 /// Longest virtual time from the end of the faults until all is in order.
 const HEALING_MAX: Duration = Duration::from_secs(90);
@@ -104,8 +121,21 @@ const HEALING_MAX: Duration = Duration::from_secs(90);
 /// Longest virtual time until all copies were compared and those that differ filled again.
 const MENDING_MAX: Duration = Duration::from_secs(40);
 
+/// How long faults that could not happen yet are waited for at the end of the safety phase: longer than it takes until slots
+/// without any copy begin anew, for no crash proves anything before.
+const FAULTS_WAIT_MAX: Duration = Duration::from_secs(45);
+
+/// When a start that has to wait is tried again.
+const START_LATER: Duration = Duration::from_millis(300);
+
+/// From the last operation to the end: longer than any value lives.
+const QUIET: Duration = Duration::from_secs(4);
+
 /// Pause between two looks at whether all is in order.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// More than all entries ever take.
+const PLENTY_BYTES: usize = 256 << 20;
 
 /// Between two looks at stalled links and at the copies' digests.
 const BEAT: Duration = Duration::from_millis(100);
@@ -113,7 +143,8 @@ const BEAT: Duration = Duration::from_millis(100);
 impl World {
     pub(crate) fn new(scenario: Scenario, print: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(scenario.seed);
-        let network = Network::new(scenario.loss, StdRng::seed_from_u64(rng.random()));
+        let draws = StdRng::seed_from_u64(rng.random());
+        let network = Network::new(scenario.loss, scenario.latency, draws);
         let work = Workload::new(&scenario, StdRng::seed_from_u64(rng.random()));
         let watch = Watch::new(&work, &mut rng);
         let nodes = scenario.nodes;
@@ -133,7 +164,10 @@ impl World {
             trace: Trace::new(print),
             work,
             watch,
+            armed: BTreeSet::new(),
+            waited: BTreeSet::new(),
             fired: BTreeSet::new(),
+            coverage: Coverage::default(),
             wished_at: None,
             granted: 0,
             began: None,
@@ -144,6 +178,7 @@ impl World {
             let at = Duration::from_micros(world.rng.random_range(0..2_000_000));
             world.schedule(world.now + at, Event::Restart(place));
         }
+        world.schedule_faults(true);
         world
     }
 
@@ -152,16 +187,21 @@ impl World {
     /// # Errors
     /// What went wrong, with the last lines of the trace.
     pub(crate) fn run(mut self) -> Result<Summary, String> {
-        match self.phases() {
+        let healed = self.phases();
+        let mended = self.processes.values().map(|it| it.data.stats().corrupted).sum();
+        let processes = std::mem::take(&mut self.processes);
+        processes.values().for_each(|process| self.count_up(process));
+        match healed {
             Ok(healed_in) => Ok(Summary {
                 trace: self.trace.hash(),
                 ran: Duration::from_micros(self.now.as_micros()),
                 events: self.handled,
                 operations: self.work.counts(),
                 excused: self.watch.excused.len(),
-                mended: self.processes.values().map(|it| it.data.stats().corrupted).sum(),
+                mended,
                 repeated: self.work.repeated(),
                 healed_in,
+                seen: self.coverage.into_counts(),
             }),
             Err(problem) => {
                 Err(format!("{problem}\nat {:?}; before:\n{}", self.now, self.trace.last_lines()))
@@ -173,10 +213,7 @@ impl World {
         self.run_until_settled(FOUNDING_MAX)?;
         self.began = Some(self.now);
         self.trace.say(self.now, format_args!("founded; faults begin"));
-        for index in 0..self.scenario.faults.len() {
-            let at = self.now + self.scenario.faults[index].at;
-            self.schedule(at, Event::Fault(index));
-        }
+        self.schedule_faults(false);
         if !self.scenario.wishes.is_empty() {
             self.schedule(self.now + self.scenario.wishes[0].at, Event::Wish(0));
         }
@@ -187,13 +224,7 @@ impl World {
             self.schedule(self.now, Event::Client(client));
         }
         self.run_until(self.now + self.scenario.safety)?;
-        let missing: Vec<&Planned> = (0..self.scenario.faults.len())
-            .filter(|index| !self.fired.contains(index))
-            .map(|index| &self.scenario.faults[index])
-            .collect();
-        if !missing.is_empty() {
-            return Err(format!("planned faults never fired: {missing:?}"));
-        }
+        self.await_faults()?;
         if self.scenario.two_sides {
             return self.check_strangers().map(|()| Duration::ZERO);
         }
@@ -210,7 +241,7 @@ impl World {
         // The clients go on for a moment, so that every key is read after all of it.
         self.run_until(self.now + Duration::from_secs(2))?;
         self.work.stop();
-        self.run_until(self.now + Duration::from_secs(3))?;
+        self.run_until(self.now + QUIET)?;
         if self.scenario.copies_differ() {
             self.run_until(self.now + MENDING_MAX)?;
         }
@@ -218,6 +249,52 @@ impl World {
         self.final_reads()?;
         self.work.check(&self.watch.excused)?;
         Ok(healed_in)
+    }
+
+    /// Faults of the founding, or of the time after it.
+    fn schedule_faults(&mut self, early: bool) {
+        for index in 0..self.scenario.faults.len() {
+            let planned = self.scenario.faults[index];
+            if planned.early == early {
+                self.schedule(self.now + planned.at, Event::Fault(index));
+            }
+        }
+    }
+
+    /// A fault that would have proven nothing so far may still happen; a run without it would not be what it says.
+    fn await_faults(&mut self) -> Result<(), String> {
+        let end = self.now + FAULTS_WAIT_MAX;
+        loop {
+            let missing: Vec<&Planned> = (0..self.scenario.faults.len())
+                .filter(|index| !self.fired.contains(index))
+                .map(|index| &self.scenario.faults[index])
+                .collect();
+            let all_fits = self.scenario.is_tight() && self.evicted() == 0;
+            if missing.is_empty() && !all_fits {
+                return Ok(());
+            }
+            if self.now >= end {
+                return Err(format!(
+                    "planned faults never fired: {missing:?}, or nothing was evicted: {all_fits}"
+                ));
+            }
+            self.run_until(self.now + LOOK)?;
+        }
+    }
+
+    /// Adds what a process did, when it ends.
+    fn count_up(&mut self, process: &Process) {
+        let stats = process.data.stats();
+        self.coverage.add(format_args!("evicted"), stats.evicted);
+        self.coverage.add(format_args!("expired"), stats.expired);
+        let installed = process.log.as_ref().map_or(0, |log| log.installed);
+        self.coverage.add(format_args!("log taken over whole"), installed);
+    }
+
+    /// How many entries were evicted so far.
+    fn evicted(&self) -> u64 {
+        let now = self.processes.values().map(|process| process.data.stats().evicted);
+        self.coverage.seen("evicted") + now.sum::<u64>()
     }
 
     fn run_until(&mut self, end: MonoTime) -> Result<(), String> {
@@ -259,6 +336,9 @@ impl World {
             Event::Client(client) => self.client_turn(client),
             Event::ClientTimeout(client, attempt) => self.client_gave_up(client, attempt),
             Event::Fault(index) => self.begin_fault(index),
+            Event::Strike(index, subject, other) => self.strike(index, subject, other),
+            Event::Flap(place, end) => self.flap(place, end),
+            Event::End(node) => self.end(node),
             Event::FaultEnds(undo) => self.end_fault(undo),
             Event::Wish(index) => self.wish(index),
             Event::Operator => self.operate(),
@@ -286,6 +366,9 @@ impl World {
         if self.places[place].is_some() {
             return;
         }
+        if self.would_found_anew() {
+            return self.schedule(self.now + START_LATER, Event::Restart(place));
+        }
         let fresh = NodeId::from_random(self.rng.random());
         let reused = self.former[place].filter(|_| self.scenario.bug == Some(Bug::IdentityReused));
         let node = reused.unwrap_or(fresh);
@@ -294,7 +377,7 @@ impl World {
         let clock = NodeClock::new(self.rng.random_range(1_000_000..1_000_000_000_000), rate);
         clock.set(self.now);
         let config = BrainConfig {
-            info: info(place, self.is_witness(place)),
+            info: self.info(place),
             seeds: (0..self.scenario.nodes).map(addr).collect(),
             expect: self.scenario.expect,
             replicas: self.scenario.replicas,
@@ -308,16 +391,34 @@ impl World {
         };
         let seed = self.rng.random();
         self.trace.say(self.now, format_args!("{node} starts at place {place}, rate {rate}"));
-        self.processes.insert(
-            node,
-            Process::start(node, place, clock, (config, self.scenario.log_bytes), seed),
-        );
+        let budget = self.scenario.budgets.get(place).copied();
+        let sizes = Sizes {
+            log_bytes: self.scenario.log_bytes,
+            budget_bytes: budget.unwrap_or(PLENTY_BYTES),
+        };
+        self.processes.insert(node, Process::start(node, place, clock, (config, sizes), seed));
         self.places[place] = Some(node);
         self.settle(node);
     }
 
-    fn is_witness(&self, place: usize) -> bool {
-        place + self.scenario.witnesses >= self.scenario.nodes
+    /// Whether one more process without a cluster makes as many as found one, should they see no member: who operates a cluster
+    /// must not start so many at once.
+    fn would_found_anew(&self) -> bool {
+        let fresh = self.processes.values().filter(|it| it.brain.generation().is_none()).count();
+        self.committed().generation().is_some() && fresh + 1 >= usize::from(self.scenario.expect)
+    }
+
+    fn info(&self, place: usize) -> NodeInfo {
+        let zones = self.scenario.zones;
+        NodeInfo {
+            name: format!("n{place}"),
+            control: addr(place),
+            lanes: vec![],
+            resp: None,
+            zone: if zones > 1 { format!("z{}", place % zones) } else { String::new() },
+            witness: place + self.scenario.witnesses >= self.scenario.nodes,
+            weight: 1,
+        }
     }
 
     fn place(&self, node: NodeId) -> Option<usize> {
@@ -325,9 +426,9 @@ impl World {
     }
 
     /// Sends an input over the network; it may get lost.
-    fn carry(&mut self, from: usize, to: NodeId, input: Input) {
+    fn carry(&mut self, (plane, from): (Plane, usize), to: NodeId, input: Input) {
         let Some(place) = self.place(to) else { return };
-        if let Some(at) = self.network.carry(from, place, self.now) {
+        if let Some(at) = self.network.carry((plane, from, place), self.now) {
             self.schedule(at, Event::Input(to, input));
         }
     }
@@ -340,16 +441,4 @@ fn addr(place: usize) -> SocketAddr {
 fn place_of(addr: SocketAddr) -> Option<usize> {
     let std::net::IpAddr::V4(ip) = addr.ip() else { return None };
     (ip.octets()[3] as usize).checked_sub(1)
-}
-
-fn info(place: usize, witness: bool) -> NodeInfo {
-    NodeInfo {
-        name: format!("n{place}"),
-        control: addr(place),
-        lanes: vec![],
-        resp: None,
-        zone: String::new(),
-        witness,
-        weight: 1,
-    }
 }

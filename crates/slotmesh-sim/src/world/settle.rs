@@ -8,8 +8,9 @@ use slotmesh_slots::NodeId;
 
 use super::{Event, World, addr, place_of};
 use crate::log::{LogEvent, LogNode};
+use crate::network::Plane;
 use crate::process::{Input, Process};
-use crate::scenario::Bug;
+use crate::scenario::{Bug, Moment};
 
 /// Rounds until a process has nothing more to do by itself; more is a loop between brain and driver.
 const ROUNDS_MAX: usize = 1_000;
@@ -34,6 +35,7 @@ impl World {
             busy |= self.settle_links(node);
             busy |= self.settle_replies(node);
             if !busy {
+                self.see_left(node);
                 return self.set_timer(node);
             }
         }
@@ -55,7 +57,11 @@ impl World {
                     let Some(generation) = process.log.as_ref().map(|log| log.generation) else {
                         continue;
                     };
-                    self.carry(place, to, Input::Log { from: node, generation, message });
+                    self.carry(
+                        (Plane::Control, place),
+                        to,
+                        Input::Log { from: node, generation, message },
+                    );
                 }
                 LogEvent::Applied(delta) => process.brain.handle_applied(&delta, now),
                 LogEvent::Command(index, command) => self.watch_commit(node, index, &command),
@@ -81,12 +87,16 @@ impl World {
                 let Some(other) = place_of(to).and_then(|place| *self.places.get(place)?) else {
                     return;
                 };
-                self.carry(place, other, Input::Datagram { from: addr(place), body });
+                self.carry(
+                    (Plane::Control, place),
+                    other,
+                    Input::Datagram { from: addr(place), body },
+                );
             }
             Output::Send { to, addr, body } => {
                 self.trace.count(self.now, (node, to, body.len()));
                 if place_of(addr).is_some_and(|place| self.places.get(place) == Some(&Some(to))) {
-                    self.carry(place, to, Input::Message { from: node, body });
+                    self.carry((Plane::Control, place), to, Input::Message { from: node, body });
                 }
             }
             Output::Propose(command) => match &mut process.log {
@@ -97,6 +107,7 @@ impl World {
                 let rng = StdRng::seed_from_u64(self.rng.random());
                 let mut log = LogNode::new(node, generation, rng, now);
                 log.commits_alone = self.scenario.bug == Some(Bug::CommitAlone);
+                log.keeps = self.scenario.control_log_keeps;
                 if let Some(voters) = found_with {
                     log.found(voters.into_iter().collect(), now);
                 }
@@ -125,7 +136,7 @@ impl World {
         let Some(place) = self.place(node) else { return };
         let at_home = self.places.get(to).copied().flatten();
         let stopped = at_home.and_then(|home| self.processes.get(&home)).is_some_and(|p| p.paused);
-        if !self.network.is_linked(place, to) || stopped {
+        if !self.network.is_linked(Plane::Control, place, to) || stopped {
             return;
         }
         let delay = self.network.delay(place, to) + self.network.delay(to, place);
@@ -135,6 +146,14 @@ impl World {
 
     fn note(&mut self, node: NodeId, event: &NodeEvent) {
         self.trace.say(self.now, format_args!("{node} {event:?}"));
+        match event {
+            NodeEvent::Leading => self.happens(Moment::Elected, Some(node), None),
+            NodeEvent::Reforming(_) => self.happens(Moment::Reforming, Some(node), None),
+            NodeEvent::Reformed { survivors, .. } => {
+                self.coverage.see(format_args!("reformed with {survivors}"));
+            }
+            _ => {}
+        }
         if let NodeEvent::OtherGeneration { .. } = event
             && !self.scenario.two_sides
         {
@@ -151,7 +170,7 @@ impl World {
             if waiter.home == node {
                 self.schedule(self.now + Duration::from_micros(1), Event::Input(node, answer));
             } else {
-                self.carry(place, waiter.home, answer);
+                self.carry((Plane::Lanes, place), waiter.home, answer);
             }
         }
         busy

@@ -119,6 +119,28 @@ impl World {
         }
     }
 
+    /// I3 and I4: what a primary counts as committed is on every copy that may be asked to take over.
+    pub(super) fn check_committed(&mut self, node: NodeId) {
+        if let Some(problem) = self.lacking(node) {
+            self.watch.wrong(|| problem);
+        }
+    }
+
+    fn lacking(&self, node: NodeId) -> Option<String> {
+        let primary = self.processes.get(&node)?;
+        self.watch.keyed.iter().find_map(|&slot| {
+            let held = self.committed().table().slot(slot);
+            let role = primary.data.committed(slot).filter(|_| held.primary == Some(node));
+            let (_, seq) = role.filter(|(epoch, _)| *epoch == held.epoch)?;
+            let mut copies = held.in_sync.iter().filter_map(|copy| self.processes.get(&copy));
+            let copy = copies.find(|copy| copy.data.held(slot).seq < seq)?;
+            let (has, at) = (copy.data.held(slot), copy.node);
+            Some(format!(
+                "I3: {slot} is committed up to {seq:?} at {node}, {at} has {has:?}: {held:?}"
+            ))
+        })
+    }
+
     /// I2 and I11: views only go forward, and only along the committed commands.
     fn check_views(&mut self) {
         let watch = &mut self.watch;
@@ -189,8 +211,11 @@ impl World {
                 .wrong(|| format!("I11: the logs differ before {index}, seen by {node}"));
         }
         self.watch.era.commands.insert(index, command.to_vec());
-        let text = slotmesh_core::wire::decode::<slotmesh_control::Command>(command)
-            .map_or_else(|error| error.to_string(), |command| describe(&command));
+        let decoded = slotmesh_core::wire::decode::<slotmesh_control::Command>(command);
+        let text = match &decoded {
+            Ok(command) => describe(command),
+            Err(error) => error.to_string(),
+        };
         self.trace.say(self.now, format_args!("{node} commits {index}: {text}"));
         self.watch.era.machine.apply(index, command);
         let version = self.committed().version();
@@ -212,6 +237,14 @@ impl World {
             self.watch.wrong(|| problem);
         }
         self.watch_losses();
+        if let Ok(command) = &decoded {
+            self.decided(node, command);
+        }
+    }
+
+    /// Whether clients use the slot.
+    pub(super) fn is_keyed(&self, slot: Slot) -> bool {
+        self.watch.keyed.contains(&slot)
     }
 
     /// What was committed in the latest generation.

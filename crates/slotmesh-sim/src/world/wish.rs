@@ -12,6 +12,9 @@ const ASK_INTERVAL: Duration = Duration::from_millis(200);
 /// How often an operator tries again where a majority still answers.
 const OPERATOR_INTERVAL: Duration = Duration::from_millis(10);
 
+/// And how often once one has gone on.
+const OPERATOR_LOOKS_AGAIN: Duration = Duration::from_millis(200);
+
 impl World {
     /// Asks a node, and again until it is decided; then comes the next wish.
     pub(super) fn wish(&mut self, index: usize) {
@@ -42,12 +45,12 @@ impl World {
     /// An operator has a node go on without the majority; what comes of it is seen by the generation.
     pub(super) fn operate(&mut self) {
         let reformed = self.committed().generation().is_some_and(|known| known.reform > 0);
-        if reformed || self.calm {
-            return;
-        }
-        self.schedule(self.now + OPERATOR_INTERVAL, Event::Operator);
+        // One who went on may be lost as well.
+        let again = if reformed { OPERATOR_LOOKS_AGAIN } else { OPERATOR_INTERVAL };
+        self.schedule(self.now + again, Event::Operator);
         // The leader that is cut off believes on.
-        let awake = self.processes.values().filter(|process| !process.brain.is_leading());
+        let awake = self.processes.values();
+        let awake = awake.filter(|process| !process.paused && !process.brain.is_leading());
         let Some(node) = awake.map(|process| process.node).choose(&mut self.rng) else { return };
         let Some(process) = self.processes.get_mut(&node) else { return };
         let now = process.now();

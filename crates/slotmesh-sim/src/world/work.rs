@@ -10,11 +10,16 @@ use slotmesh_store::Condition;
 
 use super::{Event, World};
 use crate::history::{self, Action, Answer, Operation};
+use crate::network::Plane;
 use crate::process::{Call, Input, Waiter};
 use crate::scenario::Scenario;
 
-/// How long a client waits for an answer before it counts the outcome as unknown.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long clients wait for an answer before they count the outcome as unknown, in turn. Who waits less goes on with its own
+/// node while that is cut off.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(250)];
+
+/// The same of those who only fill: nothing stops them, so records push each other out of a small log.
+const FILLERS_PATIENCE: Duration = Duration::from_millis(15);
 
 /// Tries of one operation after errors that changed nothing.
 const TRIES_MAX: u32 = 60;
@@ -23,6 +28,8 @@ const TRIES_MAX: u32 = 60;
 pub(super) struct Workload {
     clients: Vec<Client>,
     keys: Vec<Key>,
+    /// How many of them are no fillers; those come after.
+    checked: usize,
     next_value: i64,
     next_attempt: u64,
     /// How often a write with an unknown outcome was sent again.
@@ -33,17 +40,37 @@ pub(super) struct Workload {
 
 struct Key {
     name: Bytes,
-    counter: bool,
-    /// Its values expire, which the checker of histories knows nothing of: only its copies are compared.
-    expires: bool,
+    kind: Kind,
+    /// Where memory is tight, what is checked must not be evicted.
+    class: Class,
     operations: Vec<Operation>,
     /// A value that was seen and its version, for the next compare-and-set.
     seen: Option<(i64, Version)>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Register,
+    Counter,
+    /// Its values expire, which the checker of histories knows nothing of: only its copies are compared.
+    Expiring,
+    /// Its values are of up to so many bytes, and may be evicted; again only copies are compared.
+    Filler(usize),
+}
+
+impl Kind {
+    const fn is_checked(self) -> bool {
+        matches!(self, Self::Register | Self::Counter)
+    }
+}
+
 /// Works on the node at one address, one operation at a time.
 struct Client {
     place: usize,
+    /// How long it waits for an answer before it counts the outcome as unknown.
+    patience: Duration,
+    /// Whether it only works on what nobody checks, without caring for answers.
+    fills: bool,
     current: Option<Current>,
 }
 
@@ -62,19 +89,41 @@ struct Current {
 
 impl Workload {
     pub(super) fn new(scenario: &Scenario, rng: StdRng) -> Self {
+        let tight = scenario.is_tight();
+        let kind = |number: usize| match number % 8 {
+            _ if number >= scenario.keys => {
+                Kind::Filler(scenario.filler.map_or(0, |filler| filler.bytes_max))
+            }
+            5 => Kind::Expiring,
+            // Counting makes what may be evicted.
+            3 | 7 if !tight => Kind::Counter,
+            _ => Kind::Register,
+        };
+        let slots = scenario.keys / 2;
+        let fillers = scenario.filler.map_or(0, |filler| filler.keys);
         let key = |number: usize| Key {
-            // Two keys in each slot.
-            name: Bytes::from(format!("{{s{}}}k{number}", number / 2)),
-            counter: number % 4 == 3,
-            expires: number % 8 == 5,
+            // Two keys in each slot that are checked, and fillers beside them.
+            name: Bytes::from(match number.checked_sub(scenario.keys) {
+                None => format!("{{s{}}}k{number}", number / 2),
+                Some(filler) => format!("{{s{}}}k{number}", filler % slots),
+            }),
+            kind: kind(number),
+            class: if tight && kind(number).is_checked() { Class::State } else { Class::Cache },
             operations: Vec::new(),
             seen: None,
         };
-        let clients = scenario.nodes * scenario.clients_per_node;
-        let client = |number| Client { place: number % scenario.nodes, current: None };
+        let (nodes, checked) = (scenario.nodes, scenario.nodes * scenario.clients_per_node);
+        let clients = checked + if fillers > 0 { nodes } else { 0 };
+        let client = |number: usize| {
+            let fills = number >= checked;
+            let patience = PATIENCE[number / nodes % PATIENCE.len()];
+            let patience = if fills { FILLERS_PATIENCE } else { patience };
+            Client { place: number % nodes, patience, fills, current: None }
+        };
         Self {
             clients: (0..clients).map(client).collect(),
-            keys: (0..scenario.keys).map(key).collect(),
+            checked: scenario.keys,
+            keys: (0..scenario.keys + fillers).map(key).collect(),
             next_value: 1,
             next_attempt: 1,
             repeated: 0,
@@ -110,7 +159,7 @@ impl Workload {
     /// Checks the history of every key that is not excused.
     pub(super) fn check(&self, excused: &BTreeSet<Slot>) -> Result<(), String> {
         for key in &self.keys {
-            if !key.expires && !excused.contains(&Slot::of_key(&key.name)) {
+            if key.kind.is_checked() && !excused.contains(&Slot::of_key(&key.name)) {
                 history::check(&key.operations).map_err(|why| {
                     format!(
                         "key {:?} ({}) is not linearizable: {why}",
@@ -124,8 +173,9 @@ impl Workload {
     }
 
     /// Draws the next operation of a client.
-    fn draw(&mut self, at: u64, now: MonoTime) -> Current {
-        let number = self.rng.random_range(0..self.keys.len());
+    fn draw(&mut self, client: usize, at: u64, now: MonoTime) -> Current {
+        let first = if self.clients[client].fills { self.checked } else { 0 };
+        let number = self.rng.random_range(first..self.keys.len());
         let value = self.next_value;
         self.next_value += 1;
         let choice = self.rng.random_range(0..100);
@@ -160,15 +210,24 @@ fn draw_op(key: &Key, choice: u32, value: i64) -> (Action, Op) {
     if choice < 40 {
         return (Action::Get, Op::Get { key: name });
     }
-    if key.expires {
-        let ttl = Some(Duration::from_millis(50 + u64::from(choice) * 30));
-        let text = Bytes::from(format!("{value:08}"));
+    let plain = |ttl: Option<Duration>, width: usize| {
+        let (value, key) = (Bytes::from(format!("{value:0width$}")), key.name.clone());
         let (keep_ttl, condition, class) = (false, Condition::Always, Class::Cache);
-        let op = Op::Put { key: name, value: text, ttl, keep_ttl, condition, class };
-        return (Action::Put(value), op);
-    }
-    if key.counter {
-        return (Action::Increment(1), Op::Increment { key: name, delta: 1 });
+        Op::Put { key, value, ttl, keep_ttl, condition, class }
+    };
+    match key.kind {
+        Kind::Expiring => {
+            let ttl = Duration::from_millis(50 + u64::from(choice) * 30);
+            return (Action::Put(value), plain(Some(ttl), 8));
+        }
+        Kind::Counter => return (Action::Increment(1), Op::Increment { key: name, delta: 1 }),
+        Kind::Filler(bytes) if choice < 92 => {
+            return (Action::Put(value), plain(None, 8 + bytes * choice as usize / 92));
+        }
+        Kind::Filler(_) => {
+            return (Action::Delete, Op::Delete { key: name, condition: Condition::Always });
+        }
+        Kind::Register => {}
     }
     if choice < 44 {
         return (Action::Take, Op::GetAndDelete { key: name });
@@ -182,12 +241,12 @@ fn draw_op(key: &Key, choice: u32, value: i64) -> (Action, Op) {
         _ => (Action::Put(value), Condition::Always),
     };
     let (text, ttl, keep_ttl) = (Bytes::from(format!("{value:08}")), None, false);
+    let class = key.class;
     if choice >= 90 {
-        let op =
-            Op::GetAndPut { class: Class::Cache, key: name, value: text, ttl, keep_ttl, condition };
+        let op = Op::GetAndPut { class, key: name, value: text, ttl, keep_ttl, condition };
         return (Action::Swap(value), op);
     }
-    (action, Op::Put { key: name, value: text, ttl, keep_ttl, condition, class: Class::Cache })
+    (action, Op::Put { key: name, value: text, ttl, keep_ttl, condition, class })
 }
 
 impl World {
@@ -197,7 +256,7 @@ impl World {
             if !self.work.running {
                 return;
             }
-            let next = self.work.draw(self.handled, self.now);
+            let next = self.work.draw(client, self.handled, self.now);
             self.work.clients[client].current = Some(next);
         }
         let place = self.work.clients[client].place;
@@ -213,7 +272,8 @@ impl World {
         }
         let op = current.op.clone();
         let call = Call { client, attempt };
-        self.schedule(self.now + PATIENCE, Event::ClientTimeout(client, attempt));
+        let patience = self.work.clients[client].patience;
+        self.schedule(self.now + patience, Event::ClientTimeout(client, attempt));
         self.schedule(self.now, Event::Input(home, Input::Call { call, op }));
     }
 
@@ -227,7 +287,7 @@ impl World {
         match hint.or(process.data.owner(op.slot()).0) {
             Some(owner) if owner == node => process.execute(Waiter { home: node, call }, op, ack),
             Some(owner) if self.processes.contains_key(&owner) => {
-                self.carry(place, owner, Input::Request { from: node, call, op });
+                self.carry((Plane::Lanes, place), owner, Input::Request { from: node, call, op });
             }
             _ => {
                 // Nobody listens there: nothing was sent.
@@ -265,27 +325,15 @@ impl World {
                 current.attempt = 0;
                 self.work.clients[call.client].current = Some(current);
             }
-            Err(DataError::Moving | DataError::NoLease | DataError::Busy)
-                if current.tries < TRIES_MAX =>
-            {
+            Err(error) if is_passing(&error) && current.tries < TRIES_MAX => {
                 current.tries += 1;
                 // Its patience is over with its answer.
                 current.attempt = 0;
                 current.hint = None;
                 self.work.clients[call.client].current = Some(current);
             }
-            Err(
-                DataError::NotOwner { .. }
-                | DataError::Moving
-                | DataError::NoLease
-                | DataError::Busy,
-            ) if current.is_unknown => {}
-            Err(
-                DataError::NotOwner { .. }
-                | DataError::Moving
-                | DataError::NoLease
-                | DataError::Busy,
-            ) => {
+            Err(error) if changes_nothing(&error) && current.is_unknown => {}
+            Err(error) if changes_nothing(&error) => {
                 // It certainly did not happen: as good as a read that nobody saw.
                 self.work.operation(&current).action = Action::Get;
             }
@@ -299,7 +347,8 @@ impl World {
     pub(super) fn client_gave_up(&mut self, client: usize, attempt: u64) {
         let late = |current: &mut Current| current.attempt == attempt;
         if let Some(current) = self.work.clients[client].current.take_if(late) {
-            if current.op.is_once() && current.tries < TRIES_MAX {
+            let insists = !self.work.clients[client].fills;
+            if insists && current.op.is_once() && current.tries < TRIES_MAX {
                 self.again_unknown(client, current);
             }
             self.schedule(self.now, Event::Client(client));
@@ -374,6 +423,15 @@ impl World {
         };
         Some(answer)
     }
+}
+
+/// Whether the same may work a moment later.
+const fn is_passing(error: &DataError) -> bool {
+    matches!(error, DataError::Moving | DataError::NoLease | DataError::Busy | DataError::Full)
+}
+
+const fn changes_nothing(error: &DataError) -> bool {
+    is_passing(error) || matches!(error, DataError::NotOwner { .. })
 }
 
 fn parse(value: &Bytes) -> Option<i64> {

@@ -1,0 +1,70 @@
+//! What happens in a run, all of it decided by the seed before the run begins.
+
+mod bug;
+mod draw;
+mod fault;
+mod kinds;
+
+use std::time::Duration;
+
+use slotmesh_control::Reform;
+use slotmesh_slots::Mistake;
+
+pub use self::bug::Bug;
+pub(crate) use self::fault::{Fault, Filler, Moment, Planned, Target, Wish};
+
+/// All that distinguishes one run from another.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub(crate) seed: u64,
+    pub(crate) nodes: usize,
+    /// How many of them, the last ones, only vote.
+    pub(crate) witnesses: usize,
+    pub(crate) replicas: u8,
+    pub(crate) expect: u16,
+    /// The nodes lie in so many zones, in turn.
+    pub(crate) zones: usize,
+    pub(crate) clients_per_node: usize,
+    pub(crate) keys: usize,
+    pub(crate) filler: Option<Filler>,
+    /// Memory for entries at each address; plenty where nothing is said.
+    pub(crate) budgets: Vec<usize>,
+    pub(crate) loss: f64,
+    /// What every message takes at least.
+    pub(crate) latency: Duration,
+    /// Clocks run up to this much fast or slow.
+    pub(crate) drift_ppm: u64,
+    /// What recent records may take on each node; with little a replica that was away has to be filled.
+    pub(crate) log_bytes: usize,
+    /// Entries that the control log keeps; who lacks older ones gets the whole state.
+    pub(crate) control_log_keeps: u64,
+    /// How long faults happen and clients work, from the moment every slot is served.
+    pub(crate) safety: Duration,
+    pub(crate) faults: Vec<Planned>,
+    pub(crate) wishes: Vec<Wish>,
+    /// What the nodes do without a majority.
+    pub(crate) reform: Reform,
+    /// From when on an operator has the survivors go on, asking again and again until they have.
+    pub(crate) operator: Option<Duration>,
+    /// Whether two sides go on without each other, so that they meet as strangers.
+    pub(crate) two_sides: bool,
+    pub(crate) bug: Option<Bug>,
+}
+
+impl Scenario {
+    /// Whether copies go wrong without anything else being wrong.
+    pub(crate) fn copies_differ(&self) -> bool {
+        self.bug == Some(Bug::Planted(Mistake::CopiesDiffer))
+    }
+
+    /// Whether there is less memory than all values take.
+    pub(crate) fn is_tight(&self) -> bool {
+        !self.budgets.is_empty()
+    }
+
+    /// The same with a mistake in it.
+    #[must_use]
+    pub fn with_bug(self, bug: Bug) -> Self {
+        Self { bug: Some(bug), ..self }
+    }
+}
