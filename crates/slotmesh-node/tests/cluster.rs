@@ -408,7 +408,9 @@ async fn a_small_node_that_backs_up_big_ones_stays_within_its_memory() {
     let addrs = free_addrs(3);
     let mut nodes = Vec::new();
     for (index, memory) in [128 << 20, 128 << 20, 24 << 20].into_iter().enumerate() {
-        let config = NodeConfig { max_memory_bytes: memory, ..config(&addrs, index, 3) };
+        // By its memory it would get a twelfth of the slots and nobody would have to evict for it.
+        let weight = Some(1);
+        let config = NodeConfig { max_memory_bytes: memory, weight, ..config(&addrs, index, 3) };
         nodes.push(Node::start(config).await.unwrap());
     }
     for node in &nodes {
