@@ -51,6 +51,12 @@ impl Member {
         self.state == MemberState::Up
     }
 
+    /// Whether it gives its slots away.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.state == MemberState::Draining
+    }
+
     /// Whether a reform gave it up.
     #[must_use]
     pub fn is_lost(&self) -> bool {

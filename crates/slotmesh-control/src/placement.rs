@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use slotmesh_slots::{NodeId, NodeList, Slot, SlotState};
 
 use crate::command::{Claim, Command};
-use crate::member::{Member, MemberState, by_age};
+use crate::member::{Member, by_age};
 use crate::state::ClusterState;
 
 /// Slots being copied at a time, cluster-wide: bounds the memory and link share that a repair takes.
@@ -73,9 +73,8 @@ impl<'a> Planner<'a> {
     fn new(state: &'a ClusterState, live: &'a dyn Fn(NodeId) -> bool) -> Self {
         let usable = |node: &NodeId| live(*node);
         let up = by_age(state.members().iter().filter(|(node, m)| m.may_hold() && usable(node)));
-        let draining = |m: &Member| m.state == MemberState::Draining;
         let drained =
-            by_age(state.members().iter().filter(|(node, m)| draining(m) && usable(node)));
+            by_age(state.members().iter().filter(|(node, m)| m.is_draining() && usable(node)));
         let mut planner = Self {
             state,
             live,

@@ -7,7 +7,7 @@ use crate::slot::{SLOT_COUNT, Slot};
 
 const WORDS: usize = SLOT_COUNT / 64;
 
-/// A set of slots as a 2 KiB bitmap; encodes as ranges, which are small on the wire.
+/// A set of slots as a 2 KiB bitmap.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SlotSet(Box<[u64; WORDS]>);
 
@@ -88,22 +88,9 @@ impl SlotSet {
         }
         None
     }
-
-    /// Appends the set as [`SlotRanges::encode`] does.
-    pub fn encode(&self, out: &mut Writer) {
-        SlotRanges(self.ranges().collect()).encode(out);
-    }
-
-    /// Reads what [`SlotSet::encode`] wrote.
-    ///
-    /// # Errors
-    /// As [`SlotRanges::decode`].
-    pub fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(SlotRanges::decode(input)?.into())
-    }
 }
 
-/// A set of slots as inclusive ranges in ascending order: small where there are few of them.
+/// A set of slots as inclusive ranges in ascending order: small, also on the wire, where there are few of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(into = "Vec<(Slot, Slot)>", try_from = "Vec<(Slot, Slot)>")]
 pub struct SlotRanges(Vec<(Slot, Slot)>);
@@ -166,12 +153,6 @@ impl TryFrom<Vec<(Slot, Slot)>> for SlotRanges {
         } else {
             Err(DecodeError::Invalid("slot ranges"))
         }
-    }
-}
-
-impl From<SlotRanges> for SlotSet {
-    fn from(ranges: SlotRanges) -> Self {
-        ranges.iter().collect()
     }
 }
 
@@ -245,9 +226,10 @@ mod tests {
             let apart = ranges().zip(ranges().skip(1)).all(|(a, b)| a.end() + 1 < *b.start());
             prop_assert!(apart, "ranges that touch are one");
             let mut out = Writer::new();
-            set.encode(&mut out);
+            SlotRanges(set.ranges().collect()).encode(&mut out);
             let bytes = out.finish();
-            prop_assert_eq!(SlotSet::decode(&mut Reader::new(&bytes)).unwrap(), set);
+            let decoded = SlotRanges::decode(&mut Reader::new(&bytes)).unwrap();
+            prop_assert_eq!(decoded.iter().collect::<SlotSet>(), set);
         }
     }
 
@@ -267,7 +249,7 @@ mod tests {
                 out.u16(*first);
                 out.u16(*last);
             });
-            SlotSet::decode(&mut Reader::new(&out.finish())).map(|set| set.len())
+            SlotRanges::decode(&mut Reader::new(&out.finish())).map(|set| set.iter().count())
         };
         assert_eq!(decoded(&[(3, 9), (10, 10), (16_383, 16_383)]), Ok(9));
         for bad in [vec![(9, 3)], vec![(5, 9), (1, 3)], vec![(1, 5), (5, 9)], vec![(0, 16_384)]] {

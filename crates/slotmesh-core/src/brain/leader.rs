@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use slotmesh_control::{
-    Claim, ClusterState, Command, Failover, LeaseLedger, MemberState, NO_WITNESS_WAIT,
+    Claim, ClusterState, Command, Failover, LeaseLedger, Member, NO_WITNESS_WAIT,
     VOTER_REPLACE_AFTER, plan, voters,
 };
 use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, Version};
@@ -210,7 +210,7 @@ impl Brain {
     /// Whether nothing has to be waited for any more: it is proven dead, or a reform went on without it after every old
     /// lease was over.
     fn is_given_up(&self, node: NodeId) -> bool {
-        let lost = self.view.members().get(&node).is_some_and(slotmesh_control::Member::is_lost);
+        let lost = self.view.members().get(&node).is_some_and(Member::is_lost);
         lost || self.peers.is_proven_dead(node)
     }
 
@@ -425,7 +425,7 @@ impl Brain {
         }
         let current: BTreeSet<NodeId> = self.log.voters.iter().copied().collect();
         let usable = |node: NodeId| {
-            let up = self.view.members().get(&node).is_some_and(slotmesh_control::Member::is_up);
+            let up = self.view.members().get(&node).is_some_and(Member::is_up);
             let gone = self.peers.gone_since(node);
             let dead = gone.is_some_and(|since| now.saturating_since(since) >= VOTER_REPLACE_AFTER);
             let fit = node == self.me || current.contains(&node) || self.peers.is_alive(node);
@@ -442,10 +442,7 @@ impl Brain {
     /// Who leaves gives its vote up at once to another. Where there is none it does so by going: until then one of the others
     /// may still fail, and if that were the one that is to vote alone, nobody could ever decide anything again.
     fn may_vote(&self, wanted: &BTreeSet<NodeId>, current: &BTreeSet<NodeId>) -> bool {
-        let leaves = |node: &NodeId| {
-            let member = self.view.members().get(node);
-            member.is_some_and(|member| member.state == MemberState::Draining)
-        };
+        let leaves = |node: &NodeId| self.view.members().get(node).is_some_and(Member::is_draining);
         let early = |node: &NodeId| leaves(node) && !self.is_needed(*node);
         let too_early = wanted.len() < current.len() && current.iter().any(early);
         self.alive_among(wanted) * 2 > wanted.len() && !too_early

@@ -287,7 +287,8 @@ impl Brain {
         }
         self.advance(delta, now);
         if self.leader.is_some() {
-            self.broadcast(Message::Update(delta.clone()));
+            let members: Vec<NodeId> = self.view.members().keys().copied().collect();
+            self.send_all(members, Message::Update(delta.clone()));
             self.lead(now);
         }
     }
@@ -529,19 +530,19 @@ impl Brain {
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
-        let Some(addr) = self.addr_of(to).filter(|_| to != self.me) else { return };
-        let body = wire::encode(&Envelope { generation: self.generation, message });
-        self.outputs.push_back(Output::Send { to, addr, body });
+        self.send_all([to], message);
     }
 
-    /// Sends to all other members what is encoded once.
-    fn broadcast(&mut self, message: Message) {
+    /// Encodes the message once for all of them that are another node and have an address.
+    fn send_all(&mut self, nodes: impl IntoIterator<Item = NodeId>, message: Message) {
+        let others = nodes.into_iter().filter(|&node| node != self.me);
+        let to: Vec<_> = others.filter_map(|node| Some((node, self.addr_of(node)?))).collect();
+        if to.is_empty() {
+            return;
+        }
         let body = wire::encode(&Envelope { generation: self.generation, message });
-        let members: Vec<NodeId> = self.view.members().keys().copied().collect();
-        for to in members.into_iter().filter(|&to| to != self.me) {
-            if let Some(addr) = self.addr_of(to) {
-                self.outputs.push_back(Output::Send { to, addr, body: body.clone() });
-            }
+        for (to, addr) in to {
+            self.outputs.push_back(Output::Send { to, addr, body: body.clone() });
         }
     }
 
@@ -574,19 +575,6 @@ impl Brain {
                 _ => {}
             }
         }
-        requests.push(match event {
-            DataEvent::Shrink { claim, node } => Command::Shrink { claims: vec![claim], node },
-            DataEvent::Grow { claim: (slot, epoch), round, node } => {
-                Command::Grow { claims: vec![(slot, epoch, round)], node }
-            }
-            DataEvent::MoveReady { claim: (slot, epoch), seq } => {
-                Command::CommitMove { moves: vec![(slot, epoch, seq)] }
-            }
-            DataEvent::RaiseEpoch { claim, refused } => {
-                let held = self.view.table().slot(claim.0);
-                let in_sync = held.in_sync.iter().filter(|&node| node != refused).collect();
-                Command::Failover { claims: vec![claim], primary: self.me, in_sync }
-            }
-        });
+        requests.push(event.command(self.me, self.view.table()));
     }
 }

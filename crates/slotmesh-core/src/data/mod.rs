@@ -21,9 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
-use slotmesh_control::Claim;
+use slotmesh_control::{Claim, Command};
 use slotmesh_replication::{Primary, Replica, Ring};
-use slotmesh_slots::{Epoch, MonoTime, NodeId, Seq, Slot};
+use slotmesh_slots::{Epoch, MonoTime, NodeId, Seq, Slot, SlotTable};
 use slotmesh_store::{Store, StoreConfig};
 
 use self::answers::Answers;
@@ -148,6 +148,27 @@ pub enum DataEvent {
         /// The replica that refused.
         refused: NodeId,
     },
+}
+
+impl DataEvent {
+    /// What the node of this data plane asks the leader for, by the table as it knows it.
+    #[must_use]
+    pub fn command(self, me: NodeId, table: &SlotTable) -> Command {
+        match self {
+            Self::Shrink { claim, node } => Command::Shrink { claims: vec![claim], node },
+            Self::Grow { claim: (slot, epoch), round, node } => {
+                Command::Grow { claims: vec![(slot, epoch, round)], node }
+            }
+            Self::MoveReady { claim: (slot, epoch), seq } => {
+                Command::CommitMove { moves: vec![(slot, epoch, seq)] }
+            }
+            Self::RaiseEpoch { claim, refused } => {
+                let held = table.slot(claim.0);
+                let in_sync = held.in_sync.iter().filter(|&node| node != refused).collect();
+                Command::Failover { claims: vec![claim], primary: me, in_sync }
+            }
+        }
+    }
 }
 
 /// Numbers for metrics; all but the first three count since the start.

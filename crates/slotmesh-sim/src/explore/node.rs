@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use slotmesh_control::{Claim, ClusterDelta, ClusterState, Command};
-use slotmesh_core::{
-    Ack, Clock, DataConfig, DataError, DataEvent, DataPlane, Op, Reply, Wakers, wire,
-};
+use slotmesh_core::{Ack, Clock, DataConfig, DataError, DataPlane, Op, Reply, Wakers, wire};
 use slotmesh_slots::{MonoTime, NodeId, Slot, Version};
 
 /// Bytes asked of a link at a time: all that a few small writes make.
@@ -223,26 +221,8 @@ impl Node {
             }
         }
         while let Some(event) = self.data.poll_event() {
-            wishes.commands.push(self.command(event));
+            wishes.commands.push(event.command(self.id, self.view.table()));
         }
         wishes.replies.append(&mut self.replies.lock());
-    }
-
-    /// What a brain asks its leader for.
-    fn command(&self, event: DataEvent) -> Command {
-        match event {
-            DataEvent::Shrink { claim, node } => Command::Shrink { claims: vec![claim], node },
-            DataEvent::Grow { claim: (slot, epoch), round, node } => {
-                Command::Grow { claims: vec![(slot, epoch, round)], node }
-            }
-            DataEvent::MoveReady { claim: (slot, epoch), seq } => {
-                Command::CommitMove { moves: vec![(slot, epoch, seq)] }
-            }
-            DataEvent::RaiseEpoch { claim, refused } => {
-                let held = self.view.table().slot(claim.0);
-                let in_sync = held.in_sync.iter().filter(|&node| node != refused).collect();
-                Command::Failover { claims: vec![claim], primary: self.id, in_sync }
-            }
-        }
     }
 }
