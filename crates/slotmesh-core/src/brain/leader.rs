@@ -431,10 +431,24 @@ impl Brain {
             let fit = node == self.me || current.contains(&node) || self.peers.is_alive(node);
             up && fit && !dead && !self.peers.is_proven_dead(node)
         };
-        let wanted = voters(&self.view, &current, usable);
+        let wanted = self.with_leader(voters(&self.view, &current, usable), &current);
         if wanted != current && self.may_vote(&wanted, &current) {
             self.set_voters(wanted);
         }
+    }
+
+    /// Where seats are given up, this node, which surely runs, keeps its own; unless it leaves or holds no slots.
+    fn with_leader(
+        &self,
+        mut wanted: BTreeSet<NodeId>,
+        current: &BTreeSet<NodeId>,
+    ) -> BTreeSet<NodeId> {
+        let stays = self.view.members().get(&self.me).is_some_and(|member| member.may_hold());
+        if stays && wanted.len() < current.len() && !wanted.contains(&self.me) {
+            wanted.pop_last();
+            wanted.insert(self.me);
+        }
+        wanted
     }
 
     /// Whether it is time for these voters.
@@ -595,5 +609,17 @@ mod tests {
         apply(&mut brain, &Command::Drain { node: node(1) });
         apply(&mut brain, &Command::Drain { node: node(2) });
         assert_eq!(voters(&mut brain), None, "never one alone of whom nothing is known");
+    }
+
+    #[test]
+    fn who_is_struck_goes_when_its_vote_is_not_needed_any_more() {
+        let mut brain = leading(&[2, 3]);
+        brain.leave(at(0));
+        apply(&mut brain, &Command::RemoveMember { node: node(1) });
+        assert!(!brain.has_left(), "one of the others may have failed just now");
+        let voters = vec![node(2), node(3)];
+        brain.handle_log_status(LogStatus { voters, ..LogStatus::default() }, at(0));
+        brain.leave(at(0));
+        assert!(brain.has_left());
     }
 }

@@ -438,9 +438,8 @@ impl Brain {
         self.data.apply_view(&self.view, delta, now);
         self.see_own_loss(now);
         self.lease.applied(self.view.version(), &self.data);
-        if self.leaving && before.contains(&self.me) && !self.view.members().contains_key(&self.me)
-        {
-            self.leave_now(now);
+        if before.contains(&self.me) && !self.view.members().contains_key(&self.me) {
+            self.tick_leave(now);
         }
     }
 
@@ -475,7 +474,13 @@ impl Brain {
         if !self.leaving || self.left {
             return;
         }
-        let Some(member) = self.view.members().get(&self.me) else { return self.leave_now(now) };
+        let Some(member) = self.view.members().get(&self.me) else {
+            // As long as it votes the others might be too few without it: one of them may have failed just now.
+            if !self.is_voter() {
+                self.leave_now(now);
+            }
+            return;
+        };
         let heirs = self.view.members().iter();
         let heirs = heirs.filter(|(node, m)| **node != self.me && m.may_hold());
         if heirs.count() == 0 {
