@@ -7,7 +7,7 @@ use slotmesh_slots::{MonoTime, NodeId};
 use super::{Event, World};
 use crate::log::{LogNode, NodeSet};
 use crate::network::{Plane, Way};
-use crate::process::Input;
+use crate::process::{Input, Process};
 use crate::scenario::{Bug, Fault, Moment, Planned, Target};
 
 /// How a fault ends.
@@ -178,7 +178,7 @@ impl World {
         let mut places: Vec<usize> = (0..self.scenario.nodes).filter(runs).collect();
         match planned.fault {
             Fault::Crash => places.retain(|&place| self.may_end(&[place])),
-            Fault::Leave => places.retain(|&p| process_at(p).is_some_and(|it| !it.leaves)),
+            Fault::Leave => places.retain(|&place| self.may_leave(place)),
             _ => {}
         }
         let leads = |place: &usize| process_at(*place).is_some_and(|it| it.brain.is_leading());
@@ -204,6 +204,19 @@ impl World {
         }
         let named = named.filter(|place| places.contains(place));
         named.or_else(|| places.choose(&mut self.rng).copied())
+    }
+
+    /// Whether it was not told before, and another member is there to go on.
+    fn may_leave(&self, place: usize) -> bool {
+        let members = self.committed().members();
+        let goes_on = |process: &&Process| {
+            let member = members.get(&process.node);
+            process.place != place
+                && !process.paused
+                && member.is_some_and(slotmesh_control::Member::may_hold)
+        };
+        let told = self.places[place].and_then(|node| self.processes.get(&node));
+        told.is_some_and(|it| !it.leaves) && self.processes.values().any(|it| goes_on(&it))
     }
 
     /// Whether the process at this place votes by the log of the one that leads.
