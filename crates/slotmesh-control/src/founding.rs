@@ -30,6 +30,8 @@ pub enum FoundingStep {
     Ask(BTreeSet<NodeId>, Generation),
     /// Give the promises for this generation back: a smaller candidate appeared before all had promised.
     Release(BTreeSet<NodeId>, Generation),
+    /// Say again to this live founder that it has our promise: it gives back what it does not want any more.
+    Remind(NodeId, Generation),
     /// All promises are in: start the log with these nodes and found this generation.
     Found(BTreeSet<NodeId>, Generation),
 }
@@ -52,7 +54,9 @@ impl Founding {
             Stage::Founder { generation, members } => {
                 return Some(FoundingStep::Found(members.clone(), *generation));
             }
-            Stage::Promised { founder, .. } if candidates.contains(founder) => return None,
+            Stage::Promised { founder, generation } if candidates.contains(founder) => {
+                return Some(FoundingStep::Remind(*founder, *generation));
+            }
             Stage::Promised { .. } => self.stage = Stage::Waiting,
             Stage::Waiting | Stage::Asking { .. } => {}
         }
@@ -90,12 +94,17 @@ impl Founding {
         }
     }
 
-    /// A node answered our question with its promise.
-    pub fn handle_promise(&mut self, from: NodeId, generation: Generation) {
-        if let Stage::Asking { generation: asked, promised } = &mut self.stage
-            && *asked == generation
-        {
-            promised.insert(from);
+    /// A node says that we have its promise; false when we shall never found that generation and it is to be given back: it
+    /// crossed with our giving up, or that was lost.
+    #[must_use]
+    pub fn handle_promise(&mut self, from: NodeId, generation: Generation) -> bool {
+        match &mut self.stage {
+            Stage::Asking { generation: asked, promised } if *asked == generation => {
+                promised.insert(from);
+                true
+            }
+            Stage::Founder { generation: founded, .. } => *founded == generation,
+            _ => false,
         }
     }
 
@@ -162,11 +171,12 @@ mod tests {
         assert_eq!(first.step(&nodes(&[1, 2]), || 9), None, "alone with one other it waits");
         assert_eq!(Founding::new(node(2), 3).step(&all, || 8), None, "not the smallest");
         assert_eq!(first.step(&all, || 9), Some(FoundingStep::Ask(nodes(&[2, 3]), generation(9))));
-        first.handle_promise(node(2), generation(9));
-        first.handle_promise(node(3), generation(8));
+        assert!(first.handle_promise(node(2), generation(9)));
+        assert!(!first.handle_promise(node(3), generation(8)), "not what it asks for");
         assert_eq!(first.step(&all, || 7), Some(FoundingStep::Ask(nodes(&[3]), generation(9))));
-        first.handle_promise(node(3), generation(9));
+        assert!(first.handle_promise(node(3), generation(9)));
         assert_eq!(first.step(&all, || 7), Some(FoundingStep::Found(all.clone(), generation(9))));
+        assert!(first.handle_promise(node(3), generation(9)), "said again");
         assert!(!first.handle_ask(node(2), generation(5), &all), "a founder promises nobody");
     }
 
@@ -186,13 +196,31 @@ mod tests {
     }
 
     #[test]
+    fn a_promise_that_nobody_wants_any_more_is_given_back() {
+        let (few, all) = (nodes(&[2, 3]), nodes(&[1, 2, 3]));
+        let (mut second, mut third) = (Founding::new(node(2), 2), Founding::new(node(3), 2));
+        assert!(matches!(second.step(&few, || 9), Some(FoundingStep::Ask(..))));
+        assert!(third.handle_ask(node(2), generation(9), &few));
+        // The second gives up for the first before it hears of the promise, which it therefore does not give back.
+        assert_eq!(
+            second.step(&all, || 8),
+            Some(FoundingStep::Release(nodes(&[2]), generation(9)))
+        );
+        assert!(!third.handle_ask(node(1), generation(7), &all));
+        assert_eq!(third.step(&all, || 6), Some(FoundingStep::Remind(node(2), generation(9))));
+        assert!(!second.handle_promise(node(3), generation(9)));
+        third.handle_release(node(2), generation(9));
+        assert!(third.handle_ask(node(1), generation(7), &all));
+    }
+
+    #[test]
     fn a_founder_that_was_taken_for_dead_gives_up() {
         let all = nodes(&[1, 2, 3]);
         let mut first = Founding::new(node(1), 3);
         assert!(matches!(first.step(&all, || 9), Some(FoundingStep::Ask(..))));
         assert!(!first.is_hopeless(|_| true), "nothing has begun");
-        first.handle_promise(node(2), generation(9));
-        first.handle_promise(node(3), generation(9));
+        let promised = [2, 3].map(|other| first.handle_promise(node(other), generation(9)));
+        assert_eq!(promised, [true, true]);
         assert!(matches!(first.step(&all, || 9), Some(FoundingStep::Found(..))));
         assert!(!first.is_hopeless(|other| other == node(2)), "the third still promised");
         assert!(first.is_hopeless(|other| other != node(1)));

@@ -10,6 +10,9 @@ pub const LEASE: Duration = Duration::from_millis(800);
 /// How often a node asks for its lease: eight chances within one lease.
 pub const LEASE_PING_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Who was heard within this time answers as it should: one ping and its way may be lost.
+const PUNCTUAL: Duration = Duration::from_millis(250);
+
 /// The leader waits this share of [`LEASE`] after a grant, so that clocks may drift apart by a tenth.
 pub const LEASE_MARGIN_PERCENT: u32 = 110;
 
@@ -60,7 +63,17 @@ impl LeaseLedger {
     /// Whether the node was granted a lease lately, so that it is worth planning with.
     #[must_use]
     pub fn is_live(&self, node: NodeId, now: MonoTime) -> bool {
-        self.granted.get(&node).is_some_and(|granted| now.saturating_since(*granted) < LEASE)
+        self.was_heard(node, now, LEASE)
+    }
+
+    /// Whether the node was heard a moment ago, so that it hardly can have crashed meanwhile.
+    #[must_use]
+    pub fn is_punctual(&self, node: NodeId, now: MonoTime) -> bool {
+        self.was_heard(node, now, PUNCTUAL)
+    }
+
+    fn was_heard(&self, node: NodeId, now: MonoTime, within: Duration) -> bool {
+        self.granted.get(&node).is_some_and(|granted| now.saturating_since(*granted) < within)
     }
 }
 
@@ -78,6 +91,8 @@ mod tests {
         assert!(!ledger.is_live(node, start), "nothing granted by this leader yet");
         ledger.grant(node, start + Duration::from_millis(50));
         assert_eq!(ledger.over_at(node), start + Duration::from_millis(930));
+        assert!(ledger.is_punctual(node, start + Duration::from_millis(299)));
+        assert!(!ledger.is_punctual(node, start + Duration::from_millis(300)));
         assert!(ledger.is_live(node, start + Duration::from_millis(800)));
         assert!(!ledger.is_live(node, start + Duration::from_millis(851)));
     }

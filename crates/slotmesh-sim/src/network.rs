@@ -21,6 +21,8 @@ pub(crate) struct Network {
     blocked: BTreeMap<Way, u32>,
     /// Extra delay of slow addresses.
     slow: BTreeMap<usize, Duration>,
+    /// Addresses that hear late what the brains of others tell them.
+    late: BTreeMap<usize, Duration>,
     pub(crate) loss: f64,
     /// What every message takes at least.
     latency: Duration,
@@ -32,7 +34,8 @@ const LATE_SHARE: f64 = 0.01;
 
 impl Network {
     pub(crate) fn new(loss: f64, latency: Duration, rng: StdRng) -> Self {
-        Self { blocked: BTreeMap::new(), slow: BTreeMap::new(), loss, latency, rng }
+        let (blocked, slow, late) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { blocked, slow, late, loss, latency, rng }
     }
 
     pub(crate) fn block(&mut self, way: Way) {
@@ -49,6 +52,18 @@ impl Network {
             Some(by) => self.slow.insert(node, by),
             None => self.slow.remove(&node),
         };
+    }
+
+    pub(crate) fn make_late(&mut self, node: usize, by: Option<Duration>) {
+        match by {
+            Some(by) => self.late.insert(node, by),
+            None => self.late.remove(&node),
+        };
+    }
+
+    /// How much longer than anything else the messages of other brains take to this address.
+    pub(crate) fn lateness(&self, node: usize) -> Duration {
+        self.late.get(&node).copied().unwrap_or_default()
     }
 
     /// Whether anything gets from one to the other.

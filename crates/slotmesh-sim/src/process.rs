@@ -162,6 +162,7 @@ impl Process {
         let log_bytes = memory.log_bytes;
         let mut sizes = DataConfig { log_bytes, ..DataConfig::default() };
         sizes.store.log_bytes = log_bytes;
+        sizes.store.hash_seed = Some(seed);
         sizes.store.budget_bytes = memory.budget_bytes;
         sizes.replication.window_bytes = sizes.replication.window_bytes.min(log_bytes / 2);
         sizes.replication.copy_lag_bytes = sizes.replication.copy_lag_bytes.min(log_bytes / 4);

@@ -74,7 +74,7 @@ fn two_sides_that_go_on_apart_say_so_when_they_meet() {
 #[test]
 fn a_reform_that_does_not_wait_for_old_leases_is_found() {
     let scenario = |seed| Scenario::reformed(seed).with_bug(Bug::ReformAtOnce);
-    let problem = [12, 50, 51].into_iter().find_map(|seed| run(scenario(seed), false).err());
+    let problem = [8, 14, 48].into_iter().find_map(|seed| run(scenario(seed), false).err());
     assert!(problem.is_some_and(|problem| problem.contains("I1/I6")));
 }
 
@@ -82,8 +82,9 @@ fn a_reform_that_does_not_wait_for_old_leases_is_found() {
 fn the_same_seed_gives_the_same_run() {
     // Each process draws its own hash seeds and other worlds live beside this one: neither may show.
     let other = std::thread::spawn(|| run(Scenario::mix(8), false));
-    let (first, second) = (clean_mix(4), clean_mix(4));
+    let (first, second) = (clean_mix(7), clean_mix(7));
     assert_eq!(first, second);
+    assert!(first.seen.contains_key("evicted"), "what is evicted depends on the store's hash");
     let other = other.join().unwrap().unwrap();
     assert_ne!(first.trace, other.trace);
 }
@@ -102,12 +103,13 @@ fn regressions_stay_mended() {
 const MIXES: std::ops::Range<u64> = 1_000..1_200;
 
 /// What so many seeds must have brought about at least once.
-const COVERED: [&str; 43] = [
+const COVERED: [&str; 44] = [
     "Crash",
     "CutControl",
     "CutLanes",
     "Flap",
     "Isolate",
+    "Late",
     "Leave",
     "Lose",
     "Loss",
@@ -227,38 +229,39 @@ fn a_log_that_commits_without_a_majority_is_found() {
 
 #[test]
 fn acknowledging_before_the_replicas_have_it_is_found() {
-    found(Bug::AckBeforeReplicas, &[20], "not linearizable");
+    found(Bug::AckBeforeReplicas, &[14], "not linearizable");
 }
 
 #[test]
 fn a_process_that_restarts_with_its_old_identity_is_found() {
-    found(Bug::IdentityReused, &[9], "I3");
+    found(Bug::IdentityReused, &[12], "I3");
 }
 
 #[test]
 fn mistakes_in_acknowledging_are_found() {
     found(Bug::Planted(Mistake::AckBeforeShrink), &[1], "I3");
     found(Bug::Planted(Mistake::ShrinkWithoutCommit), &[1], "I3");
-    found(Bug::Planted(Mistake::AnswersForgotten), &[30], "not linearizable");
+    found(Bug::Planted(Mistake::AnswersForgotten), &[10], "not linearizable");
 }
 
 #[test]
 fn mistakes_in_filling_copies_and_in_taking_over_are_found() {
-    found(Bug::Planted(Mistake::GrowNotAwaited), &[5], "I3");
+    found(Bug::Planted(Mistake::GrowNotAwaited), &[8], "I3");
     found(Bug::Planted(Mistake::RepairInPlace), &[19], "I3");
     found(Bug::Planted(Mistake::FailoverByOffset), &[8], "not linearizable");
-    found(Bug::Planted(Mistake::NoEpochCheck), &[7], "not in order");
+    found(Bug::Planted(Mistake::NoEpochCheck), &[3], "not in order");
 }
 
 #[test]
 fn mistakes_in_leases_are_found() {
-    found(Bug::Planted(Mistake::GrantBeforeVersion), &[3], "I1/I6");
-    found(Bug::Planted(Mistake::OlderGrantsForgotten), &[1], "not linearizable");
+    found(Bug::Planted(Mistake::GrantBeforeVersion), &[16], "I1/I6");
+    found(Bug::Planted(Mistake::LeaseFromReceipt), &[9], "I1/I6");
+    found(Bug::Planted(Mistake::OlderGrantsForgotten), &[3], "I1/I6");
 }
 
 #[test]
 fn mistakes_in_moves_and_expiry_are_found() {
-    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[3], "I1/I6");
-    found(Bug::Planted(Mistake::DeleteBeforeCommit), &[90], "not in order");
+    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[10], "I1/I6");
+    found(Bug::Planted(Mistake::DeleteBeforeCommit), &[7], "not in order");
     found(Bug::Planted(Mistake::ReplicaExpires), &[1], "cannot be read");
 }

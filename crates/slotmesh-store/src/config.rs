@@ -16,6 +16,9 @@ pub struct StoreConfig {
     /// Memory that the caller's log of records has beside this budget: of large values that were removed and are still held, so much is
     /// taken to be held by it.
     pub log_bytes: usize,
+    /// What the hash of the keys begins with. `None` draws it at random, so that nobody can choose keys that collide; a
+    /// simulation gives it, for what is evicted first depends on it.
+    pub hash_seed: Option<u64>,
 }
 
 impl Default for StoreConfig {
@@ -26,6 +29,7 @@ impl Default for StoreConfig {
             value_bytes_max: 8 << 20,
             key_bytes_max: 4 << 10,
             log_bytes: 0,
+            hash_seed: None,
         }
     }
 }

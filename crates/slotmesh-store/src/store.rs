@@ -105,7 +105,10 @@ impl Store {
         arena.use_heap(true);
         Self {
             cells: Cells::new(),
-            hasher: RandomState::new(),
+            hasher: match config.hash_seed {
+                Some(seed) => RandomState::with_seeds(seed, 1, 2, 3),
+                None => RandomState::new(),
+            },
             arena,
             config,
             totals: Arc::default(),

@@ -32,6 +32,9 @@ impl Brain {
                     self.send(node, Message::FoundRelease(generation));
                 }
             }
+            Some(FoundingStep::Remind(founder, generation)) => {
+                self.send(founder, Message::FoundPromise(generation));
+            }
             Some(FoundingStep::Found(members, generation)) => self.found(&members, generation),
             None => {}
         }
@@ -44,6 +47,12 @@ impl Brain {
         }
         self.start_log(generation, None);
         self.send(from, Message::FoundPromise(generation));
+    }
+
+    pub(super) fn handle_found_promise(&mut self, from: NodeId, generation: Generation) {
+        if !self.founding.handle_promise(from, generation) {
+            self.send(from, Message::FoundRelease(generation));
+        }
     }
 
     /// A live node belongs to this generation. Whoever promised another one waits for its founder first, and a founder for

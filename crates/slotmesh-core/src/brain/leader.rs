@@ -431,21 +431,43 @@ impl Brain {
             let fit = node == self.me || current.contains(&node) || self.peers.is_alive(node);
             up && fit && !dead && !self.peers.is_proven_dead(node)
         };
-        let wanted = voters(&self.view, &current, usable);
-        if wanted != current && self.may_vote(&wanted, &current) {
+        let wanted = self.with_leader(voters(&self.view, &current, usable), &current);
+        if wanted != current && self.may_vote(&wanted, &current, now) {
             self.set_voters(wanted);
         }
+    }
+
+    /// Where seats are given up, this node, which surely runs, keeps its own; unless it leaves or holds no slots.
+    fn with_leader(
+        &self,
+        mut wanted: BTreeSet<NodeId>,
+        current: &BTreeSet<NodeId>,
+    ) -> BTreeSet<NodeId> {
+        let stays = self.view.members().get(&self.me).is_some_and(|member| member.may_hold());
+        if stays && wanted.len() < current.len() && !wanted.contains(&self.me) {
+            wanted.pop_last();
+            wanted.insert(self.me);
+        }
+        wanted
     }
 
     /// Whether it is time for these voters.
     ///
     /// Who leaves gives its vote up at once to another. Where there is none it does so by going: until then one of the others
     /// may still fail, and if that were the one that is to vote alone, nobody could ever decide anything again.
-    fn may_vote(&self, wanted: &BTreeSet<NodeId>, current: &BTreeSet<NodeId>) -> bool {
+    /// Most of the new ones were heard a moment ago: without a majority of them the change, once begun, is never decided.
+    fn may_vote(
+        &self,
+        wanted: &BTreeSet<NodeId>,
+        current: &BTreeSet<NodeId>,
+        now: MonoTime,
+    ) -> bool {
         let leaves = |node: &NodeId| self.view.members().get(node).is_some_and(Member::is_draining);
         let early = |node: &NodeId| leaves(node) && !self.is_needed(*node);
         let too_early = wanted.len() < current.len() && current.iter().any(early);
-        self.alive_among(wanted) * 2 > wanted.len() && !too_early
+        let Some(leader) = &self.leader else { return false };
+        let heard = |node: &&NodeId| **node == self.me || leader.ledger.is_punctual(**node, now);
+        self.alive_among(wanted.iter().filter(heard)) * 2 > wanted.len() && !too_early
     }
 
     fn alive_among<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> usize {
@@ -572,14 +594,37 @@ mod tests {
         assert!(!struck(&[2, 3], 1_000), "gossip finds it alive");
     }
 
+    fn voters(brain: &mut Brain) -> Option<Vec<NodeId>> {
+        outputs(brain, at(5_000)).into_iter().find_map(|output| match output {
+            Output::SetVoters(voters) => Some(voters),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn voters_of_whom_most_may_have_crashed_just_now_are_not_proposed() {
+        let meet = |brain: &mut Brain, number| {
+            let meta = Meta { info: info(number), generation: brain.generation };
+            brain.handle_peer(node(number), info(number).control, meta, at(0));
+            apply(brain, &Command::AddMember { node: node(number), info: info(number) });
+        };
+        let proposed = |heard| {
+            let mut brain = leading(&[2, 3]);
+            for number in [4, 5] {
+                meet(&mut brain, number);
+            }
+            for number in [2, 3] {
+                apply(&mut brain, &Command::Drain { node: node(number) });
+            }
+            assert!(brain.leader.as_mut().is_some_and(|leader| leader.grant(node(4), heard)));
+            voters(&mut brain)
+        };
+        assert_eq!(proposed(at(4_700)), None, "silent for three pings");
+        assert_eq!(proposed(at(4_800)), Some(vec![node(1), node(4), node(5)]));
+    }
+
     #[test]
     fn who_leaves_votes_until_it_is_gone_where_nobody_takes_its_seat() {
-        let voters = |brain: &mut Brain| {
-            outputs(brain, at(5_000)).into_iter().find_map(|output| match output {
-                Output::SetVoters(voters) => Some(voters),
-                _ => None,
-            })
-        };
         let mut brain = leading(&[2, 3]);
         apply(&mut brain, &Command::Drain { node: node(2) });
         assert_eq!(voters(&mut brain), None, "three vote while three are there");
@@ -592,5 +637,17 @@ mod tests {
         apply(&mut brain, &Command::Drain { node: node(1) });
         apply(&mut brain, &Command::Drain { node: node(2) });
         assert_eq!(voters(&mut brain), None, "never one alone of whom nothing is known");
+    }
+
+    #[test]
+    fn who_is_struck_goes_when_its_vote_is_not_needed_any_more() {
+        let mut brain = leading(&[2, 3]);
+        brain.leave(at(0));
+        apply(&mut brain, &Command::RemoveMember { node: node(1) });
+        assert!(!brain.has_left(), "one of the others may have failed just now");
+        let voters = vec![node(2), node(3)];
+        brain.handle_log_status(LogStatus { voters, ..LogStatus::default() }, at(0));
+        brain.leave(at(0));
+        assert!(brain.has_left());
     }
 }

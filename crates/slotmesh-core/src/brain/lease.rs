@@ -188,6 +188,14 @@ impl Brain {
         })
     }
 
+    /// Whether this node votes, as far as it knows: who was struck from the voters hears of it from the leader only.
+    pub(super) fn is_voter(&self) -> bool {
+        match &self.lease.settled_voters {
+            Some(settled) if self.leader.is_none() => settled.contains(&self.me),
+            _ => self.log.voters.contains(&self.me),
+        }
+    }
+
     /// The leader grants itself by the same rule as others; its ping takes no time.
     pub(super) fn grant_self(&mut self, now: MonoTime) {
         let may_grant = self.view.members().contains_key(&self.me) && self.may_grant(now);

@@ -216,7 +216,7 @@ impl Brain {
         let ours = self.generation.is_some() && self.generation == generation;
         match message {
             Message::FoundAsk(asked) => self.handle_found_ask(from, asked),
-            Message::FoundPromise(asked) => self.founding.handle_promise(from, asked),
+            Message::FoundPromise(asked) => self.handle_found_promise(from, asked),
             Message::FoundRelease(asked) => self.founding.handle_release(from, asked),
             Message::ReformAsk { generation, version } if ours => {
                 self.handle_reform_ask(from, generation, version, now);
@@ -438,9 +438,8 @@ impl Brain {
         self.lease.applied(self.view.version(), &self.data);
         // A slot that froze just now is mostly ready at once, and its callers wait.
         self.handle_data(now);
-        if self.leaving && before.contains(&self.me) && !self.view.members().contains_key(&self.me)
-        {
-            self.leave_now(now);
+        if before.contains(&self.me) && !self.view.members().contains_key(&self.me) {
+            self.tick_leave(now);
         }
     }
 
@@ -475,7 +474,13 @@ impl Brain {
         if !self.leaving || self.left {
             return;
         }
-        let Some(member) = self.view.members().get(&self.me) else { return self.leave_now(now) };
+        let Some(member) = self.view.members().get(&self.me) else {
+            // As long as it votes the others might be too few without it: one of them may have failed just now.
+            if !self.is_voter() {
+                self.leave_now(now);
+            }
+            return;
+        };
         let heirs = self.view.members().iter();
         let heirs = heirs.filter(|(node, m)| **node != self.me && m.may_hold());
         if heirs.count() == 0 {
@@ -522,7 +527,9 @@ impl Brain {
         let voters = &self.log.voters;
         let alive =
             voters.iter().filter(|&&node| node == self.me || self.peers.is_alive(node)).count();
-        let enabled = voters.contains(&self.me) && alive * 2 > voters.len();
+        // While voters change the log tells of both sets together, and a majority of each may be few of them.
+        let may_win = self.log.voters_changing || alive * 2 > voters.len();
+        let enabled = voters.contains(&self.me) && may_win;
         if enabled != self.elections && !voters.is_empty() {
             self.elections = enabled;
             self.outputs.push_back(Output::SetElections(enabled));

@@ -113,6 +113,7 @@ impl<'a> Cluster<'a> {
         let base = founded();
         let mut config = DataConfig { log_bytes: scope.log_bytes, ..DataConfig::default() };
         config.store.log_bytes = scope.log_bytes;
+        config.store.hash_seed = Some(0);
         // Heartbeats would only be more messages: whoever says nothing for a while is silent.
         config.replication.heartbeat = TICK * 100;
         let fresh = |at| Node::new(node(at), base.clone(), Arc::clone(&clock), config.clone());

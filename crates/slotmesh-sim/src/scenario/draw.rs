@@ -41,13 +41,17 @@ impl Scenario {
         draw_early(rng, &mut faults);
         draw_clocked(rng, safety, zones, &mut faults);
         draw_triggered(rng, safety, zones, &mut faults);
+        // Who took its founder for dead promises anew: unless every node is needed, two clusters may come of a cut meanwhile.
+        let early = faults.iter().any(|planned| planned.early);
+        let expect = rng.random_range(nodes / 2 + 1..=nodes).max(if early { nodes } else { 0 });
+        draw_late(seed, safety, &mut faults);
         let crashes = faults.iter().any(|planned| planned.may_end());
         Self {
             seed,
             nodes,
             witnesses: usize::from(witness),
             replicas,
-            expect: rng.random_range(nodes / 2 + 1..=nodes) as u16,
+            expect: expect as u16,
             zones,
             clients_per_node: 2,
             keys: 24,
@@ -214,6 +218,15 @@ fn draw_triggered(rng: &mut StdRng, safety: Duration, zones: usize, faults: &mut
         let lasts = draw_lasting(rng, fault);
         let planned = Planned::at(millis(rng, 100..end), fault, target, lasts);
         faults.push(Planned { moment, later: draw_later(rng), ..planned });
+    }
+}
+
+/// In one of six runs a node hears late what is decided, drawn apart from all else.
+fn draw_late(seed: u64, safety: Duration, faults: &mut Vec<Planned>) {
+    let rng = &mut StdRng::seed_from_u64(seed ^ 0x1a7e);
+    if rng.random_ratio(1, 6) {
+        let at = millis(rng, 300..safety.as_millis() as u64 / 2);
+        faults.push(Planned::at(at, Fault::Late, Target::Any, millis(rng, 600..2_500)));
     }
 }
 

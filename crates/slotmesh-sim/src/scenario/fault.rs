@@ -25,12 +25,24 @@ pub(crate) enum Fault {
     Pause,
     /// Everything it does takes longer.
     Slow,
+    /// What others decide reaches it late, and then it is cut off from them while the last of it is still on its way.
+    Late,
     /// Its connections break.
     Reset,
     /// Its lanes are cut for a moment and its replication links break, again and again.
     Flap,
     /// Messages get lost everywhere.
     Loss,
+}
+
+impl Fault {
+    /// Whether control messages of a node get lost by it for a while.
+    pub(crate) fn cuts(self) -> bool {
+        matches!(
+            self,
+            Self::Isolate | Self::CutControl | Self::Split | Self::Zone | Self::Mute | Self::Late
+        )
+    }
 }
 
 /// Which node it happens to.

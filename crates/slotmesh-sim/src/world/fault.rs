@@ -7,7 +7,7 @@ use slotmesh_slots::{MonoTime, NodeId};
 use super::{Event, World};
 use crate::log::{LogNode, NodeSet};
 use crate::network::{Plane, Way};
-use crate::process::Input;
+use crate::process::{Input, Process};
 use crate::scenario::{Bug, Fault, Moment, Planned, Target};
 
 /// How a fault ends.
@@ -15,6 +15,7 @@ use crate::scenario::{Bug, Fault, Moment, Planned, Target};
 pub(super) enum Undo {
     Unblock(Vec<Way>),
     Hurry(usize),
+    Prompt(usize),
     Loss,
 }
 
@@ -26,6 +27,12 @@ const PAUSE_OF_REJOINING: Duration = Duration::from_millis(50);
 
 /// What a slow node takes longer for everything, at most.
 const SLOWNESS: Duration = Duration::from_millis(60);
+
+/// Milliseconds by which decisions come late while that is the fault: less than a lease, or it would never be granted.
+const LATENESS: std::ops::Range<u64> = 150..750;
+
+/// How long the node is cut off then.
+const CUT_AFTER_LATE: Duration = Duration::from_secs(3);
 
 /// Share of messages lost while that is the fault.
 const LOSS: f64 = 0.15;
@@ -65,7 +72,9 @@ impl World {
             Target::Other => other,
             _ => None,
         };
-        let Some(place) = self.choose(planned, named.and_then(|node| self.place(node))) else {
+        let named = named.and_then(|node| self.place(node));
+        let may_happen = !planned.fault.cuts() || self.leavers_may_end();
+        let Some(place) = may_happen.then(|| self.choose(planned, named)).flatten() else {
             return self.schedule(self.now + LATER, Event::Fault(index));
         };
         self.fired.insert(index);
@@ -104,6 +113,11 @@ impl World {
             Fault::Slow => {
                 self.network.slow_down(place, Some(SLOWNESS));
                 self.schedule(end, Event::FaultEnds(Undo::Hurry(place)));
+            }
+            Fault::Late => {
+                let by = Duration::from_millis(self.rng.random_range(LATENESS));
+                self.network.make_late(place, Some(by));
+                self.schedule(end, Event::FaultEnds(Undo::Prompt(place)));
             }
             Fault::Reset => self.reset(place),
             Fault::Flap => self.flap(place, end),
@@ -150,6 +164,12 @@ impl World {
                 self.flush_links();
             }
             Undo::Hurry(place) => self.network.slow_down(place, None),
+            Undo::Prompt(place) => {
+                self.network.make_late(place, None);
+                if !self.calm {
+                    self.cut_off(&[place], &[Plane::Control], self.now + CUT_AFTER_LATE);
+                }
+            }
             Undo::Loss => self.network.loss = self.scenario.loss,
         }
     }
@@ -178,7 +198,7 @@ impl World {
         let mut places: Vec<usize> = (0..self.scenario.nodes).filter(runs).collect();
         match planned.fault {
             Fault::Crash => places.retain(|&place| self.may_end(&[place])),
-            Fault::Leave => places.retain(|&p| process_at(p).is_some_and(|it| !it.leaves)),
+            Fault::Leave => places.retain(|&place| self.may_leave(place)),
             _ => {}
         }
         let leads = |place: &usize| process_at(*place).is_some_and(|it| it.brain.is_leading());
@@ -204,6 +224,30 @@ impl World {
         }
         let named = named.filter(|place| places.contains(place));
         named.or_else(|| places.choose(&mut self.rng).copied())
+    }
+
+    /// Whether the cluster can do without those that leave. One that it cannot do without is not cut off meanwhile: it would
+    /// take the others for gone, and end as the last of all.
+    fn leavers_may_end(&self) -> bool {
+        let leavers = self.processes.values().filter(|process| process.leaves);
+        let leavers: Vec<usize> = leavers.map(|process| process.place).collect();
+        leavers.is_empty() || self.may_end(&leavers)
+    }
+
+    /// Whether it was not told before, and another member is there to go on, which can be reached if that is necessary.
+    fn may_leave(&self, place: usize) -> bool {
+        let members = self.committed().members();
+        let goes_on = |process: &&Process| {
+            let member = members.get(&process.node);
+            process.place != place
+                && !process.paused
+                && member.is_some_and(slotmesh_control::Member::may_hold)
+        };
+        let told = self.places[place].and_then(|node| self.processes.get(&node));
+        let linked = |other| other == place || self.network.is_linked(Plane::Control, place, other);
+        told.is_some_and(|it| !it.leaves)
+            && self.processes.values().any(|it| goes_on(&it))
+            && ((0..self.scenario.nodes).all(linked) || self.may_end(&[place]))
     }
 
     /// Whether the process at this place votes by the log of the one that leads.

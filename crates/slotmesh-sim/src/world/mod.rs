@@ -429,7 +429,11 @@ impl World {
     fn carry(&mut self, (plane, from): (Plane, usize), to: NodeId, input: Input) {
         let Some(place) = self.place(to) else { return };
         if let Some(at) = self.network.carry((plane, from, place), self.now) {
-            self.schedule(at, Event::Input(to, input));
+            let late = match &input {
+                Input::Message { .. } => self.network.lateness(place),
+                _ => Duration::ZERO,
+            };
+            self.schedule(at + late, Event::Input(to, input));
         }
     }
 }

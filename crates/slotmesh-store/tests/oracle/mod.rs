@@ -157,7 +157,7 @@ impl Harness {
             budget_bytes: 1 << 20,
             value_bytes_max: VALUE_BYTES_MAX,
             key_bytes_max: 64,
-            log_bytes: 0,
+            ..StoreConfig::default()
         };
         Self {
             primary: Store::new(config.clone()),
