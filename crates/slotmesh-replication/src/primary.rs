@@ -50,6 +50,9 @@ pub struct PrimarySlot {
     pub moving: bool,
     /// The round of the filling of `copying`.
     pub round: u32,
+    /// What the log had when the role was last handed over by a planned move: whoever was in sync then had all of it, so it
+    /// is committed in every later epoch.
+    pub base: Seq,
 }
 
 impl Primary {
@@ -78,8 +81,8 @@ impl Primary {
     /// Takes over what the table says of a slot; `None` when this node does not own it. Call it under the store's slot
     /// lock, in table order, with the store's version in `start`.
     ///
-    /// At a new epoch all up to `start` is uncommitted until every in-sync replica is known to have it, unless this node
-    /// owned the slot before, too. Waiters of the epoch before get [`Outcome::Committed`] when all its in-sync replicas
+    /// At a new epoch all between `base` and `start` is uncommitted until every in-sync replica is known to have it, unless
+    /// this node owned the slot before, too. Waiters of the epoch before get [`Outcome::Committed`] when all its in-sync replicas
     /// had their write, else [`Outcome::Ambiguous`]. An epoch below the known one changes nothing; one
     /// below `start` belongs to an owner that was deposed before it learned of its role, and counts as `None`.
     pub fn set_slot(&self, slot: Slot, role: Option<PrimarySlot>, start: Version, now: MonoTime) {
@@ -96,7 +99,8 @@ impl Primary {
                 self.retire(slot, old, &mut after);
                 let role = place.get_or_insert_with(|| {
                     self.ring.align(slot, start);
-                    Box::new(Role::new(slot, new.epoch, start, committed.unwrap_or_default()))
+                    let committed = committed.unwrap_or_default().max(new.base.min(start.seq));
+                    Box::new(Role::new(slot, new.epoch, start, committed))
                 });
                 self.update(role, &new, now, &mut after);
             }

@@ -241,6 +241,17 @@ fn waiters_learn_that_their_epoch_ended() {
 }
 
 #[test]
+fn what_a_move_handed_over_is_committed_and_no_more() {
+    let pair = Pair::attached(&Config::default());
+    pair.set(None, version(1, 3));
+    pair.set(Some(PrimarySlot { base: Seq(2), ..in_sync(3) }), version(1, 3));
+    assert_eq!(pair.primary.committed(slot()), Some(Seq(2)), "the third is another epoch's");
+    pair.set(None, version(1, 1));
+    pair.set(Some(PrimarySlot { base: Seq(2), ..in_sync(4) }), version(1, 1));
+    assert_eq!(pair.primary.committed(slot()), Some(Seq(1)), "never beyond the log");
+}
+
+#[test]
 fn a_frozen_slot_tells_nothing_until_the_epoch_changes() {
     let mut pair = Pair::attached(&Config::default());
     let told = pair.append(1, 1);

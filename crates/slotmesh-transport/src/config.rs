@@ -113,6 +113,7 @@ impl TransportConfig {
     fn common(&self) -> quinn::TransportConfig {
         let mut ack_frequency = AckFrequencyConfig::default();
         ack_frequency.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY_PACKETS));
+        ack_frequency.max_ack_delay(Some(ACK_DELAY_MAX));
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(self.mtu_max);
         let mut quic = quinn::TransportConfig::default();
@@ -141,6 +142,10 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 /// Packets per acknowledgement: 10 instead of 2 takes 23 % off the CPU time of a 64 byte call at 64 in flight.
 const ACK_EVERY_PACKETS: u32 = 10;
+
+/// How long an acknowledgement waits for more packets, at most. QUIC's usual 25 ms stop a sender for as long whose window is
+/// smaller than so many packets, as it is while a connection is new.
+const ACK_DELAY_MAX: Duration = Duration::from_millis(2);
 
 /// First guess of the round trip, until one was measured: the usual 333 ms would repeat a lost first packet after 1 s.
 const INITIAL_RTT: Duration = Duration::from_millis(100);

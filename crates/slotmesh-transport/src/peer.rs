@@ -237,6 +237,8 @@ impl PeerHandle {
         self.link().ok_or_else(|| {
             self.want();
             match &*self.phase.borrow() {
+                // The dialling task may not have seen it yet.
+                _ if self.endpoint.is_closing() => CallError::NotConnected(Disconnect::Closed),
                 Phase::Down(why) => CallError::unconnected(why.clone()),
                 _ => CallError::NotConnected(Disconnect::Connecting),
             }

@@ -134,6 +134,7 @@ impl DataPlane {
             copying,
             moving,
             round: held.round,
+            base: held.base,
         });
         self.primary.set_slot(slot, primary, version, now);
         if serves {

@@ -451,7 +451,7 @@ impl World {
         self.decide(slot, SlotState { epoch, primary, in_sync, copying, ..SlotState::default() });
     }
 
-    /// Freezes the slot for a move, or ends one: committed when source and target are equal and the source knows that
+    /// Freezes the slot for a move, or ends one: committed when source and all copies are equal and the source knows that
     /// it is frozen, else aborted.
     pub fn shift(&mut self, slot: Slot) {
         let mut state = self.table[&slot];
@@ -463,12 +463,14 @@ impl World {
         let source = &self.nodes[index(primary)];
         let version = |node: &Node| node.stores.get(&slot).map(|store| store.version);
         let frozen = source.view.get(&slot) == Some(&state);
-        let equal = version(source) == version(&self.nodes[index(target)]);
+        let last = version(source);
+        let equal = state.in_sync.iter().all(|node| version(&self.nodes[index(node)]) == last);
         state.moving_to = None;
         state.epoch = state.epoch.next();
         if frozen && equal && state.in_sync.remove(target) {
             state.in_sync.insert(primary);
             state.primary = Some(target);
+            state.base = last.map(|last| last.seq).unwrap_or_default();
             self.count("moves");
         }
         self.decide(slot, state);
@@ -488,6 +490,7 @@ impl World {
             copying: state.copying,
             moving: state.moving_to.is_some(),
             round: state.round,
+            base: state.base,
         });
         let store = node.stores.entry(slot).or_default();
         node.primary.set_slot(slot, owned, store.version, self.now);
