@@ -63,6 +63,10 @@ pub(crate) struct ServeArguments {
     /// on all nodes or on none.
     #[arg(long)]
     pub(crate) weight: Option<String>,
+    /// Copies that were lost with a node which may come back are made again on others after this long (such as 30s or 2m);
+    /// slots with a single copy left wait for 5s at most. Give it to all nodes.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) recopy_after: String,
     /// When a majority of the voters is lost for so long (such as 30s), go on without it. Loses what only the others have.
     #[arg(long, value_name = "TIME")]
     pub(crate) reform_after: Option<String>,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use slotmesh_slots::{NodeId, NodeList, Slot, SlotState};
 
+use crate::absence::Awaited;
 use crate::command::{Claim, Command};
 use crate::member::{Member, by_age};
 use crate::state::ClusterState;
@@ -22,16 +23,35 @@ pub const MOVES_IN_FLIGHT_MAX: usize = 512;
 /// Primaries or copies may differ by this many slots before anything moves for balance alone.
 const IMBALANCE_MIN: usize = 16;
 
-/// The next commands, in order. `live` tells which members hold a lease; nothing is placed on others.
+/// What only the leader knows, at the moment of a plan.
+#[derive(Clone, Copy)]
+pub struct Sight<'a> {
+    /// Which members hold a lease; nothing is placed on others.
+    pub live: &'a dyn Fn(NodeId) -> bool,
+    /// The lost copies that are not to be made again yet.
+    pub awaited: &'a Awaited,
+}
+
+/// Nothing is waited for.
+static NONE_AWAITED: Awaited = Awaited::NONE;
+
+impl<'a> Sight<'a> {
+    /// One in which nothing is waited for.
+    pub fn of(live: &'a dyn Fn(NodeId) -> bool) -> Self {
+        Self { live, awaited: &NONE_AWAITED }
+    }
+}
+
+/// The next commands, in order.
 #[must_use]
-pub fn plan(state: &ClusterState, live: &dyn Fn(NodeId) -> bool) -> Vec<Command> {
-    let mut planner = Planner::new(state, live);
+pub fn plan(state: &ClusterState, sight: &Sight<'_>) -> Vec<Command> {
+    let mut planner = Planner::new(state, *sight);
     if planner.up.is_empty() {
         return Vec::new();
     }
     planner.assign_fresh();
     for (slot, held) in state.table().iter() {
-        if held.primary.is_some_and(live) {
+        if held.primary.is_some_and(sight.live) {
             planner.slot(slot, held);
         }
     }
@@ -41,7 +61,7 @@ pub fn plan(state: &ClusterState, live: &dyn Fn(NodeId) -> bool) -> Vec<Command>
 
 struct Planner<'a> {
     state: &'a ClusterState,
-    live: &'a dyn Fn(NodeId) -> bool,
+    sight: Sight<'a>,
     /// Live members that may receive slots, oldest first.
     up: Vec<NodeId>,
     /// The member whose turn it is to give everything away: the oldest of those that drain.
@@ -70,14 +90,14 @@ enum Step {
 }
 
 impl<'a> Planner<'a> {
-    fn new(state: &'a ClusterState, live: &'a dyn Fn(NodeId) -> bool) -> Self {
-        let usable = |node: &NodeId| live(*node);
+    fn new(state: &'a ClusterState, sight: Sight<'a>) -> Self {
+        let usable = |node: &NodeId| (sight.live)(*node);
         let up = by_age(state.members().iter().filter(|(node, m)| m.may_hold() && usable(node)));
         let drained =
             by_age(state.members().iter().filter(|(node, m)| m.is_draining() && usable(node)));
         let mut planner = Self {
             state,
-            live,
+            sight,
             draining: drained.first().copied(),
             weights: Weights::of(state, &up),
             primaries: up.iter().map(|node| (*node, 0)).collect(),
@@ -140,7 +160,7 @@ impl<'a> Planner<'a> {
             .map(|(slot, held)| (slot, held.epoch))
             .collect();
         // Witnesses count for the founding, they only get nothing.
-        let present = self.state.members().keys().filter(|node| (self.live)(**node)).count();
+        let present = self.state.members().keys().filter(|node| (self.sight.live)(**node)).count();
         if fresh.is_empty() || present < usize::from(self.state.expect()) {
             return;
         }
@@ -176,7 +196,7 @@ impl<'a> Planner<'a> {
     fn slot(&mut self, slot: Slot, held: &SlotState) {
         let Some(primary) = held.primary else { return };
         let claim = (slot, held.epoch);
-        if let Some(gone) = held.copying.iter().find(|&node| !(self.live)(node)) {
+        if let Some(gone) = held.copying.iter().find(|&node| !(self.sight.live)(node)) {
             return self.drop_copy(claim, gone);
         }
         if held.moving_to.is_some() || !held.copying.is_empty() {
@@ -196,16 +216,21 @@ impl<'a> Planner<'a> {
             |node: &NodeId| self.draining != Some(*node) && (!drained || self.up.contains(node));
         let staying = held.in_sync.iter().filter(stays).count();
         let wanted = wanted.max(usize::from(drained));
-        if staying < wanted
-            && let Some(to) = self.new_holder(held, None)
+        // A drain has a deadline, and waits for nobody.
+        let drains = drained || staying < held.in_sync.len();
+        let awaited = if drains { 0 } else { self.sight.awaited.copies(slot, held) };
+        if staying + awaited < wanted
+            && let Some(to) = self.new_holder(slot, held, None)
         {
             return self.begin_copy(claim, to);
         }
-        if let Some(extra) = self.extra_holder(held, staying) {
+        if let Some(extra) = self.extra_holder(slot, held, staying) {
             // It counts as gone already: twice, and balance would never be reached.
             return self.add(extra, Step::Drop, claim);
         }
-        if let Some((from, to)) = self.relief(held) {
+        if awaited == 0
+            && let Some((from, to)) = self.relief(slot, held)
+        {
             self.begin_copy(claim, to);
             self.copies.entry(from).and_modify(|count| *count = count.saturating_sub(1));
         }
@@ -222,41 +247,45 @@ impl<'a> Planner<'a> {
         (self.draining == Some(primary) || (has > fair && much_lighter)).then_some(to)
     }
 
-    /// The least loaded live node that does not hold the slot, in another zone than the primary if there is one.
-    fn new_holder(&self, held: &SlotState, below: Option<Load>) -> Option<NodeId> {
+    /// The least loaded live node that does not hold the slot, in another zone than the primary if there is one. One that lost
+    /// the slot a moment ago is preferred: it lacks little of it.
+    fn new_holder(&self, slot: Slot, held: &SlotState, below: Option<Load>) -> Option<NodeId> {
         if self.copying >= COPIES_IN_FLIGHT_MAX {
             return None;
         }
         let free = self.up.iter().copied().filter(|&node| !held.involves(node));
         let then = |node| self.weights.load(node, self.copies[&node] + IMBALANCE_MIN);
         let light = free.filter(|&node| below.is_none_or(|limit| then(node) < limit));
-        light.min_by_key(|&node| (self.shares_zone(held, node), self.copy_load(node), node))
+        light.min_by_key(|&node| {
+            let had = self.sight.awaited.had(node, slot);
+            (self.shares_zone(held, node), !had, self.copy_load(node), node)
+        })
     }
 
     /// A holder to strike: a dead or draining replica that is not needed. Of too many the dead one goes first, then one in
     /// the primary's zone, then the most loaded.
-    fn extra_holder(&self, held: &SlotState, staying: usize) -> Option<NodeId> {
+    fn extra_holder(&self, slot: Slot, held: &SlotState, staying: usize) -> Option<NodeId> {
         let wanted = usize::from(self.state.replicas());
         let leaving = held.in_sync.iter().find(|node| self.draining == Some(*node));
-        if leaving.is_some() && (staying >= wanted || self.new_holder(held, None).is_none()) {
+        if leaving.is_some() && (staying >= wanted || self.new_holder(slot, held, None).is_none()) {
             // A drain with no target ends at once, but not while copies are merely queued.
             return leaving.filter(|_| staying >= wanted || self.copying < COPIES_IN_FLIGHT_MAX);
         }
         let least_worth = |node: &NodeId| {
-            (!(self.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))
+            (!(self.sight.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))
         };
         (held.in_sync.len() > wanted).then(|| held.in_sync.iter().max_by_key(least_worth)).flatten()
     }
 
     /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place that is
     /// no worse off for its zone: else the new copy would be the one too many.
-    fn relief(&self, held: &SlotState) -> Option<(NodeId, NodeId)> {
+    fn relief(&self, slot: Slot, held: &SlotState) -> Option<(NodeId, NodeId)> {
         let replaceable = held.in_sync.iter().max_by_key(|&node| self.copy_load(node));
         let from = replaceable.or(held.primary)?;
         if *self.copies.get(&from)? <= self.weights.share(from, self.copies_sum) {
             return None;
         }
-        let to = self.new_holder(held, Some(self.copy_load(from)))?;
+        let to = self.new_holder(slot, held, Some(self.copy_load(from)))?;
         let worse = self.shares_zone(held, to) && !self.shares_zone(held, from);
         (!worse).then_some((from, to))
     }
@@ -370,9 +399,13 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{plan as plan_with, *};
     use crate::state::tests::{assigned, founded, info, node, witness};
     use slotmesh_slots::{SLOT_COUNT, Seq};
+
+    fn plan(state: &ClusterState, live: &dyn Fn(NodeId) -> bool) -> Vec<Command> {
+        plan_with(state, &Sight::of(live))
+    }
 
     /// Proposes the plan and plays the nodes' part (copies complete, moves commit) until nothing is left to do.
     fn settle(state: &mut ClusterState, live: impl Fn(NodeId) -> bool) -> usize {

@@ -466,7 +466,7 @@ fn shrink(state: &mut SlotState, node: NodeId) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::placement::plan;
+    use crate::placement::{Sight, plan};
     use proptest::prelude::*;
 
     pub(crate) fn node(number: u64) -> NodeId {
@@ -506,7 +506,7 @@ pub(crate) mod tests {
     /// The same with all slots handed out.
     pub(crate) fn assigned(members: u64, replicas: u8) -> ClusterState {
         let mut state = founded(members, replicas);
-        for command in plan(&state, &|_| true) {
+        for command in plan(&state, &Sight::of(&|_| true)) {
             state.apply(&command);
         }
         state

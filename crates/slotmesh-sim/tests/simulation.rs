@@ -102,7 +102,7 @@ fn regressions_stay_mended() {
 const MIXES: std::ops::Range<u64> = 1_000..1_200;
 
 /// What so many seeds must have brought about at least once.
-const COVERED: [&str; 43] = [
+const COVERED: [&str; 48] = [
     "Crash",
     "CutControl",
     "CutLanes",
@@ -140,6 +140,11 @@ const COVERED: [&str; 43] = [
     "evicted",
     "expired",
     "log taken over whole",
+    "lost copies: Back",
+    "lost copies: Began",
+    "lost copies: Proven",
+    "lost copies: Replaced",
+    "lost copies: TimeOver",
     "reformed with 1",
     "reformed with 2",
     "zone of 1 lost",

@@ -9,6 +9,7 @@ mod founding;
 mod leader;
 mod lease;
 mod output;
+mod placing;
 mod reform;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -21,7 +22,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slotmesh_control::log::LogStatus;
 use slotmesh_control::{
-    ClusterDelta, ClusterState, Command, Founding, MemberState, NodeInfo, Reform, Reforming,
+    Absences, ClusterDelta, ClusterState, Command, Founding, MemberState, NodeInfo, Reform,
+    Reforming,
 };
 use slotmesh_gossip::{Gossip, GossipConfig};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
@@ -30,6 +32,7 @@ use self::evidence::Peers;
 use self::leader::Leader;
 use self::lease::LeaseClient;
 pub use self::output::{NodeEvent, Output};
+use self::placing::Placing;
 pub use self::reform::ReformError;
 use crate::data::{DataEvent, DataPlane};
 use crate::message::{Envelope, Message, Meta};
@@ -61,6 +64,9 @@ pub struct BrainConfig {
     /// Whether a refused connection to a node's guard port proves its death, instead of merely confirming it. Only
     /// where nothing but the node itself can refuse: no proxy, no firewall that rejects.
     pub refused_is_death: bool,
+    /// How long lost copies are waited for before they are made again elsewhere, where nothing proves that their node is dead.
+    /// That of the node that leads counts.
+    pub recopy_after: Duration,
     /// What becomes of the cluster when the majority of its voters is lost.
     pub reform: Reform,
     /// How long a reform waits for the leases of the old generation: [`slotmesh_control::LEASES_OVER_AFTER`]. Less is a
@@ -266,7 +272,9 @@ impl Brain {
         let same_reign = led && self.log.leader_since == status.leader_since;
         self.log = status;
         if leads && !same_reign {
-            self.leader = Some(Leader::elected(self.log.leader_since.unwrap_or(now)));
+            let since = self.log.leader_since.unwrap_or(now);
+            let absences = Absences::elected(&self.view, self.config.recopy_after, since);
+            self.leader = Some(Leader::elected(Placing::new(absences), since));
             self.event(NodeEvent::Leading);
         } else if !leads && led {
             self.leader = None;
@@ -415,6 +423,7 @@ impl Brain {
     /// Takes over a committed delta if it fits and tells the data plane.
     fn advance(&mut self, delta: &ClusterDelta, now: MonoTime) {
         let before: BTreeSet<NodeId> = self.view.members().keys().copied().collect();
+        self.observe_absences(delta, now);
         if !self.view.advance(delta) {
             return;
         }

@@ -260,6 +260,7 @@ impl ControlStart {
             replicas: self.config.replicas,
             gossip: GossipConfig::default(),
             refused_is_death: self.config.ready.refused_is_death,
+            recopy_after: self.config.ready.recopy_after,
             reform: self.config.ready.reform,
             reform_wait: LEASES_OVER_AFTER,
         };

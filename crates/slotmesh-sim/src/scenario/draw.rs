@@ -41,6 +41,8 @@ impl Scenario {
         draw_early(rng, &mut faults);
         draw_clocked(rng, safety, zones, &mut faults);
         draw_triggered(rng, safety, zones, &mut faults);
+        // What came later to be drawn has draws of its own, which change no others.
+        let mut apart = StdRng::seed_from_u64(seed ^ 0x4ec0_9f00);
         let crashes = faults.iter().any(|planned| planned.may_end());
         Self {
             seed,
@@ -61,12 +63,19 @@ impl Scenario {
             safety,
             faults,
             wishes: draw_wishes(rng, safety, crashes),
+            recopy_after: draw_recopy_after(&mut apart),
+            refused_is_death: apart.random_ratio(1, 4),
             reform: Reform::Never,
             operator: None,
             two_sides: false,
             bug: None,
         }
     }
+}
+
+/// Mostly so short that the time is over while a node is away.
+fn draw_recopy_after(rng: &mut StdRng) -> Duration {
+    Duration::from_millis(pick(rng, &[0, 1_000, 2_000, 5_000, 30_000]))
 }
 
 fn pick<T: Copy>(rng: &mut StdRng, of: &[T]) -> T {

@@ -42,6 +42,10 @@ pub struct Scenario {
     pub(crate) safety: Duration,
     pub(crate) faults: Vec<Planned>,
     pub(crate) wishes: Vec<Wish>,
+    /// How long lost copies are waited for.
+    pub(crate) recopy_after: Duration,
+    /// Whether a guard port that refuses proves a death.
+    pub(crate) refused_is_death: bool,
     /// What the nodes do without a majority.
     pub(crate) reform: Reform,
     /// From when on an operator has the survivors go on, asking again and again until they have.

@@ -382,7 +382,8 @@ impl World {
             expect: self.scenario.expect,
             replicas: self.scenario.replicas,
             gossip: slotmesh_gossip::GossipConfig::default(),
-            refused_is_death: false,
+            refused_is_death: self.scenario.refused_is_death,
+            recopy_after: self.scenario.recopy_after,
             reform: self.scenario.reform,
             reform_wait: match self.scenario.bug {
                 Some(Bug::ReformAtOnce) => Duration::ZERO,

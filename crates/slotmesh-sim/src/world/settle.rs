@@ -149,6 +149,9 @@ impl World {
         match event {
             NodeEvent::Leading => self.happens(Moment::Elected, Some(node), None),
             NodeEvent::Reforming(_) => self.happens(Moment::Reforming, Some(node), None),
+            NodeEvent::CopiesLost { event, .. } => {
+                self.coverage.see(format_args!("lost copies: {event:?}"));
+            }
             NodeEvent::Reformed { survivors, .. } => {
                 self.coverage.see(format_args!("reformed with {survivors}"));
             }

@@ -1,0 +1,83 @@
+use slotmesh_control::{AbsenceEvent, Absences, ClusterDelta, Command, Member, Sight, plan};
+use slotmesh_slots::{MonoTime, NodeId};
+
+use super::leader::OUTCOME_WAIT;
+use super::{Brain, NodeEvent};
+
+/// What the leader remembers for the placement.
+#[derive(Debug)]
+pub(super) struct Placing {
+    absences: Absences,
+    planned_at: MonoTime,
+    /// The version and the live members that the last plan was made for.
+    planned_for: Option<(u64, Vec<NodeId>)>,
+}
+
+impl Placing {
+    pub(super) fn new(absences: Absences) -> Self {
+        Self { absences, planned_at: MonoTime::ZERO, planned_for: None }
+    }
+}
+
+impl Brain {
+    /// Proposes the next placement step when nothing else is under way.
+    pub(super) fn place(&mut self, now: MonoTime) {
+        let live = self.live_members(now);
+        self.review_absences(&live, now);
+        let Some(leader) = &mut self.leader else { return };
+        if leader.is_busy() {
+            return;
+        }
+        let placing = &mut leader.placing;
+        let planned_for = Some((self.view.version(), live.clone()));
+        let fresh = now.saturating_since(placing.planned_at) < OUTCOME_WAIT;
+        if placing.planned_for == planned_for && fresh {
+            return;
+        }
+        placing.planned_for = planned_for;
+        placing.planned_at = now;
+        for command in self.planned(&live, now) {
+            // One that leaves goes when the control log can do without it: it may be the only voter.
+            let waits = matches!(&command, Command::RemoveMember { node } if self.is_needed(*node));
+            if !waits {
+                self.propose(&command);
+            }
+        }
+    }
+
+    fn planned(&self, live: &[NodeId], now: MonoTime) -> Vec<Command> {
+        let Some(leader) = &self.leader else { return Vec::new() };
+        let is_live = |node| live.contains(&node);
+        let away = |node| !is_live(node) && !self.is_given_up(node);
+        let awaited = leader.placing.absences.awaited(&self.view, &away, now);
+        plan(&self.view, &Sight { live: &is_live, awaited: &awaited })
+    }
+
+    fn review_absences(&mut self, live: &[NodeId], now: MonoTime) {
+        let Some(mut leader) = self.leader.take() else { return };
+        let given_up = |node| self.is_given_up(node);
+        let absences = &mut leader.placing.absences;
+        let events = absences.review(&|node| live.contains(&node), &given_up, now);
+        self.leader = Some(leader);
+        events.into_iter().for_each(|(node, event)| self.tell_absence(node, event));
+    }
+
+    /// The view is about to advance by this: what copies are lost, and who comes in their place.
+    pub(super) fn observe_absences(&mut self, delta: &ClusterDelta, now: MonoTime) {
+        let Some(leader) = &mut self.leader else { return };
+        let absences = &mut leader.placing.absences;
+        absences.observe(&self.view, delta, now);
+        let holds = |member: &Option<Member>| member.as_ref().is_some_and(Member::may_hold);
+        let joined = delta
+            .members
+            .iter()
+            .filter(|(node, member)| holds(member) && !self.view.members().contains_key(node));
+        let events: Vec<(NodeId, AbsenceEvent)> =
+            joined.filter_map(|(node, _)| absences.handle_joined(*node)).collect();
+        events.into_iter().for_each(|(node, event)| self.tell_absence(node, event));
+    }
+
+    fn tell_absence(&mut self, node: NodeId, event: AbsenceEvent) {
+        self.event(NodeEvent::CopiesLost { node, event });
+    }
+}
