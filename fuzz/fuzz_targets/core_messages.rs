@@ -88,6 +88,7 @@ impl Fixture {
             replicas: 1,
             gossip: Default::default(),
             refused_is_death: false,
+            recopy_after: slotmesh_control::RECOPY_AFTER,
             reform: Default::default(),
             reform_wait: slotmesh_control::LEASES_OVER_AFTER,
         };

@@ -19,6 +19,10 @@ pub(crate) enum Command {
     Status(AdminArguments),
     /// Have the cluster keep another number of copies beside the primary; returns when that is decided.
     Replicas(ReplicasArguments),
+    /// Pause, resume or abort moves for balance; returns when that is decided. Lost copies and drains go on.
+    Rebalance(RebalanceArguments),
+    /// Have a member give its slots away and then leave; returns when that is decided. `slotmesh status` tells how far it is.
+    Drain(DrainArguments),
     /// Have the nodes that this one sees go on without the others, when a majority of the voters is lost for good. What only the
     /// lost ones had is gone. Refused while a majority answers.
     Reform(AdminArguments),
@@ -94,6 +98,34 @@ pub(crate) struct ReplicasArguments {
     /// Copies beside the primary, 0 to 3.
     #[arg(value_name = "COPIES")]
     pub(crate) replicas: u8,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebalanceArguments {
+    #[command(flatten)]
+    pub(crate) node: AdminArguments,
+    /// What becomes of moves for balance.
+    #[arg(value_name = "ACTION")]
+    pub(crate) action: BalanceAction,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum BalanceAction {
+    /// Begin nothing new.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Begin nothing new, and end what is under way.
+    Abort,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArguments {
+    #[command(flatten)]
+    pub(crate) node: AdminArguments,
+    /// The member, by its identity or name; the asked node itself where none is given.
+    #[arg(value_name = "NODE")]
+    pub(crate) member: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod lease;
 pub mod log;
 mod member;
 mod placement;
+mod rebalance;
 mod reform;
 mod state;
 mod voters;
@@ -27,6 +28,7 @@ pub use lease::{
 };
 pub use member::{Member, MemberState, NodeInfo};
 pub use placement::{COPIES_IN_FLIGHT_MAX, MOVES_IN_FLIGHT_MAX, Sight, plan};
+pub use rebalance::{Progress, Rebalance};
 pub use reform::{Asked, LEASES_OVER_AFTER, Reform, ReformStep, Reforming};
 pub use state::{ClusterDelta, ClusterState, WANTED_REPLICAS_MAX};
 pub use voters::{VOTER_REPLACE_AFTER, voter_seats, voters};

@@ -12,6 +12,7 @@ use slotmesh_slots::{NodeId, NodeList, Slot, SlotState};
 use crate::absence::Awaited;
 use crate::command::{Claim, Command};
 use crate::member::{Member, by_age};
+use crate::rebalance::Rebalance;
 use crate::state::ClusterState;
 
 /// Slots being copied at a time, cluster-wide: bounds the memory and link share that a repair takes.
@@ -21,7 +22,7 @@ pub const COPIES_IN_FLIGHT_MAX: usize = 2_048;
 pub const MOVES_IN_FLIGHT_MAX: usize = 512;
 
 /// Primaries or copies may differ by this many slots before anything moves for balance alone.
-const IMBALANCE_MIN: usize = 16;
+pub(crate) const IMBALANCE_MIN: usize = 16;
 
 /// What only the leader knows, at the moment of a plan.
 #[derive(Clone, Copy)]
@@ -81,9 +82,18 @@ struct Planner<'a> {
     dismissed: Vec<NodeId>,
 }
 
+/// What a slot needs whether or not it lies well: `staying` of its copies do not leave with a node that drains.
+struct Needs {
+    wanted: usize,
+    staying: usize,
+    /// Whether a holder drains.
+    drains: bool,
+}
+
 /// In the order in which they are proposed: moves last, for their slots are frozen until the log has gone round again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
+    Abort,
     Copy,
     Drop,
     Move,
@@ -200,7 +210,7 @@ impl<'a> Planner<'a> {
             return self.drop_copy(claim, gone);
         }
         if held.moving_to.is_some() || !held.copying.is_empty() {
-            return;
+            return self.end_aborted(claim, primary, held);
         }
         if let Some(to) = self.better_primary(primary, held) {
             // Beyond the bound it waits for its turn: what was copied for the move must not be dropped meanwhile.
@@ -209,15 +219,8 @@ impl<'a> Planner<'a> {
             }
             return;
         }
-        let wanted = usize::from(self.state.replicas());
-        let drained = self.draining == Some(primary);
-        // A draining primary needs a successor even where no replica is wanted, and nobody who waits to drain is one.
-        let stays =
-            |node: &NodeId| self.draining != Some(*node) && (!drained || self.up.contains(node));
-        let staying = held.in_sync.iter().filter(stays).count();
-        let wanted = wanted.max(usize::from(drained));
+        let Needs { wanted, staying, drains } = self.needs(primary, held);
         // A drain has a deadline, and waits for nobody.
-        let drains = drained || staying < held.in_sync.len();
         let awaited = if drains { 0 } else { self.sight.awaited.copies(slot, held) };
         if staying + awaited < wanted
             && let Some(to) = self.new_holder(slot, held, None)
@@ -229,10 +232,41 @@ impl<'a> Planner<'a> {
             return self.add(extra, Step::Drop, claim);
         }
         if awaited == 0
+            && self.balances()
             && let Some((from, to)) = self.relief(slot, held)
         {
             self.begin_copy(claim, to);
             self.copies.entry(from).and_modify(|count| *count = count.saturating_sub(1));
+        }
+    }
+
+    /// What copies the slot needs for its own sake, and has.
+    fn needs(&self, primary: NodeId, held: &SlotState) -> Needs {
+        let drained = self.draining == Some(primary);
+        // A draining primary needs a successor even where no replica is wanted, and nobody who waits to drain is one.
+        let stays =
+            |node: &NodeId| self.draining != Some(*node) && (!drained || self.up.contains(node));
+        let staying = held.in_sync.iter().filter(stays).count();
+        let wanted = usize::from(self.state.replicas()).max(usize::from(drained));
+        Needs { wanted, staying, drains: drained || staying < held.in_sync.len() }
+    }
+
+    fn balances(&self) -> bool {
+        self.state.rebalance() == Rebalance::On
+    }
+
+    /// What is under way for balance alone ends, if an operator has it end.
+    fn end_aborted(&mut self, claim: Claim, primary: NodeId, held: &SlotState) {
+        let Needs { wanted, staying, .. } = self.needs(primary, held);
+        if self.state.rebalance() != Rebalance::Aborted || self.draining == Some(primary) {
+            return;
+        }
+        if let Some(to) = held.moving_to {
+            self.add(to, Step::Abort, claim);
+        } else if staying >= wanted
+            && let Some(node) = held.copying.iter().next()
+        {
+            self.drop_copy(claim, node);
         }
     }
 
@@ -244,7 +278,8 @@ impl<'a> Planner<'a> {
         let fair = self.weights.share(primary, slotmesh_slots::SLOT_COUNT);
         let much_lighter =
             self.weights.load(to, self.primaries[&to] + IMBALANCE_MIN) < self.primary_load(primary);
-        (self.draining == Some(primary) || (has > fair && much_lighter)).then_some(to)
+        let balances = self.balances() && has > fair && much_lighter;
+        (self.draining == Some(primary) || balances).then_some(to)
     }
 
     /// The least loaded live node that does not hold the slot, in another zone than the primary if there is one. One that lost
@@ -336,6 +371,7 @@ impl<'a> Planner<'a> {
             Command::Assign { claims, primary, in_sync }
         });
         let steps = self.steps.into_iter().map(|((step, node), claims)| match step {
+            Step::Abort => Command::AbortMove { claims },
             Step::Move => Command::BeginMove { claims, to: node },
             Step::Copy => Command::AddCopy { claims, node },
             Step::Drop => Command::Shrink { claims, node },
@@ -359,7 +395,7 @@ impl<'a> Planner<'a> {
 type Load = u128;
 
 /// How much of the slots each member should have.
-struct Weights {
+pub(crate) struct Weights {
     of: BTreeMap<NodeId, u64>,
     /// Of the members that may receive slots.
     sum: u64,
@@ -368,7 +404,7 @@ struct Weights {
 impl Weights {
     const UNIT: u128 = 1 << 64;
 
-    fn of(state: &ClusterState, up: &[NodeId]) -> Self {
+    pub(crate) fn of(state: &ClusterState, up: &[NodeId]) -> Self {
         let weight =
             |(node, member): (&NodeId, &Member)| (*node, u64::from(member.info.weight.max(1)));
         let of: BTreeMap<NodeId, u64> = state.members().iter().map(weight).collect();
@@ -390,6 +426,12 @@ impl Weights {
         (slots as u128 * u128::from(self.weight(node)) / u128::from(self.sum.max(1))) as usize
     }
 
+    /// The same where only these share.
+    pub(crate) fn share_among(&self, node: NodeId, nodes: &[NodeId], slots: usize) -> usize {
+        let sum: u64 = nodes.iter().map(|&node| self.weight(node)).sum();
+        (slots as u128 * u128::from(self.weight(node)) / u128::from(sum.max(1))) as usize
+    }
+
     /// Where the part of the last of these ends when so many slots are dealt out in their order.
     fn share_until(&self, nodes: &[NodeId], slots: usize) -> usize {
         let until: u64 = nodes.iter().map(|&node| self.weight(node)).sum();
@@ -400,6 +442,7 @@ impl Weights {
 #[cfg(test)]
 mod tests {
     use super::{plan as plan_with, *};
+    use crate::rebalance::Progress;
     use crate::state::tests::{assigned, founded, info, node, witness};
     use slotmesh_slots::{SLOT_COUNT, Seq};
 
@@ -596,6 +639,74 @@ mod tests {
         let owned_by_live = |held: &&SlotState| held.primary != Some(dead);
         let held = with_a_death.table().iter().map(|(_, held)| held).filter(owned_by_live);
         assert!(held.filter(|held| held.in_sync.len() == 1).all(|held| !held.involves(dead)));
+    }
+
+    fn set_rebalance(state: &mut ClusterState, rebalance: Rebalance) {
+        let round = state.rebalance_round();
+        assert_eq!(state.apply(&Command::SetRebalance { rebalance, round }).0.changed, 1);
+    }
+
+    #[test]
+    fn a_paused_balance_leaves_newcomers_empty_until_it_is_resumed() {
+        let mut state = assigned(3, 1);
+        set_rebalance(&mut state, Rebalance::Paused);
+        state.apply(&Command::AddMember { node: node(4), info: info(4) });
+        assert_eq!(plan(&state, &|_| true), []);
+        let to_go = Progress::of(&state);
+        assert_eq!((to_go.primaries_to_balance, to_go.copies_to_balance), (4_096, 8_192));
+        set_rebalance(&mut state, Rebalance::On);
+        settle(&mut state, |_| true);
+        assert!(spread(&state)[&node(4)].0 > 3_900);
+        assert_eq!(Progress::of(&state), Progress::default());
+    }
+
+    #[test]
+    fn drains_and_lost_copies_go_on_while_the_balance_is_paused() {
+        for rebalance in [Rebalance::Paused, Rebalance::Aborted] {
+            let mut state = assigned(4, 1);
+            set_rebalance(&mut state, rebalance);
+            state.apply(&Command::Drain { node: node(1) });
+            assert!(Progress::of(&state).draining > 8_000);
+            settle(&mut state, |_| true);
+            assert!(!state.members().contains_key(&node(1)), "{rebalance:?}");
+            set_replicas(&mut state, 2);
+            let missing = Progress::of(&state).copies_missing;
+            assert_eq!(missing, SLOT_COUNT);
+            settle(&mut state, |_| true);
+            assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 2));
+        }
+    }
+
+    #[test]
+    fn an_abort_ends_what_only_serves_the_balance() {
+        let mut state = assigned(3, 1);
+        state.apply(&Command::AddMember { node: node(4), info: info(4) });
+        let begun = |state: &mut ClusterState| {
+            plan(state, &|_| true).iter().for_each(|command| drop(state.apply(command)));
+        };
+        begun(&mut state);
+        complete(&mut state);
+        // Some are frozen, some are being copied, and one copy is made because it is lost.
+        begun(&mut state);
+        let (slot, held) = state.table().iter().find(|(_, held)| !held.copying.is_empty()).unwrap();
+        let (repaired, claims) = (slot, vec![(slot, held.epoch)]);
+        let lost = held.in_sync.iter().next().unwrap();
+        state.apply(&Command::Shrink { claims, node: lost });
+        let before = Progress::of(&state);
+        assert!(before.moving > 0 && before.copying > 1, "{before:?}");
+        let epochs = |state: &ClusterState| -> u64 {
+            state.table().iter().map(|(_, held)| u64::from(held.epoch.0)).sum()
+        };
+        let before_epochs = epochs(&state);
+        set_rebalance(&mut state, Rebalance::Aborted);
+        begun(&mut state);
+        let after = Progress::of(&state);
+        assert_eq!((after.moving, after.copying), (0, 1));
+        assert_eq!(epochs(&state), before_epochs + before.moving as u64, "an abort raises each");
+        assert!(!state.table().slot(repaired).copying.is_empty());
+        settle(&mut state, |_| true);
+        assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 1));
+        assert!(Progress::of(&state).primaries_to_balance > 2_000, "and nothing new begins");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use slotmesh_control::ClusterState;
+use slotmesh_control::{ClusterState, Progress};
 use slotmesh_slots::{Generation, NodeId, Slot, SlotState};
 
 /// Where a node stands in its life.
@@ -70,6 +70,12 @@ impl NodeStatus {
     #[must_use]
     pub fn moving_slots(&self) -> usize {
         self.cluster.table().iter().filter(|(_, held)| held.moving_to.is_some()).count()
+    }
+
+    /// How much is to be done until every slot is where it should be.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress::of(&self.cluster)
     }
 
     /// The first slot that is not safe, to see what is missing.

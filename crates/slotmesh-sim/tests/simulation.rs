@@ -102,7 +102,7 @@ fn regressions_stay_mended() {
 const MIXES: std::ops::Range<u64> = 1_000..1_200;
 
 /// What so many seeds must have brought about at least once.
-const COVERED: [&str; 48] = [
+const COVERED: [&str; 54] = [
     "Crash",
     "CutControl",
     "CutLanes",
@@ -135,6 +135,11 @@ const COVERED: [&str; 48] = [
     "fault at LinkUp",
     "fault at Reforming",
     "fault at Shrink",
+    "Abort",
+    "balance Aborted",
+    "balance On",
+    "balance Paused",
+    "copy dropped for an operator",
     "drained",
     "drain cut short",
     "evicted",
@@ -147,6 +152,7 @@ const COVERED: [&str; 48] = [
     "lost copies: TimeOver",
     "reformed with 1",
     "reformed with 2",
+    "move aborted for an operator",
     "zone of 1 lost",
     "zone of 2 lost",
     "zone of 1 cut off",
@@ -186,6 +192,20 @@ fn a_rolling_restart_loses_nothing() {
         // Of a client that ends with its node nobody learns what came of its last call.
         assert!(summary.operations.1 <= 8, "{summary:?}");
     }
+}
+
+#[test]
+fn moves_for_balance_are_paused_aborted_and_resumed() {
+    let (mut aborted, mut dropped) = (0, 0);
+    for seed in 1..8 {
+        let summary = clean(Scenario::paused(seed), &format!("{} --paused", replay_command(seed)));
+        assert_eq!(summary.excused, 0, "one crash at a time loses nothing");
+        assert!(summary.seen["balance On"] >= 4, "{summary:?}");
+        let seen = |what: &str| summary.seen.get(what).copied().unwrap_or_default();
+        aborted += seen("move aborted for an operator");
+        dropped += seen("copy dropped for an operator");
+    }
+    assert!(aborted > 0 && dropped > 0, "nothing was under way: {aborted}, {dropped}");
 }
 
 #[test]

@@ -203,12 +203,17 @@ impl Brain {
         if self.peers.is_witnessed(node, now) || now >= over_at + NO_WITNESS_WAIT {
             return true;
         }
+        self.probe_guard(node, now);
+        false
+    }
+
+    /// Has the guard port of a node that does not answer asked, every now and then.
+    pub(super) fn probe_guard(&mut self, node: NodeId, now: MonoTime) {
         if let Some(addr) = self.addr_of(node)
             && self.peers.ask_guard(node, GUARD_INTERVAL, now)
         {
             self.outputs.push_back(Output::ProbeGuard { node, addr });
         }
-        false
     }
 
     /// Whether nothing has to be waited for any more: it is proven dead, or a reform went on without it after every old

@@ -22,7 +22,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slotmesh_control::log::LogStatus;
 use slotmesh_control::{
-    Absences, ClusterDelta, ClusterState, Command, Founding, MemberState, NodeInfo, Reform,
+    Absences, ClusterDelta, ClusterState, Command, Founding, Member, MemberState, NodeInfo, Reform,
     Reforming,
 };
 use slotmesh_gossip::{Gossip, GossipConfig};
@@ -364,10 +364,10 @@ impl Brain {
         self.tick_leave(now);
     }
 
-    /// Asks the leader, once, for another number of copies beside the primary. Whoever wants it asks again until the state
-    /// shows a round above this one.
-    pub fn set_replicas(&mut self, replicas: u8, round: u32, now: MonoTime) {
-        self.request(Command::SetReplicas { replicas, round }, now);
+    /// Whether this node gives its slots away, because of [`Brain::leave`] or because it was decided so.
+    #[must_use]
+    pub const fn is_leaving(&self) -> bool {
+        self.leaving
     }
 
     /// Time has come; see [`Brain::poll_timeout`].
@@ -444,6 +444,8 @@ impl Brain {
         self.history.push_back(delta.clone());
         self.data.apply_view(&self.view, delta, now);
         self.see_own_loss(now);
+        // Whoever is drained by others must not join again once it is struck.
+        self.leaving |= self.view.members().get(&self.me).is_some_and(Member::is_draining);
         self.lease.applied(self.view.version(), &self.data);
         // A slot that froze just now is mostly ready at once, and its callers wait.
         self.handle_data(now);
@@ -462,7 +464,7 @@ impl Brain {
         if self.reforming.bound_to() == Some(generation) && !self.reforming.is_founding() {
             self.end_reform();
         }
-        if self.view.members().get(&self.me).is_some_and(slotmesh_control::Member::is_lost) {
+        if self.view.members().get(&self.me).is_some_and(Member::is_lost) {
             self.give_up(generation, now);
         }
     }

@@ -1,4 +1,6 @@
-use slotmesh_control::{AbsenceEvent, Absences, ClusterDelta, Command, Member, Sight, plan};
+use slotmesh_control::{
+    AbsenceEvent, Absences, ClusterDelta, Command, Member, Rebalance, Sight, plan,
+};
 use slotmesh_slots::{MonoTime, NodeId};
 
 use super::leader::OUTCOME_WAIT;
@@ -20,6 +22,23 @@ impl Placing {
 }
 
 impl Brain {
+    /// Asks the leader, once, for another number of copies beside the primary. Whoever wants it asks again until the state
+    /// shows a round above this one.
+    pub fn set_replicas(&mut self, replicas: u8, round: u32, now: MonoTime) {
+        self.request(Command::SetReplicas { replicas, round }, now);
+    }
+
+    /// Asks the leader, once, for slots to move for balance or not; as [`Brain::set_replicas`].
+    pub fn set_rebalance(&mut self, rebalance: Rebalance, round: u32, now: MonoTime) {
+        self.request(Command::SetRebalance { rebalance, round }, now);
+    }
+
+    /// Asks the leader, once, to have the member give everything away and leave. Whoever wants it asks again until the state
+    /// shows that it drains, or does not show it any more.
+    pub fn drain(&mut self, node: NodeId, now: MonoTime) {
+        self.request(Command::Drain { node }, now);
+    }
+
     /// Proposes the next placement step when nothing else is under way.
     pub(super) fn place(&mut self, now: MonoTime) {
         let live = self.live_members(now);
@@ -58,7 +77,12 @@ impl Brain {
         let given_up = |node| self.is_given_up(node);
         let absences = &mut leader.placing.absences;
         let events = absences.review(&|node| live.contains(&node), &given_up, now);
+        let missed: Vec<NodeId> = absences.missed().collect();
         self.leader = Some(leader);
+        if self.config.refused_is_death {
+            // Its failover may have had other witnesses; only this proves that nothing is to be waited for.
+            missed.into_iter().for_each(|node| self.probe_guard(node, now));
+        }
         events.into_iter().for_each(|(node, event)| self.tell_absence(node, event));
     }
 

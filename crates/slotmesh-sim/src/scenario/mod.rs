@@ -11,7 +11,7 @@ use slotmesh_control::Reform;
 use slotmesh_slots::Mistake;
 
 pub use self::bug::Bug;
-pub(crate) use self::fault::{Fault, Filler, Moment, Planned, Target, Wish};
+pub(crate) use self::fault::{Fault, Filler, Moment, Planned, Target, Want, Wish};
 
 /// All that distinguishes one run from another.
 #[derive(Clone, Debug)]
