@@ -8,9 +8,11 @@
 
 mod absence;
 mod command;
+mod exchange;
 mod failover;
 mod founding;
 mod lease;
+mod load;
 pub mod log;
 mod member;
 mod placement;
@@ -21,11 +23,13 @@ mod voters;
 
 pub use absence::{AbsenceEvent, Absences, Awaited, LAST_COPY_WAIT, RECOPY_AFTER};
 pub use command::{Claim, Command, Outcome};
+pub use exchange::{Exchange, exchange};
 pub use failover::{Failover, PROMISE_WAIT};
 pub use founding::{Founding, FoundingStep};
 pub use lease::{
     ELECTION_MIN, LEASE, LEASE_MARGIN_PERCENT, LEASE_PING_INTERVAL, LeaseLedger, NO_WITNESS_WAIT,
 };
+pub use load::{LOAD_INTERVAL, LoadClass, LoadError, LoadFloor, LoadReport, Loads, SlotLoads};
 pub use member::{Member, MemberState, NodeInfo};
 pub use placement::{COPIES_IN_FLIGHT_MAX, MOVES_IN_FLIGHT_MAX, Sight, plan};
 pub use rebalance::{Progress, Rebalance};

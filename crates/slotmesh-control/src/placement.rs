@@ -31,15 +31,20 @@ pub struct Sight<'a> {
     pub live: &'a dyn Fn(NodeId) -> bool,
     /// The lost copies that are not to be made again yet.
     pub awaited: &'a Awaited,
+    /// Who gives a slot away once the copy that replaces its own is complete; see [`Exchange`](crate::Exchange).
+    pub replaced: &'a BTreeMap<Slot, NodeId>,
 }
 
 /// Nothing is waited for.
 static NONE_AWAITED: Awaited = Awaited::NONE;
 
+/// Nothing is exchanged.
+static NONE_REPLACED: BTreeMap<Slot, NodeId> = BTreeMap::new();
+
 impl<'a> Sight<'a> {
-    /// One in which nothing is waited for.
+    /// One in which nothing is waited for and nothing exchanged.
     pub fn of(live: &'a dyn Fn(NodeId) -> bool) -> Self {
-        Self { live, awaited: &NONE_AWAITED }
+        Self { live, awaited: &NONE_AWAITED, replaced: &NONE_REPLACED }
     }
 }
 
@@ -134,12 +139,14 @@ impl<'a> Planner<'a> {
         let wanted = usize::from(self.state.replicas());
         let load = |node: &NodeId| self.copy_load(*node);
         let mut surplus: BTreeMap<NodeId, usize> = BTreeMap::new();
-        for (_, held) in self.state.table().iter() {
+        for (slot, held) in self.state.table().iter() {
             if held.in_sync.len() + held.copying.len() <= wanted {
                 continue;
             }
             let primary = held.primary.filter(|_| wanted == 0);
-            if let Some(goes) = held.in_sync.iter().chain(primary).max_by_key(load) {
+            if let Some(goes) = self.replaced(slot, held) {
+                *surplus.entry(goes).or_default() += 1;
+            } else if let Some(goes) = held.in_sync.iter().chain(primary).max_by_key(load) {
                 *surplus.entry(goes).or_default() += 1;
             }
         }
@@ -309,7 +316,15 @@ impl<'a> Planner<'a> {
         let least_worth = |node: &NodeId| {
             (!(self.sight.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))
         };
-        (held.in_sync.len() > wanted).then(|| held.in_sync.iter().max_by_key(least_worth)).flatten()
+        let goes = || self.replaced(slot, held).or(held.in_sync.iter().max_by_key(least_worth));
+        (held.in_sync.len() > wanted).then(goes).flatten()
+    }
+
+    /// The holder that a copy was made to replace, unless it is the only one left alive.
+    fn replaced(&self, slot: Slot, held: &SlotState) -> Option<NodeId> {
+        let giver = *self.sight.replaced.get(&slot)?;
+        let dead = held.in_sync.iter().any(|node| !(self.sight.live)(node));
+        (held.in_sync.contains(giver) && !dead).then_some(giver)
     }
 
     /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place that is
@@ -386,9 +401,13 @@ impl<'a> Planner<'a> {
     }
 
     fn same_zone(&self, a: NodeId, b: NodeId) -> bool {
-        let zone = |node| self.state.members().get(&node).map(|member| member.info.zone.as_str());
-        zone(a) == zone(b)
+        same_zone(self.state, a, b)
     }
+}
+
+pub(crate) fn same_zone(state: &ClusterState, a: NodeId, b: NodeId) -> bool {
+    let zone = |node| state.members().get(&node).map(|member| member.info.zone.as_str());
+    zone(a) == zone(b)
 }
 
 /// Slots for each unit of weight, in parts of [`Weights::UNIT`].
@@ -424,6 +443,17 @@ impl Weights {
     /// What the node should have of so many slots, rounded down.
     fn share(&self, node: NodeId, slots: usize) -> usize {
         (slots as u128 * u128::from(self.weight(node)) / u128::from(self.sum.max(1))) as usize
+    }
+
+    /// What so much is for the node: equal where two have their shares.
+    pub(crate) fn load_of(&self, node: NodeId, amount: u64) -> u128 {
+        (u128::from(amount) << 32) / u128::from(self.weight(node))
+    }
+
+    /// What the node should have of so much.
+    pub(crate) fn share_of_load(&self, node: NodeId, amount: u64) -> u64 {
+        let share = u128::from(amount) * u128::from(self.weight(node));
+        u64::try_from(share / u128::from(self.sum.max(1))).unwrap_or(u64::MAX)
     }
 
     /// The same where only these share.
@@ -654,6 +684,14 @@ mod tests {
         assert_eq!(plan(&state, &|_| true), []);
         let to_go = Progress::of(&state);
         assert_eq!((to_go.primaries_to_balance, to_go.copies_to_balance), (4_096, 8_192));
+        // Nor are roles handed to it once it has copies.
+        let mut filled = state.clone();
+        set_rebalance(&mut filled, Rebalance::On);
+        plan(&filled.clone(), &|_| true).iter().for_each(|command| drop(filled.apply(command)));
+        complete(&mut filled);
+        set_rebalance(&mut filled, Rebalance::Paused);
+        settle(&mut filled, |_| true);
+        assert!(!spread(&filled).is_empty() && spread(&filled)[&node(4)].0 == 0);
         set_rebalance(&mut state, Rebalance::On);
         settle(&mut state, |_| true);
         assert!(spread(&state)[&node(4)].0 > 3_900);

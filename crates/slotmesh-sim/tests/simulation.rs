@@ -102,7 +102,7 @@ fn regressions_stay_mended() {
 const MIXES: std::ops::Range<u64> = 1_000..1_200;
 
 /// What so many seeds must have brought about at least once.
-const COVERED: [&str; 54] = [
+const COVERED: [&str; 56] = [
     "Crash",
     "CutControl",
     "CutLanes",
@@ -140,6 +140,8 @@ const COVERED: [&str; 54] = [
     "balance On",
     "balance Paused",
     "copy dropped for an operator",
+    "copies exchanged",
+    "roles exchanged",
     "drained",
     "drain cut short",
     "evicted",
@@ -192,6 +194,21 @@ fn a_rolling_restart_loses_nothing() {
         // Of a client that ends with its node nobody learns what came of its last call.
         assert!(summary.operations.1 <= 8, "{summary:?}");
     }
+}
+
+#[test]
+fn loads_that_are_apart_are_evened_out_and_come_to_rest() {
+    let (mut roles, mut copies) = (0, 0);
+    for seed in 1..5 {
+        let summary = clean(Scenario::skewed(seed), &format!("{} --skewed", replay_command(seed)));
+        assert_eq!(summary.excused, 0, "nothing went wrong");
+        let seen = |what: &str| summary.seen.get(what).copied().unwrap_or_default();
+        roles += seen("roles exchanged");
+        copies += seen("copies exchanged");
+        // Some tens of slots hold all there is: each goes at most a few times.
+        assert!(seen("roles exchanged") + seen("copies exchanged") < 200, "{summary:?}");
+    }
+    assert!(roles > 0 && copies > 0, "{roles} and {copies}");
 }
 
 #[test]

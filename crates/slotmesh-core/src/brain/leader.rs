@@ -513,6 +513,7 @@ mod tests {
             gossip: slotmesh_gossip::GossipConfig::default(),
             refused_is_death: false,
             recopy_after: slotmesh_control::RECOPY_AFTER,
+            load_floor: Default::default(),
             reform: Reform::Never,
             reform_wait: Duration::ZERO,
         };

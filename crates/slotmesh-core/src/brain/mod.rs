@@ -22,8 +22,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slotmesh_control::log::LogStatus;
 use slotmesh_control::{
-    Absences, ClusterDelta, ClusterState, Command, Founding, Member, MemberState, NodeInfo, Reform,
-    Reforming,
+    Absences, ClusterDelta, ClusterState, Command, Founding, LoadFloor, Member, MemberState,
+    NodeInfo, Reform, Reforming,
 };
 use slotmesh_gossip::{Gossip, GossipConfig};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
@@ -67,6 +67,8 @@ pub struct BrainConfig {
     /// How long lost copies are waited for before they are made again elsewhere, where nothing proves that their node is dead.
     /// That of the node that leads counts.
     pub recopy_after: Duration,
+    /// Differences in load that are not worth moving slots for. That of the node that leads counts.
+    pub load_floor: LoadFloor,
     /// What becomes of the cluster when the majority of its voters is lost.
     pub reform: Reform,
     /// How long a reform waits for the leases of the old generation: [`slotmesh_control::LEASES_OVER_AFTER`]. Less is a
@@ -246,6 +248,7 @@ impl Brain {
                 }
                 self.lead(now);
             }
+            Message::Loads(report) if ours => self.handle_loads(from, &report),
             Message::Request(command) if ours => self.handle_request(&command),
             // Only members of our generation may speak of it.
             _ => {}
@@ -274,7 +277,8 @@ impl Brain {
         if leads && !same_reign {
             let since = self.log.leader_since.unwrap_or(now);
             let absences = Absences::elected(&self.view, self.config.recopy_after, since);
-            self.leader = Some(Leader::elected(Placing::new(absences), since));
+            let placing = Placing::new(absences, self.config.load_floor);
+            self.leader = Some(Leader::elected(placing, since));
             self.event(NodeEvent::Leading);
         } else if !leads && led {
             self.leader = None;
@@ -389,6 +393,7 @@ impl Brain {
         } else {
             self.tick_lease(now);
         }
+        self.tick_loads();
         self.tick_reform(now);
         self.gate_elections();
         self.handle_data(now);

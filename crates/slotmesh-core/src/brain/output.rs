@@ -121,6 +121,13 @@ pub enum NodeEvent {
         /// What becomes of them.
         event: AbsenceEvent,
     },
+    /// Nodes begin to exchange heavy slots for light ones, because loads are apart.
+    Exchanging {
+        /// Primary roles that are handed over.
+        roles: usize,
+        /// Copies that are made in the place of others.
+        copies: usize,
+    },
     /// Slots restarted empty because no copy was left.
     SlotsLost(u64),
     /// This process did not run for this long.

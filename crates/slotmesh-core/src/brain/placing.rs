@@ -1,23 +1,36 @@
+use std::collections::BTreeMap;
+
 use slotmesh_control::{
-    AbsenceEvent, Absences, ClusterDelta, Command, Member, Rebalance, Sight, plan,
+    AbsenceEvent, Absences, ClusterDelta, Command, LoadFloor, LoadReport, Loads, Member, Rebalance,
+    Sight, exchange, plan,
 };
-use slotmesh_slots::{MonoTime, NodeId};
+use slotmesh_slots::{MonoTime, NodeId, Slot};
 
 use super::leader::OUTCOME_WAIT;
 use super::{Brain, NodeEvent};
+use crate::message::Message;
 
 /// What the leader remembers for the placement.
 #[derive(Debug)]
 pub(super) struct Placing {
     absences: Absences,
+    loads: Loads,
+    /// Who gives which slot away once the copy in its place is complete.
+    replaced: BTreeMap<Slot, NodeId>,
     planned_at: MonoTime,
     /// The version and the live members that the last plan was made for.
     planned_for: Option<(u64, Vec<NodeId>)>,
 }
 
 impl Placing {
-    pub(super) fn new(absences: Absences) -> Self {
-        Self { absences, planned_at: MonoTime::ZERO, planned_for: None }
+    pub(super) fn new(absences: Absences, floor: LoadFloor) -> Self {
+        Self {
+            absences,
+            loads: Loads::new(floor),
+            replaced: BTreeMap::new(),
+            planned_at: MonoTime::ZERO,
+            planned_for: None,
+        }
     }
 }
 
@@ -55,7 +68,11 @@ impl Brain {
         }
         placing.planned_for = planned_for;
         placing.planned_at = now;
-        for command in self.planned(&live, now) {
+        let mut commands = self.planned(&live, now);
+        if commands.is_empty() {
+            commands = self.exchanged(&live);
+        }
+        for command in commands {
             // One that leaves goes when the control log can do without it: it may be the only voter.
             let waits = matches!(&command, Command::RemoveMember { node } if self.is_needed(*node));
             if !waits {
@@ -69,7 +86,44 @@ impl Brain {
         let is_live = |node| live.contains(&node);
         let away = |node| !is_live(node) && !self.is_given_up(node);
         let awaited = leader.placing.absences.awaited(&self.view, &away, now);
-        plan(&self.view, &Sight { live: &is_live, awaited: &awaited })
+        let replaced = &leader.placing.replaced;
+        plan(&self.view, &Sight { live: &is_live, awaited: &awaited, replaced })
+    }
+
+    /// What is exchanged where nothing else is to be done.
+    fn exchanged(&mut self, live: &[NodeId]) -> Vec<Command> {
+        let Some(leader) = &mut self.leader else { return Vec::new() };
+        let placing = &mut leader.placing;
+        let exchange = exchange(&self.view, &|node| live.contains(&node), &placing.loads);
+        if !exchange.commands.is_empty() {
+            // All that was begun before is done.
+            placing.replaced = exchange.replaced;
+            let count = |command: &Command| match command {
+                Command::BeginMove { claims, .. } => (claims.len(), 0),
+                Command::AddCopy { claims, .. } => (0, claims.len()),
+                _ => (0, 0),
+            };
+            let counts = exchange.commands.iter().map(count);
+            let (roles, copies) = counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            self.event(NodeEvent::Exchanging { roles, copies });
+        }
+        exchange.commands
+    }
+
+    /// Tells the leader what this node's slots hold, now and then.
+    pub(super) fn tick_loads(&mut self) {
+        let Some(report) = self.data.take_loads() else { return };
+        if self.leader.is_some() {
+            self.handle_loads(self.me, &report);
+        } else if let Some(leader) = self.lease.leader() {
+            self.send(leader, Message::Loads(report));
+        }
+    }
+
+    pub(super) fn handle_loads(&mut self, from: NodeId, report: &LoadReport) {
+        if let Some(leader) = &mut self.leader {
+            leader.placing.loads.handle_report(&self.view, from, report);
+        }
     }
 
     fn review_absences(&mut self, live: &[NodeId], now: MonoTime) {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use slotmesh_control::{Rebalance, Reform};
+use slotmesh_control::{LoadFloor, Rebalance, Reform};
 
 use super::Scenario;
 use super::fault::{Fault, Filler, Moment, Planned, Target, Want, Wish};
@@ -67,12 +67,21 @@ impl Scenario {
             faults,
             wishes,
             recopy_after: draw_recopy_after(&mut apart),
+            load_floor: draw_load_floor(&mut apart),
             refused_is_death: apart.random_ratio(1, 4),
             reform: Reform::Never,
             operator: None,
             two_sides: false,
             bug: None,
         }
+    }
+}
+
+/// Where it is low, what the clients write is enough for exchanges: of 16384 slots a few have all there is.
+fn draw_load_floor(rng: &mut StdRng) -> LoadFloor {
+    match rng.random_bool(0.5) {
+        true => LoadFloor { bytes: 512, writes: 16 },
+        false => LoadFloor::default(),
     }
 }
 

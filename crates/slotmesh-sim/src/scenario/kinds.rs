@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use slotmesh_control::{Rebalance, Reform};
+use slotmesh_control::{LoadFloor, Rebalance, Reform};
 
 use super::Scenario;
-use super::fault::{Fault, Moment, Planned, Target, Want, Wish};
+use super::fault::{Fault, Filler, Moment, Planned, Target, Want, Wish};
 
 /// Scenarios with a plot of their own.
 impl Scenario {
@@ -192,6 +192,20 @@ impl Scenario {
             faults.push(Planned { moment, later, ..planned });
         }
         Self { nodes: 4, loss: 0.0, wishes, faults, ..Self::plain(seed) }
+    }
+
+    /// A few slots have nearly all bytes and writes, some nodes more of them than others, and nothing else happens.
+    #[must_use]
+    pub fn skewed(seed: u64) -> Self {
+        Self {
+            nodes: 4,
+            loss: 0.0,
+            filler: Some(Filler { keys: 36, bytes_max: 4 << 10 }),
+            log_bytes: 1 << 20,
+            load_floor: LoadFloor { bytes: 512, writes: 16 },
+            safety: Duration::from_secs(60),
+            ..Self::plain(seed)
+        }
     }
 
     /// Every node is told to leave and is replaced, one after the other, and nothing else happens.

@@ -7,7 +7,7 @@ mod kinds;
 
 use std::time::Duration;
 
-use slotmesh_control::Reform;
+use slotmesh_control::{LoadFloor, Reform};
 use slotmesh_slots::Mistake;
 
 pub use self::bug::Bug;
@@ -44,6 +44,8 @@ pub struct Scenario {
     pub(crate) wishes: Vec<Wish>,
     /// How long lost copies are waited for.
     pub(crate) recopy_after: Duration,
+    /// Differences in load that move nothing.
+    pub(crate) load_floor: LoadFloor,
     /// Whether a guard port that refuses proves a death.
     pub(crate) refused_is_death: bool,
     /// What the nodes do without a majority.

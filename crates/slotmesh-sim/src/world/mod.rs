@@ -385,6 +385,7 @@ impl World {
             gossip: slotmesh_gossip::GossipConfig::default(),
             refused_is_death: self.scenario.refused_is_death,
             recopy_after: self.scenario.recopy_after,
+            load_floor: self.scenario.load_floor,
             reform: self.scenario.reform,
             reform_wait: match self.scenario.bug {
                 Some(Bug::ReformAtOnce) => Duration::ZERO,

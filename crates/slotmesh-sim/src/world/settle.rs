@@ -152,6 +152,10 @@ impl World {
             NodeEvent::CopiesLost { event, .. } => {
                 self.coverage.see(format_args!("lost copies: {event:?}"));
             }
+            NodeEvent::Exchanging { roles, copies } => {
+                self.coverage.add(format_args!("roles exchanged"), *roles as u64);
+                self.coverage.add(format_args!("copies exchanged"), *copies as u64);
+            }
             NodeEvent::Reformed { survivors, .. } => {
                 self.coverage.see(format_args!("reformed with {survivors}"));
             }
