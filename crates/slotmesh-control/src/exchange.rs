@@ -57,7 +57,10 @@ pub fn exchange(state: &ClusterState, live: &dyn Fn(NodeId) -> bool, loads: &Loa
     let members = state.members();
     let up = by_age(members.iter().filter(|(_, member)| member.may_hold()));
     let quiet = members.iter().all(|(node, m)| live(*node) && (m.may_hold() || m.info.witness));
-    let at_rest = |held: &SlotState| held.copying.is_empty() && held.moving_to.is_none();
+    let wanted = usize::from(state.replicas()).min(up.len().saturating_sub(1));
+    let at_rest = |held: &SlotState| {
+        held.copying.is_empty() && held.moving_to.is_none() && held.in_sync.len() == wanted
+    };
     let ready = quiet && state.rebalance() == Rebalance::On && loads.is_complete(&up);
     if up.len() < 2 || !ready || !state.table().iter().all(|(_, held)| at_rest(held)) {
         return Exchange::default();
@@ -487,6 +490,17 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_that_is_heavier_than_all_others_stays_where_it_is() {
+        let mut check = Check::new(&[1, 1, 1, 1], 1, 1);
+        check.loads.iter_mut().for_each(|load| *load = SlotLoad { bytes: 9, writes: 9 });
+        let heavy = Slot::new(0).unwrap();
+        check.loads[heavy.index()] = SlotLoad { bytes: 1 << 30, writes: 1 << 30 };
+        let before = *check.state.table().slot(heavy);
+        check.settle();
+        assert_eq!(*check.state.table().slot(heavy), before);
+    }
+
+    #[test]
     fn one_whose_memory_is_nearly_full_gives_first() {
         let mut check = Check::new(&[1, 1, 1, 1], 1, 1);
         check.loads.iter_mut().for_each(|load| load.bytes = 1_000);
@@ -543,6 +557,9 @@ mod tests {
         assert!(!any(&drains, &known));
         let (slot, held) = check.state.table().iter().next().unwrap();
         let to = held.in_sync.iter().next().unwrap();
+        let mut short = check.state.clone();
+        short.apply(&Command::Shrink { claims: vec![(slot, held.epoch)], node: to });
+        assert!(!any(&short, &known), "a lost copy is waited for");
         check.state.apply(&Command::BeginMove { claims: vec![(slot, held.epoch)], to });
         assert!(!any(&check.state, &known), "a slot is moving");
     }

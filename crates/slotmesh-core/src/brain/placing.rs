@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 
 use slotmesh_control::{
-    AbsenceEvent, Absences, ClusterDelta, Command, LoadFloor, LoadReport, Loads, Member, Rebalance,
-    Sight, exchange, plan,
+    AbsenceEvent, Absences, ClusterDelta, ClusterState, Command, LoadFloor, LoadReport, Loads,
+    Member, Rebalance, Sight, exchange, plan,
 };
 use slotmesh_slots::{MonoTime, NodeId, Slot};
 
@@ -31,6 +31,16 @@ impl Placing {
             planned_at: MonoTime::ZERO,
             planned_for: None,
         }
+    }
+
+    /// An exchange that is over must not speak for a later copy of the slot.
+    fn forget_replaced(&mut self, view: &ClusterState) {
+        let wanted = usize::from(view.replicas());
+        self.replaced.retain(|slot, giver| {
+            let held = view.table().slot(*slot);
+            let surplus = !held.copying.is_empty() || held.in_sync.len() > wanted;
+            held.in_sync.contains(*giver) && surplus
+        });
     }
 }
 
@@ -61,6 +71,7 @@ impl Brain {
             return;
         }
         let placing = &mut leader.placing;
+        placing.forget_replaced(&self.view);
         let planned_for = Some((self.view.version(), live.clone()));
         let fresh = now.saturating_since(placing.planned_at) < OUTCOME_WAIT;
         if placing.planned_for == planned_for && fresh {

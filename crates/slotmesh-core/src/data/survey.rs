@@ -11,6 +11,9 @@ use super::DataPlane;
 /// Slots looked at in one round of 50 ms: all of them in 6.4 seconds.
 const SLOTS_PER_ROUND: usize = 128;
 
+/// A seq whose lower half is this one by chance costs a report its writes.
+const UNKNOWN: u32 = u32::MAX;
+
 /// How far the current look has come.
 #[derive(Default)]
 pub(super) struct Survey(Mutex<State>);
@@ -20,8 +23,8 @@ struct State {
     began: MonoTime,
     next: usize,
     loads: SlotLoads,
-    /// The lower half of the seq that each slot had at the last look, while this node was its primary.
-    seqs: Vec<Option<u32>>,
+    /// The lower half of the seq that each slot had at the last look, or [`UNKNOWN`] where this node was not its primary.
+    seqs: Vec<u32>,
     done: Option<SlotLoads>,
 }
 
@@ -35,18 +38,18 @@ impl DataPlane {
             }
             (state.next, state.began) = (0, now);
         }
-        state.seqs.resize(SLOT_COUNT, None);
+        state.seqs.resize(SLOT_COUNT, UNKNOWN);
         let end = (state.next + SLOTS_PER_ROUND).min(SLOT_COUNT);
         for slot in (state.next..end).filter_map(|at| Slot::new(u16::try_from(at).ok()?)) {
             if !self.gate.role(slot).is_primary() {
-                state.seqs[slot.index()] = None;
+                state.seqs[slot.index()] = UNKNOWN;
                 continue;
             }
             let guard = self.store.lock(slot);
             let (bytes, seq) = (guard.bytes() as u64, guard.version().seq.0 as u32);
             drop(guard);
-            let before = state.seqs[slot.index()].replace(seq);
-            let writes = before.map_or(0, |before| seq.wrapping_sub(before));
+            let before = std::mem::replace(&mut state.seqs[slot.index()], seq);
+            let writes = if before == UNKNOWN { 0 } else { seq.wrapping_sub(before) };
             state.loads.push(slot, bytes, writes.into());
         }
         state.next = end;
