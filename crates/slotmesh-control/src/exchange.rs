@@ -38,7 +38,7 @@ const ROOM_PERCENT: u64 = 80;
 /// Exchanges of roles, and of copies, that one plan begins: few, for their slots are frozen or copied meanwhile.
 const EXCHANGES_MAX: usize = 64;
 
-/// Givers looked at in one plan, so that it takes a few milliseconds at most; the others come next.
+/// Givers looked at in one plan, so that it takes a few milliseconds at most: those with most, the others once these have less.
 const GIVERS_MAX: usize = 4;
 
 /// What is to be proposed, and who gives a slot away once its new copy is complete.
@@ -547,6 +547,9 @@ mod tests {
         };
         assert!(any(&check.state, &known));
         assert!(!any(&check.state, &Loads::new(floor())), "nobody reported");
+        let mut stale = known.clone();
+        stale.handle_exchanged();
+        assert!(!any(&check.state, &stale), "nobody reported since");
         let nobody = exchange(&check.state, &|n| n != node(1), &known);
         assert_eq!(nobody, Exchange::default(), "one is away");
         let mut paused = check.state.clone();

@@ -4,7 +4,7 @@
 //! lie side by side are told together. So a report of all slots takes some kilobytes, 128 KiB at the worst, each
 //! [`LOAD_INTERVAL`]. Only the leader keeps them, and a new one weighs nothing before it has heard from everybody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -157,6 +157,8 @@ pub struct Loads {
     slots: Vec<SlotLoad>,
     /// Used and budget of those that reported.
     nodes: BTreeMap<NodeId, (u64, u64)>,
+    /// Those that did since the last exchange.
+    heard: BTreeSet<NodeId>,
     /// What is not worth a move.
     pub(crate) floor: LoadFloor,
 }
@@ -172,7 +174,12 @@ impl Loads {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(floor: LoadFloor) -> Self {
-        Self { slots: vec![SlotLoad::default(); SLOT_COUNT], nodes: BTreeMap::new(), floor }
+        Self {
+            slots: vec![SlotLoad::default(); SLOT_COUNT],
+            nodes: BTreeMap::new(),
+            heard: BTreeSet::new(),
+            floor,
+        }
     }
 
     /// A member reported. What it says of slots that others are primary of by now does not count.
@@ -189,12 +196,18 @@ impl Loads {
                 *load = SlotLoad { bytes, writes };
             }
         }
+        self.heard.insert(from);
         self.nodes.retain(|node, _| state.members().contains_key(node));
     }
 
-    /// Whether all who hold slots have reported.
+    /// Copies were exchanged: what nodes said of their memory is true no more.
+    pub fn handle_exchanged(&mut self) {
+        self.heard.clear();
+    }
+
+    /// Whether all who hold slots have reported since.
     pub(crate) fn is_complete(&self, holders: &[NodeId]) -> bool {
-        holders.iter().all(|node| self.nodes.contains_key(node))
+        holders.iter().all(|node| self.heard.contains(node))
     }
 
     pub(crate) fn slot(&self, slot: Slot) -> SlotLoad {

@@ -35,12 +35,18 @@ impl Placing {
 
     /// An exchange that is over must not speak for a later copy of the slot.
     fn forget_replaced(&mut self, view: &ClusterState) {
+        if self.replaced.is_empty() {
+            return;
+        }
         let wanted = usize::from(view.replicas());
         self.replaced.retain(|slot, giver| {
             let held = view.table().slot(*slot);
             let surplus = !held.copying.is_empty() || held.in_sync.len() > wanted;
             held.in_sync.contains(*giver) && surplus
         });
+        if self.replaced.is_empty() {
+            self.loads.handle_exchanged();
+        }
     }
 }
 
