@@ -520,6 +520,26 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_full_gives_although_it_has_less_than_its_share() {
+        let mut check = Check::new(&[1, 1, 1, 1], 1, 1);
+        check.loads.iter_mut().for_each(|load| load.bytes = 1_000);
+        for (slot, held) in check.state.table().iter() {
+            if held.primary == Some(node(2)) {
+                check.loads[slot.index()].bytes = 10;
+            } else if held.in_sync.contains(node(2)) && slot.number() % 2 == 0 {
+                check.loads[slot.index()].bytes = 1_500;
+            }
+        }
+        let used = check.held(Kind::Copies);
+        assert!(used.iter().all(|(n, has)| *n == node(2) || *has > used[&node(2)]));
+        check.budgets = used.keys().map(|n| (*n, 4 * used[&node(2)])).collect();
+        check.budgets.insert(node(2), used[&node(2)] + 1);
+        check.settle();
+        let (now, budget) = (check.held(Kind::Copies)[&node(2)], check.budgets[&node(2)]);
+        assert!(now * 100 <= budget * 90, "{now} of {budget}");
+    }
+
+    #[test]
     #[allow(clippy::disallowed_methods, reason = "the test measures")]
     fn thirty_nodes_are_weighed_in_milliseconds() {
         let mut check = Check::new(&[1; 30], 3, 2);
