@@ -6,7 +6,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use slotmesh_node::{ControlError, Node, Rebalance};
+use slotmesh_node::{ControlError, Node};
 use slotmesh_slots::NodeId;
 
 /// How many copies are wanted beside the primary.
@@ -54,12 +54,12 @@ pub(crate) async fn set_rebalance(
         Ok(Json(wanted)) => wanted,
         Err(malformed) => return problem(malformed.status(), malformed.body_text()),
     };
-    let rebalance = match wanted.action {
-        BalanceAction::Resume => Rebalance::On,
-        BalanceAction::Pause => Rebalance::Paused,
-        BalanceAction::Abort => Rebalance::Aborted,
+    let decided = match wanted.action {
+        BalanceAction::Resume => node.resume_rebalance().await,
+        BalanceAction::Pause => node.pause_rebalance().await,
+        BalanceAction::Abort => node.abort_rebalance().await,
     };
-    answer(node.set_rebalance(rebalance).await, wanted)
+    answer(decided, wanted)
 }
 
 /// Who is to leave.

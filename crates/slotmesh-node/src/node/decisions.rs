@@ -40,17 +40,37 @@ impl Node {
         }
     }
 
-    /// Whether slots are moved for balance alone, to newcomers and from nodes that have more than their share; returns when that is
-    /// committed, so it outlasts the leader. [`Rebalance::Paused`] lets what is under way end as it would, [`Rebalance::Aborted`]
-    /// drops copies that only serve the balance and leaves frozen slots where they are. Whatever it is, lost copies are made
-    /// again, another number of copies is brought about, and nodes that leave give their slots away.
+    /// Has no slots moved for balance alone any more, to newcomers or from nodes that have more than their share; returns when that is
+    /// committed, so it outlasts the leader. What is under way ends as it would. Lost copies are still made again, another
+    /// number of copies is brought about, and nodes that leave give their slots away.
     /// [`NodeStatus::progress`](crate::NodeStatus::progress) tells how much is to be done.
     ///
     /// Cancellation safe as [`Node::set_replicas`] is.
     ///
     /// # Errors
     /// See [`ControlError`]; a retry is harmless.
-    pub async fn set_rebalance(&self, rebalance: Rebalance) -> Result<(), ControlError> {
+    pub async fn pause_rebalance(&self) -> Result<(), ControlError> {
+        self.set_rebalance(Rebalance::Paused).await
+    }
+
+    /// As [`Node::pause_rebalance`], and what is under way for balance ends at once: its copies are dropped, frozen slots stay
+    /// where they are.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; a retry is harmless.
+    pub async fn abort_rebalance(&self) -> Result<(), ControlError> {
+        self.set_rebalance(Rebalance::Aborted).await
+    }
+
+    /// Ends what [`Node::pause_rebalance`] or [`Node::abort_rebalance`] began.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; a retry is harmless.
+    pub async fn resume_rebalance(&self) -> Result<(), ControlError> {
+        self.set_rebalance(Rebalance::On).await
+    }
+
+    async fn set_rebalance(&self, rebalance: Rebalance) -> Result<(), ControlError> {
         let round = self.status().cluster.rebalance_round();
         let ask = || Input::SetRebalance { rebalance, round };
         let cluster = self.decide(ask, |cluster| cluster.rebalance_round() != round).await?;
