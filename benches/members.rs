@@ -67,6 +67,14 @@ impl Member {
         self.orders = None;
     }
 
+    /// Ends its process as a crash does.
+    ///
+    /// # Panics
+    /// When it is not ours to end.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("a process of ours");
+    }
+
     /// Whether its process has ended.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.process.try_wait(), Ok(Some(_)))

@@ -1,6 +1,6 @@
 //! What a cluster of processes on loopback takes for planned moves and for acknowledged writes, beside its goals.
 //!
-//! `cargo bench -p slotmesh-benches --bench moves [-- --quick] [leave] [join] [flood] [copy] [ack]`
+//! `cargo bench -p slotmesh-benches --bench moves [-- --quick] [leave] [join] [flood] [copy] [ack] [leader]`
 //!
 //! All nodes and all callers share this machine's cores, so the longest call without any move is printed too.
 
@@ -35,9 +35,10 @@ fn main() {
     if let Some(at) = args.iter().position(|arg| arg == MEMBER_FLAG) {
         return be_member(&args[at + 1..]);
     }
-    let keys = if args.iter().any(|arg| arg == "--quick") { 100_000 } else { 1_000_000 };
+    let quick = args.iter().any(|arg| arg == "--quick");
+    let keys = if quick { 100_000 } else { 1_000_000 };
     let named = |part: &str| args.iter().any(|arg| arg == part);
-    let all = !["leave", "join", "flood", "copy", "ack"].into_iter().any(named);
+    let all = !["leave", "join", "flood", "copy", "ack", "leader"].into_iter().any(named);
     let wanted = |part: &str| all || named(part);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -59,6 +60,9 @@ fn main() {
         if wanted("ack") {
             latency().await;
             throughput().await;
+        }
+        if wanted("leader") {
+            lost_with_leader(if quick { 1 } else { 5 }).await;
         }
     });
 }
@@ -358,6 +362,61 @@ async fn writes_per_second(node: &Node, keys: &Arc<Vec<[u8; 16]>>) -> f64 {
         total += task.await.expect("no panic");
     }
     total as f64 / began.elapsed().as_secs_f64()
+}
+
+/// A primary and the leader of the control plane are killed at the same moment, in a cluster of five that survives any two.
+async fn lost_with_leader(times: usize) {
+    let mut took = Vec::new();
+    for attempt in 0.. {
+        if took.len() == times {
+            break;
+        }
+        // The leader is this process in one of five; it cannot kill itself.
+        assert!(attempt < 10 * times, "this node leads every time");
+        let mut cluster = Cluster::found(5, 2).await;
+        let leader = cluster.node.status().leader.map(|node| node.to_string());
+        let (mut led, mut others): (Vec<_>, Vec<_>) =
+            cluster.others.drain(..).partition(|member| Some(member.id()) == leader.as_deref());
+        if let (Some(leader), Some(primary)) = (led.first_mut(), others.first_mut()) {
+            took.push(first_writes_without(&cluster.node, leader, primary).await);
+        }
+        cluster.end().await;
+    }
+    let longest = took.iter().copied().fold(0.0, f64::max);
+    row(
+        "SIGKILL of a primary and the leader, to writes on their slots",
+        "3 s",
+        &format!("median {:.2} s, longest {longest:.2} s of {times}", median(&took)),
+    );
+}
+
+/// The time until some slots of both are written again.
+async fn first_writes_without(node: &Node, leader: &mut Member, primary: &mut Member) -> f64 {
+    let owned = |member: &Member| {
+        let of = |key: &[u8; 16]| {
+            let owner = node.owner(Slot::of_key(key)).map(|owner| owner.to_string());
+            owner.as_deref() == Some(member.id())
+        };
+        (0..10_000).map(key).filter(of).take(16).collect::<Vec<_>>()
+    };
+    let keys = [owned(leader), owned(primary)].concat();
+    leader.kill();
+    primary.kill();
+    let began = Instant::now();
+    let call =
+        CallOptions { timeout: Some(PATIENCE), retry_ambiguous: true, ..CallOptions::default() };
+    let write = |key: [u8; 16]| {
+        let node = node.clone();
+        let options = PutOptions { call, ..PutOptions::default() };
+        tokio::spawn(async move {
+            node.put(Bytes::copy_from_slice(&key), Bytes::from_static(&VALUE), options).await
+        })
+    };
+    let writes: Vec<_> = keys.into_iter().map(write).collect();
+    for write in writes {
+        write.await.expect("no panic").expect("a write within two minutes");
+    }
+    began.elapsed().as_secs_f64()
 }
 
 fn secs(time: Duration) -> String {

@@ -47,7 +47,7 @@ fn main() {
     if all || named("failover") {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.expect("a runtime").block_on(failover(if quick { 2 } else { 10 }));
+        runtime.expect("a runtime").block_on(failover(if quick { 2 } else { 20 }));
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use slotmesh_control::log::{LogMachine, LogStatus};
-use slotmesh_control::{Command, NodeInfo};
+use slotmesh_control::{Command, LoadReport, NodeInfo, SlotLoads};
 use slotmesh_core::{
     Ack, Brain, BrainConfig, Clock, ControlMachine, DataConfig, DataError, DataPlane, Op, Reply,
     Request, Wakers, decode_replies, encode_replies, wire,
@@ -88,6 +88,8 @@ impl Fixture {
             replicas: 1,
             gossip: Default::default(),
             refused_is_death: false,
+            recopy_after: slotmesh_control::RECOPY_AFTER,
+            load_floor: Default::default(),
             reform: Default::default(),
             reform_wait: slotmesh_control::LEASES_OVER_AFTER,
         };
@@ -135,6 +137,7 @@ impl Fixture {
         match kind % 8 {
             0 | 1 => {
                 let _malformed = self.brain.handle_message(peer(), body, self.now).is_err();
+                read_loads(body);
             }
             2 => {
                 // Of the version that is spoken and of our generation (some, cluster 1, reform 0): more gets through.
@@ -160,6 +163,21 @@ impl Fixture {
         drop(self.data.poll_link(peer(), 64 << 10));
         self.brain.handle_data(self.now);
         while self.brain.poll_output().is_some() {}
+    }
+}
+
+/// Loads that can be read name each slot once, in order, and are told again as the same.
+fn read_loads(body: &[u8]) {
+    let told = [&[wire::WIRE_VERSION], body].concat();
+    if let Ok(report) = wire::decode::<LoadReport>(&told) {
+        let mut slots = SlotLoads::default();
+        let mut before = None;
+        for (slot, bytes, writes) in report.slots.iter() {
+            assert!(before.is_none_or(|before| before < slot));
+            before = Some(slot);
+            slots.push(slot, bytes, writes);
+        }
+        assert!(slots.iter().eq(report.slots.iter()));
     }
 }
 

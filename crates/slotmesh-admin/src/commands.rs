@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use slotmesh_node::{ControlError, Node};
+use slotmesh_slots::NodeId;
 
 /// How many copies are wanted beside the primary.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +28,78 @@ pub(crate) async fn set_replicas(
     match wanted {
         Ok(Json(wanted)) => answer(node.set_replicas(wanted.replicas).await, wanted),
         Err(malformed) => problem(malformed.status(), malformed.body_text()),
+    }
+}
+
+/// What becomes of moves for balance.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BalanceAction {
+    Resume,
+    Pause,
+    Abort,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Balance {
+    action: BalanceAction,
+}
+
+pub(crate) async fn set_rebalance(
+    State(node): State<Node>,
+    wanted: Result<Json<Balance>, JsonRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Json(wanted)) => wanted,
+        Err(malformed) => return problem(malformed.status(), malformed.body_text()),
+    };
+    let decided = match wanted.action {
+        BalanceAction::Resume => node.resume_rebalance().await,
+        BalanceAction::Pause => node.pause_rebalance().await,
+        BalanceAction::Abort => node.abort_rebalance().await,
+    };
+    answer(decided, wanted)
+}
+
+/// Who is to leave.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Drain {
+    /// A member by its identity or, where that is unambiguous, its name; the asked node itself where it is missing.
+    #[serde(default)]
+    node: Option<String>,
+}
+
+pub(crate) async fn drain(
+    State(node): State<Node>,
+    wanted: Result<Json<Drain>, JsonRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Json(wanted)) => wanted,
+        Err(malformed) => return problem(malformed.status(), malformed.body_text()),
+    };
+    match member(&node, wanted.node.as_deref()) {
+        Ok(member) => answer(node.drain(member).await, Drain { node: Some(member.to_string()) }),
+        Err((code, error)) => problem(code, error),
+    }
+}
+
+fn member(node: &Node, wanted: Option<&str>) -> Result<NodeId, (StatusCode, String)> {
+    let Some(wanted) = wanted else { return Ok(node.id()) };
+    let status = node.status();
+    let members = status.cluster.members();
+    if let Some((id, _)) = members.iter().find(|(id, _)| id.to_string() == wanted) {
+        return Ok(*id);
+    }
+    let mut named = members.iter().filter(|(_, member)| member.info.name == wanted);
+    match (named.next(), named.next()) {
+        (Some((id, _)), None) => Ok(*id),
+        (None, _) => Err((StatusCode::NOT_FOUND, ControlError::NoMember.to_string())),
+        (Some(_), Some(_)) => {
+            let text = format!("several members are called {wanted}: name one by its identity");
+            Err((StatusCode::CONFLICT, text))
+        }
     }
 }
 
@@ -55,7 +128,11 @@ fn answer(decided: Result<(), ControlError>, wanted: impl Serialize) -> Response
 fn code(error: &ControlError) -> StatusCode {
     match error {
         ControlError::OutOfRange { .. } => StatusCode::BAD_REQUEST,
-        ControlError::Superseded { .. } | ControlError::MajorityAnswers => StatusCode::CONFLICT,
+        ControlError::NoMember => StatusCode::NOT_FOUND,
+        ControlError::Superseded { .. }
+        | ControlError::Overruled { .. }
+        | ControlError::LastMember
+        | ControlError::MajorityAnswers => StatusCode::CONFLICT,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

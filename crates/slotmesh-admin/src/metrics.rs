@@ -1,11 +1,13 @@
 use std::fmt::Write;
 
-use slotmesh_node::{Node, Phase};
+use slotmesh_node::{Node, Phase, Rebalance};
 
 /// The node's numbers in Prometheus' text format, version 0.0.4.
 pub(crate) fn text(node: &Node) -> String {
     let (status, stats) = (node.status(), node.stats());
     let is = u64::from;
+    let progress = status.progress();
+    let paused = is(status.cluster.rebalance() != Rebalance::On);
     let serving = is(status.phase == Phase::Serving);
     let gauges = [
         ("ready", "Whether traffic may be sent to this node.", is(node.is_ready())),
@@ -22,6 +24,19 @@ pub(crate) fn text(node: &Node) -> String {
         ("safe_slots", "Slots of the cluster with all copies in sync.", status.safe_slots() as u64),
         ("copying_slots", "Slots having a copy made.", status.copying_slots() as u64),
         ("moving_slots", "Slots being handed to another primary.", status.moving_slots() as u64),
+        ("missing_copies", "Copies that slots lack.", progress.copies_missing as u64),
+        ("draining_slots", "Slots that draining members still hold.", progress.draining as u64),
+        (
+            "copies_to_balance",
+            "Copies that nodes have beyond their share.",
+            progress.copies_to_balance as u64,
+        ),
+        (
+            "primaries_to_balance",
+            "Primary roles that nodes have beyond their share.",
+            progress.primaries_to_balance as u64,
+        ),
+        ("rebalance_paused", "Whether moves for balance are paused or aborted.", paused),
         ("primary_slots", "Slots that this node is primary of.", stats.primary_slots),
         (
             "primary_entries",

@@ -22,6 +22,8 @@ pub(crate) fn routes(node: Node, token: Option<String>) -> Router {
         .route("/metrics", get(numbers))
         .route("/api/status", get(status))
         .route("/api/replicas", post(commands::set_replicas))
+        .route("/api/rebalance", post(commands::set_rebalance))
+        .route("/api/drain", post(commands::drain))
         .route("/api/reform", post(commands::reform))
         .layer(middleware::from_fn_with_state(token, guard))
         .with_state(node)

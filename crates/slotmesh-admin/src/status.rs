@@ -1,5 +1,5 @@
 use serde::Serialize;
-use slotmesh_node::{MemberState, Node, Phase};
+use slotmesh_node::{MemberState, Node, Phase, Progress, Rebalance};
 
 /// What `/api/status` answers.
 #[derive(Debug, Serialize)]
@@ -9,6 +9,7 @@ pub(crate) struct StatusReport {
     ready: bool,
     safe: bool,
     leading: bool,
+    leader: Option<String>,
     generation: Option<String>,
     cluster_version: u64,
     wanted_replicas: u8,
@@ -16,6 +17,8 @@ pub(crate) struct StatusReport {
     safe_slots: usize,
     copying: usize,
     moving: usize,
+    rebalance: &'static str,
+    progress: ProgressReport,
     lost_slots: u64,
     alive_peers: usize,
     met_other_generation: bool,
@@ -23,6 +26,23 @@ pub(crate) struct StatusReport {
     used_bytes: u64,
     max_memory_bytes: usize,
     members: Vec<MemberReport>,
+}
+
+/// What is still to be done; see [`Progress`].
+#[derive(Debug, Serialize)]
+struct ProgressReport {
+    copies_missing: usize,
+    draining: usize,
+    copies_to_balance: usize,
+    primaries_to_balance: usize,
+}
+
+impl ProgressReport {
+    fn of(progress: Progress) -> Self {
+        let Progress { copies_missing, draining, copies_to_balance, primaries_to_balance, .. } =
+            progress;
+        Self { copies_missing, draining, copies_to_balance, primaries_to_balance }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +69,7 @@ impl StatusReport {
             ready: node.is_ready(),
             safe: status.is_safe(),
             leading: status.leading,
+            leader: status.leader.map(|node| node.to_string()),
             generation: generation.map(|is| format!("{:032x}.{}", is.cluster, is.reform)),
             cluster_version: status.cluster.version(),
             wanted_replicas: status.cluster.replicas(),
@@ -56,6 +77,8 @@ impl StatusReport {
             safe_slots: status.safe_slots(),
             copying: status.copying_slots(),
             moving: status.moving_slots(),
+            rebalance: rebalance(status.cluster.rebalance()),
+            progress: ProgressReport::of(status.progress()),
             lost_slots: status.cluster.lost_slots(),
             alive_peers: status.alive_peers,
             met_other_generation: status.met_other_generation,
@@ -86,6 +109,14 @@ fn members(status: &slotmesh_node::NodeStatus) -> Vec<MemberReport> {
         replica_slots: table.iter().filter(|(_, held)| held.in_sync.contains(*id)).count(),
     };
     status.cluster.members().iter().map(report).collect()
+}
+
+fn rebalance(rebalance: Rebalance) -> &'static str {
+    match rebalance {
+        Rebalance::On => "on",
+        Rebalance::Paused => "paused",
+        Rebalance::Aborted => "aborted",
+    }
 }
 
 fn phase(phase: Phase) -> &'static str {

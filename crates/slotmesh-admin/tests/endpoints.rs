@@ -26,8 +26,12 @@ async fn get(addr: SocketAddr, path: &str, header: &str) -> (u16, String) {
 const JSON: &str = "content-type: application/json\r\n";
 
 async fn set_replicas(addr: SocketAddr, header: &str, body: &str) -> (u16, String) {
+    post(addr, "/api/replicas", header, body).await
+}
+
+async fn post(addr: SocketAddr, path: &str, header: &str, body: &str) -> (u16, String) {
     let header = format!("{header}content-length: {}\r\n", body.len());
-    ask(addr, "POST", "/api/replicas", &header, body).await
+    ask(addr, "POST", path, &header, body).await
 }
 
 async fn ask(
@@ -122,6 +126,50 @@ async fn the_number_of_copies_changes_by_post_alone() {
     assert_eq!(set_replicas(alone.addr(), JSON, wanted).await.0, 503);
     node.stop().await;
     assert_eq!(set_replicas(admin.addr(), JSON, wanted).await.0, 503);
+}
+
+#[tokio::test]
+async fn moves_for_balance_are_paused_and_a_member_is_drained_by_post() {
+    let node = Node::start(NodeConfig { name: "one".to_owned(), ..NodeConfig::new(secret()) });
+    let node = node.await.unwrap();
+    assert!(node.wait_until(|status| status.is_safe()).await);
+    let admin = Admin::serve(node.clone(), loopback()).await.unwrap();
+    let balance = async |body: &str| post(admin.addr(), "/api/rebalance", JSON, body).await;
+    let paused = r#"{"action":"pause"}"#;
+    assert_eq!(balance(paused).await, (200, paused.to_owned()));
+    assert_eq!(balance(r#"{"action":"stop"}"#).await.0, 422);
+    let config = NodeConfig {
+        name: "two".to_owned(),
+        seeds: vec![node.addr().unwrap()],
+        ..NodeConfig::new(secret())
+    };
+    let two = Node::start(NodeConfig { expect: 2, ..config }).await.unwrap();
+    let both = |status: &slotmesh_node::NodeStatus| status.cluster.members().len() == 2;
+    assert!(node.wait_until(|status| both(status) && status.is_safe()).await);
+    let json = async || -> serde_json::Value {
+        serde_json::from_str(&get(admin.addr(), "/api/status", "").await.1).unwrap()
+    };
+    let status = json().await;
+    assert_eq!(status["rebalance"], "paused");
+    assert_eq!(status["progress"]["copies_missing"], 0);
+    assert_eq!(status["progress"]["primaries_to_balance"], 8_192, "the newcomer has copies only");
+    let (_, metrics) = get(admin.addr(), "/metrics", "").await;
+    assert!(metrics.contains("slotmesh_primaries_to_balance 8192"), "{metrics}");
+    assert!(metrics.contains("slotmesh_rebalance_paused 1"), "{metrics}");
+    assert_eq!(balance(r#"{"action":"resume"}"#).await.0, 200);
+    let even = |status: &slotmesh_node::NodeStatus| status.progress() == Default::default();
+    assert!(node.wait_until(|status| even(status) && status.is_safe()).await);
+    // Whom it does not know, and then one of the two: the other is the last.
+    let drain = async |body: &str| post(admin.addr(), "/api/drain", JSON, body).await;
+    assert_eq!(drain(r#"{"node":"three"}"#).await.0, 404);
+    let id = two.id();
+    assert_eq!(drain(r#"{"node":"two"}"#).await, (200, format!(r#"{{"node":"{id}"}}"#)));
+    assert!(two.wait_until(|status| status.phase == slotmesh_node::Phase::Left).await);
+    assert!(node.wait_until(|status| status.cluster.members().len() == 1).await);
+    assert_eq!(drain("{}").await.0, 409, "nobody is left to take its slots");
+    assert_eq!(node.status().owned_slots(), 16_384);
+    two.stop().await;
+    node.stop().await;
 }
 
 #[tokio::test]

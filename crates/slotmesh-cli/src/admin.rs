@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::arguments::BalanceAction;
 use crate::secrets;
 
 /// How long the node may take to answer; a decision may take it five seconds.
@@ -23,6 +24,39 @@ pub(crate) async fn status(addr: SocketAddr) -> ExitCode {
 /// Has the cluster keep another number of copies.
 pub(crate) async fn replicas(addr: SocketAddr, replicas: u8) -> ExitCode {
     tell(addr, "POST /api/replicas", &format!("{{\"replicas\":{replicas}}}")).await
+}
+
+/// Pauses, resumes or aborts moves for balance.
+pub(crate) async fn rebalance(addr: SocketAddr, action: BalanceAction) -> ExitCode {
+    let action = match action {
+        BalanceAction::Pause => "pause",
+        BalanceAction::Resume => "resume",
+        BalanceAction::Abort => "abort",
+    };
+    tell(addr, "POST /api/rebalance", &format!("{{\"action\":\"{action}\"}}")).await
+}
+
+/// Has a member, or the asked node itself, leave.
+pub(crate) async fn drain(addr: SocketAddr, member: Option<&str>) -> ExitCode {
+    let body = match member {
+        Some(member) => format!("{{\"node\":{}}}", quoted(member)),
+        None => "{}".to_owned(),
+    };
+    tell(addr, "POST /api/drain", &body).await
+}
+
+/// The text as a JSON string.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            // No name has any.
+            letter if letter.is_control() => {}
+            letter => quoted.push(letter),
+        }
+    }
+    quoted + "\""
 }
 
 /// Has the nodes that this one sees go on without the others.

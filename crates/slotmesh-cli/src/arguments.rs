@@ -19,6 +19,10 @@ pub(crate) enum Command {
     Status(AdminArguments),
     /// Have the cluster keep another number of copies beside the primary; returns when that is decided.
     Replicas(ReplicasArguments),
+    /// Pause, resume or abort moves for balance; returns when that is decided. Lost copies and drains go on.
+    Rebalance(RebalanceArguments),
+    /// Have a member give its slots away and then leave; returns when that is decided. `slotmesh status` tells how far it is.
+    Drain(DrainArguments),
     /// Have the nodes that this one sees go on without the others, when a majority of the voters is lost for good. What only the
     /// lost ones had is gone. Refused while a majority answers.
     Reform(AdminArguments),
@@ -63,6 +67,10 @@ pub(crate) struct ServeArguments {
     /// on all nodes or on none.
     #[arg(long)]
     pub(crate) weight: Option<String>,
+    /// Copies that were lost with a node which may come back are made again on others after this long (such as 30s or 2m);
+    /// slots with a single copy left wait for 5s at most. Give it to all nodes.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) recopy_after: String,
     /// When a majority of the voters is lost for so long (such as 30s), go on without it. Loses what only the others have.
     #[arg(long, value_name = "TIME")]
     pub(crate) reform_after: Option<String>,
@@ -90,6 +98,34 @@ pub(crate) struct ReplicasArguments {
     /// Copies beside the primary, 0 to 3.
     #[arg(value_name = "COPIES")]
     pub(crate) replicas: u8,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebalanceArguments {
+    #[command(flatten)]
+    pub(crate) node: AdminArguments,
+    /// What becomes of moves for balance.
+    #[arg(value_name = "ACTION")]
+    pub(crate) action: BalanceAction,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum BalanceAction {
+    /// Begin nothing new.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Begin nothing new, and end what is under way.
+    Abort,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArguments {
+    #[command(flatten)]
+    pub(crate) node: AdminArguments,
+    /// The member, by its identity or name; the asked node itself where none is given.
+    #[arg(value_name = "NODE")]
+    pub(crate) member: Option<String>,
 }
 
 #[derive(Debug, Args)]

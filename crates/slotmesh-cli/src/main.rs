@@ -1,7 +1,8 @@
 //! The slotmesh binary: runs a node from the command line.
 //!
 //! `slotmesh serve` runs a node until SIGTERM or SIGINT, `slotmesh status` asks a running one, `slotmesh replicas` has
-//! it change the number of copies, `slotmesh reform` has it go on without a lost majority. Exit codes: 0 done, 1 the node
+//! it change the number of copies, `slotmesh rebalance` pauses, resumes or aborts moves for balance, `slotmesh drain` has a
+//! member give its slots away and leave, `slotmesh reform` has it go on without a lost majority. Exit codes: 0 done, 1 the node
 //! could not start or the question was not answered, 2 the settings cannot work, 130 interrupted twice.
 
 mod admin;
@@ -39,6 +40,12 @@ fn main() -> ExitCode {
             Command::Serve(arguments) => serve::run(&arguments).await,
             Command::Status(arguments) => admin::status(arguments.admin).await,
             Command::Reform(arguments) => admin::reform(arguments.admin).await,
+            Command::Rebalance(arguments) => {
+                admin::rebalance(arguments.node.admin, arguments.action).await
+            }
+            Command::Drain(arguments) => {
+                admin::drain(arguments.node.admin, arguments.member.as_deref()).await
+            }
             Command::Replicas(arguments) => {
                 admin::replicas(arguments.node.admin, arguments.replicas).await
             }

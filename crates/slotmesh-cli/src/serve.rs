@@ -78,6 +78,7 @@ impl Service {
         let status = self.node.watch_status();
         let signal = tokio::select! {
             signal = self.signals.any() => signal,
+            true = left(self.node.watch_status()) => "drained",
             true = superseded(status) => return start_again(),
             () = tell_phases(self.node.watch_status()) => "the node's end",
         };
@@ -102,6 +103,11 @@ impl Service {
         }
         ExitCode::SUCCESS
     }
+}
+
+/// Waits until this node is no member any more, because somebody had it drained; false when it ended otherwise.
+async fn left(mut status: watch::Receiver<std::sync::Arc<NodeStatus>>) -> bool {
+    status.wait_for(|status| status.phase == Phase::Left).await.is_ok()
 }
 
 /// Waits until the others went on without this node; false when it ended otherwise.

@@ -51,11 +51,11 @@ fn node(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<NodeCo
     config.witness = arguments.witness;
     config.weight = arguments.weight.as_ref().and_then(|text| value("--weight", text, problems));
     if let Some(text) = &arguments.reform_after {
-        match seconds(text) {
-            Some(after) => config.ready.reform = Reform::After(after),
-            None => problems.push(format!("--reform-after {text}: not a time such as 30s")),
-        }
+        let after = time("--reform-after", text, problems);
+        config.ready.reform = after.map_or(config.ready.reform, Reform::After);
     }
+    let after = time("--recopy-after", &arguments.recopy_after, problems);
+    config.ready.recopy_after = after.unwrap_or(config.ready.recopy_after);
     let before = problems.len();
     config.bind = value("--bind", &arguments.bind, problems).unwrap_or(config.bind);
     let seeds = arguments.seed.iter().filter(|seed| !seed.is_empty());
@@ -99,6 +99,15 @@ fn admin(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<Admin
         Ok(()) => {}
     }
     Some(config)
+}
+
+/// Reads the value of an option that is a time, or notes the problem.
+fn time(option: &str, text: &str, problems: &mut Vec<String>) -> Option<Duration> {
+    let time = seconds(text);
+    if time.is_none() {
+        problems.push(format!("{option} {text}: not a time such as 30s"));
+    }
+    time
 }
 
 /// Whole seconds, or minutes with an `m` behind them.

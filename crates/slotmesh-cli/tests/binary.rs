@@ -99,6 +99,12 @@ fn a_single_node_serves_and_drains_on_sigterm() {
     let changed = slotmesh(&["replicas", "--admin", &admin, "2"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&changed.stdout), "{\"replicas\":2}\n");
     assert!(changed.status.success());
+    let paused = slotmesh(&["rebalance", "--admin", &admin, "pause"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&paused.stdout), "{\"action\":\"pause\"}\n");
+    let told = failed(slotmesh(&["drain", "--admin", &admin, "no \"body\""]), 1);
+    assert!(told.contains("404") && told.contains("there is no such member"), "{told}");
+    let told = failed(slotmesh(&["drain", "--admin", &admin]), 1);
+    assert!(told.contains("no other member may take its slots"), "{told}");
     let told = failed(slotmesh(&["replicas", "--admin", &admin, "9"]), 1);
     assert!(told.contains("9 replicas cannot be had"), "{told}");
     let status = slotmesh(&["status", "--admin", &admin]).output().unwrap();
@@ -115,6 +121,21 @@ fn sigint_drains_too() {
     running.line_with("serves");
     running.signal(Signal::INT);
     assert_eq!(running.exit_code(), Some(0));
+}
+
+#[test]
+fn a_drained_node_ends_by_itself() {
+    let mut running =
+        Running::start(&["--expect", "2", "--seed", "127.0.0.1:9", "--admin", "127.0.0.1:0"]);
+    let line = running.line_with("listens on");
+    let (seed, admin) = (address(&line, "listens on").to_string(), address(&line, "admin"));
+    let mut other = Running::start(&["--expect", "2", "--seed", &seed, "--name", "other"]);
+    other.line_with("serves");
+    running.line_with("serves");
+    let drain = slotmesh(&["drain", "--admin", &admin.to_string(), "other"]).output().unwrap();
+    assert!(drain.status.success(), "{drain:?}");
+    other.line_with("left the cluster");
+    assert_eq!(other.exit_code(), Some(0));
 }
 
 #[test]
@@ -153,6 +174,8 @@ fn all_problems_are_told_at_once() {
         "0.0.0.0:0",
         "--io-threads",
         "99",
+        "--recopy-after",
+        "soon",
     ];
     let mut command = slotmesh(&args);
     command.env("SLOTMESH_SECRET", "short");
@@ -167,10 +190,11 @@ fn all_problems_are_told_at_once() {
         "needs a password",
         "needs a token",
         "io_threads must be 1 to 8",
+        "--recopy-after soon: not a time",
     ] {
         assert!(told.contains(problem), "{problem} in {told}");
     }
-    assert_eq!(told.lines().count(), 10, "{told}");
+    assert_eq!(told.lines().count(), 11, "{told}");
 }
 
 #[test]

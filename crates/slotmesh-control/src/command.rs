@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 use slotmesh_slots::{Epoch, Generation, NodeId, NodeList, Seq, Slot};
 
 use crate::member::NodeInfo;
+use crate::rebalance::Rebalance;
 use crate::state::ClusterDelta;
 
 /// A slot and the epoch it must still have: a command skips slots whose epoch has moved on.
@@ -117,6 +118,13 @@ pub enum Command {
         /// The number.
         replicas: u8,
         /// [`ClusterState::replicas_round`](crate::ClusterState::replicas_round) as whoever asks knows it.
+        round: u32,
+    },
+    /// Whether slots move for balance alone. A compare-and-set as [`Command::SetReplicas`] is.
+    SetRebalance {
+        /// Whether.
+        rebalance: Rebalance,
+        /// [`ClusterState::rebalance_round`](crate::ClusterState::rebalance_round) as whoever asks knows it.
         round: u32,
     },
 }

@@ -72,6 +72,12 @@ impl LeaseLedger {
         self.was_heard(node, now, PUNCTUAL)
     }
 
+    /// Whether this leader has led for a while and has not heard the node for as long.
+    #[must_use]
+    pub fn is_silent(&self, node: NodeId, now: MonoTime) -> bool {
+        now.saturating_since(self.elected) >= PUNCTUAL && !self.is_punctual(node, now)
+    }
+
     fn was_heard(&self, node: NodeId, now: MonoTime, within: Duration) -> bool {
         self.granted.get(&node).is_some_and(|granted| now.saturating_since(*granted) < within)
     }
@@ -89,6 +95,8 @@ mod tests {
         ledger.elected(start);
         assert_eq!(ledger.over_at(node), start + Duration::from_millis(880));
         assert!(!ledger.is_live(node, start), "nothing granted by this leader yet");
+        assert!(!ledger.is_silent(node, start + Duration::from_millis(249)));
+        assert!(ledger.is_silent(node, start + Duration::from_millis(250)));
         ledger.grant(node, start + Duration::from_millis(50));
         assert_eq!(ledger.over_at(node), start + Duration::from_millis(930));
         assert!(ledger.is_punctual(node, start + Duration::from_millis(299)));

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 
 use slotmesh_slots::{NodeId, NodeList, Slot, SlotState};
 
+use crate::absence::Awaited;
 use crate::command::{Claim, Command};
 use crate::member::{Member, by_age};
+use crate::rebalance::Rebalance;
 use crate::state::ClusterState;
 
 /// Slots being copied at a time, cluster-wide: bounds the memory and link share that a repair takes.
@@ -20,18 +22,42 @@ pub const COPIES_IN_FLIGHT_MAX: usize = 2_048;
 pub const MOVES_IN_FLIGHT_MAX: usize = 512;
 
 /// Primaries or copies may differ by this many slots before anything moves for balance alone.
-const IMBALANCE_MIN: usize = 16;
+pub(crate) const IMBALANCE_MIN: usize = 16;
 
-/// The next commands, in order. `live` tells which members hold a lease; nothing is placed on others.
+/// What only the leader knows, at the moment of a plan.
+#[derive(Clone, Copy)]
+pub struct Sight<'a> {
+    /// Which members hold a lease; nothing is placed on others.
+    pub live: &'a dyn Fn(NodeId) -> bool,
+    /// The lost copies that are not to be made again yet.
+    pub awaited: &'a Awaited,
+    /// Who gives a slot away once the copy that replaces its own is complete; see [`Exchange`](crate::Exchange).
+    pub replaced: &'a BTreeMap<Slot, NodeId>,
+}
+
+/// Nothing is waited for.
+static NONE_AWAITED: Awaited = Awaited::NONE;
+
+/// Nothing is exchanged.
+static NONE_REPLACED: BTreeMap<Slot, NodeId> = BTreeMap::new();
+
+impl<'a> Sight<'a> {
+    /// One in which nothing is waited for and nothing exchanged.
+    pub fn of(live: &'a dyn Fn(NodeId) -> bool) -> Self {
+        Self { live, awaited: &NONE_AWAITED, replaced: &NONE_REPLACED }
+    }
+}
+
+/// The next commands, in order.
 #[must_use]
-pub fn plan(state: &ClusterState, live: &dyn Fn(NodeId) -> bool) -> Vec<Command> {
-    let mut planner = Planner::new(state, live);
+pub fn plan(state: &ClusterState, sight: &Sight<'_>) -> Vec<Command> {
+    let mut planner = Planner::new(state, *sight);
     if planner.up.is_empty() {
         return Vec::new();
     }
     planner.assign_fresh();
     for (slot, held) in state.table().iter() {
-        if held.primary.is_some_and(live) {
+        if held.primary.is_some_and(sight.live) {
             planner.slot(slot, held);
         }
     }
@@ -41,7 +67,7 @@ pub fn plan(state: &ClusterState, live: &dyn Fn(NodeId) -> bool) -> Vec<Command>
 
 struct Planner<'a> {
     state: &'a ClusterState,
-    live: &'a dyn Fn(NodeId) -> bool,
+    sight: Sight<'a>,
     /// Live members that may receive slots, oldest first.
     up: Vec<NodeId>,
     /// The member whose turn it is to give everything away: the oldest of those that drain.
@@ -61,23 +87,32 @@ struct Planner<'a> {
     dismissed: Vec<NodeId>,
 }
 
+/// What a slot needs whether or not it lies well: `staying` of its copies do not leave with a node that drains.
+struct Needs {
+    wanted: usize,
+    staying: usize,
+    /// Whether a holder drains.
+    drains: bool,
+}
+
 /// In the order in which they are proposed: moves last, for their slots are frozen until the log has gone round again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
+    Abort,
     Copy,
     Drop,
     Move,
 }
 
 impl<'a> Planner<'a> {
-    fn new(state: &'a ClusterState, live: &'a dyn Fn(NodeId) -> bool) -> Self {
-        let usable = |node: &NodeId| live(*node);
+    fn new(state: &'a ClusterState, sight: Sight<'a>) -> Self {
+        let usable = |node: &NodeId| (sight.live)(*node);
         let up = by_age(state.members().iter().filter(|(node, m)| m.may_hold() && usable(node)));
         let drained =
             by_age(state.members().iter().filter(|(node, m)| m.is_draining() && usable(node)));
         let mut planner = Self {
             state,
-            live,
+            sight,
             draining: drained.first().copied(),
             weights: Weights::of(state, &up),
             primaries: up.iter().map(|node| (*node, 0)).collect(),
@@ -104,12 +139,14 @@ impl<'a> Planner<'a> {
         let wanted = usize::from(self.state.replicas());
         let load = |node: &NodeId| self.copy_load(*node);
         let mut surplus: BTreeMap<NodeId, usize> = BTreeMap::new();
-        for (_, held) in self.state.table().iter() {
+        for (slot, held) in self.state.table().iter() {
             if held.in_sync.len() + held.copying.len() <= wanted {
                 continue;
             }
             let primary = held.primary.filter(|_| wanted == 0);
-            if let Some(goes) = held.in_sync.iter().chain(primary).max_by_key(load) {
+            if let Some(goes) = self.replaced(slot, held) {
+                *surplus.entry(goes).or_default() += 1;
+            } else if let Some(goes) = held.in_sync.iter().chain(primary).max_by_key(load) {
                 *surplus.entry(goes).or_default() += 1;
             }
         }
@@ -140,7 +177,7 @@ impl<'a> Planner<'a> {
             .map(|(slot, held)| (slot, held.epoch))
             .collect();
         // Witnesses count for the founding, they only get nothing.
-        let present = self.state.members().keys().filter(|node| (self.live)(**node)).count();
+        let present = self.state.members().keys().filter(|node| (self.sight.live)(**node)).count();
         if fresh.is_empty() || present < usize::from(self.state.expect()) {
             return;
         }
@@ -176,11 +213,11 @@ impl<'a> Planner<'a> {
     fn slot(&mut self, slot: Slot, held: &SlotState) {
         let Some(primary) = held.primary else { return };
         let claim = (slot, held.epoch);
-        if let Some(gone) = held.copying.iter().find(|&node| !(self.live)(node)) {
+        if let Some(gone) = held.copying.iter().find(|&node| !(self.sight.live)(node)) {
             return self.drop_copy(claim, gone);
         }
         if held.moving_to.is_some() || !held.copying.is_empty() {
-            return;
+            return self.end_aborted(claim, primary, held);
         }
         if let Some(to) = self.better_primary(primary, held) {
             // Beyond the bound it waits for its turn: what was copied for the move must not be dropped meanwhile.
@@ -189,25 +226,54 @@ impl<'a> Planner<'a> {
             }
             return;
         }
-        let wanted = usize::from(self.state.replicas());
+        let Needs { wanted, staying, drains } = self.needs(primary, held);
+        // A drain has a deadline, and waits for nobody.
+        let awaited = if drains { 0 } else { self.sight.awaited.copies(slot, held) };
+        if staying + awaited < wanted
+            && let Some(to) = self.new_holder(slot, held, None)
+        {
+            return self.begin_copy(claim, to);
+        }
+        if let Some(extra) = self.extra_holder(slot, held, staying) {
+            // It counts as gone already: twice, and balance would never be reached.
+            return self.add(extra, Step::Drop, claim);
+        }
+        if awaited == 0
+            && self.balances()
+            && let Some((from, to)) = self.relief(slot, held)
+        {
+            self.begin_copy(claim, to);
+            self.copies.entry(from).and_modify(|count| *count = count.saturating_sub(1));
+        }
+    }
+
+    /// What copies the slot needs for its own sake, and has.
+    fn needs(&self, primary: NodeId, held: &SlotState) -> Needs {
         let drained = self.draining == Some(primary);
         // A draining primary needs a successor even where no replica is wanted, and nobody who waits to drain is one.
         let stays =
             |node: &NodeId| self.draining != Some(*node) && (!drained || self.up.contains(node));
         let staying = held.in_sync.iter().filter(stays).count();
-        let wanted = wanted.max(usize::from(drained));
-        if staying < wanted
-            && let Some(to) = self.new_holder(held, None)
+        let wanted = usize::from(self.state.replicas()).max(usize::from(drained));
+        Needs { wanted, staying, drains: drained || staying < held.in_sync.len() }
+    }
+
+    fn balances(&self) -> bool {
+        self.state.rebalance() == Rebalance::On
+    }
+
+    /// What is under way for balance alone ends, if an operator has it end.
+    fn end_aborted(&mut self, claim: Claim, primary: NodeId, held: &SlotState) {
+        let Needs { wanted, staying, .. } = self.needs(primary, held);
+        if self.state.rebalance() != Rebalance::Aborted || self.draining == Some(primary) {
+            return;
+        }
+        if let Some(to) = held.moving_to {
+            self.add(to, Step::Abort, claim);
+        } else if staying >= wanted
+            && let Some(node) = held.copying.iter().next()
         {
-            return self.begin_copy(claim, to);
-        }
-        if let Some(extra) = self.extra_holder(held, staying) {
-            // It counts as gone already: twice, and balance would never be reached.
-            return self.add(extra, Step::Drop, claim);
-        }
-        if let Some((from, to)) = self.relief(held) {
-            self.begin_copy(claim, to);
-            self.copies.entry(from).and_modify(|count| *count = count.saturating_sub(1));
+            self.drop_copy(claim, node);
         }
     }
 
@@ -219,44 +285,57 @@ impl<'a> Planner<'a> {
         let fair = self.weights.share(primary, slotmesh_slots::SLOT_COUNT);
         let much_lighter =
             self.weights.load(to, self.primaries[&to] + IMBALANCE_MIN) < self.primary_load(primary);
-        (self.draining == Some(primary) || (has > fair && much_lighter)).then_some(to)
+        let balances = self.balances() && has > fair && much_lighter;
+        (self.draining == Some(primary) || balances).then_some(to)
     }
 
-    /// The least loaded live node that does not hold the slot, in another zone than the primary if there is one.
-    fn new_holder(&self, held: &SlotState, below: Option<Load>) -> Option<NodeId> {
+    /// The least loaded live node that does not hold the slot, in another zone than the primary if there is one. One that lost
+    /// the slot a moment ago is preferred: it lacks little of it.
+    fn new_holder(&self, slot: Slot, held: &SlotState, below: Option<Load>) -> Option<NodeId> {
         if self.copying >= COPIES_IN_FLIGHT_MAX {
             return None;
         }
         let free = self.up.iter().copied().filter(|&node| !held.involves(node));
         let then = |node| self.weights.load(node, self.copies[&node] + IMBALANCE_MIN);
         let light = free.filter(|&node| below.is_none_or(|limit| then(node) < limit));
-        light.min_by_key(|&node| (self.shares_zone(held, node), self.copy_load(node), node))
+        light.min_by_key(|&node| {
+            let had = self.sight.awaited.had(node, slot);
+            (self.shares_zone(held, node), !had, self.copy_load(node), node)
+        })
     }
 
     /// A holder to strike: a dead or draining replica that is not needed. Of too many the dead one goes first, then one in
     /// the primary's zone, then the most loaded.
-    fn extra_holder(&self, held: &SlotState, staying: usize) -> Option<NodeId> {
+    fn extra_holder(&self, slot: Slot, held: &SlotState, staying: usize) -> Option<NodeId> {
         let wanted = usize::from(self.state.replicas());
         let leaving = held.in_sync.iter().find(|node| self.draining == Some(*node));
-        if leaving.is_some() && (staying >= wanted || self.new_holder(held, None).is_none()) {
+        if leaving.is_some() && (staying >= wanted || self.new_holder(slot, held, None).is_none()) {
             // A drain with no target ends at once, but not while copies are merely queued.
             return leaving.filter(|_| staying >= wanted || self.copying < COPIES_IN_FLIGHT_MAX);
         }
         let least_worth = |node: &NodeId| {
-            (!(self.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))
+            (!(self.sight.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))
         };
-        (held.in_sync.len() > wanted).then(|| held.in_sync.iter().max_by_key(least_worth)).flatten()
+        let goes = || self.replaced(slot, held).or(held.in_sync.iter().max_by_key(least_worth));
+        (held.in_sync.len() > wanted).then(goes).flatten()
+    }
+
+    /// The holder that a copy was made to replace, unless it is the only one left alive.
+    fn replaced(&self, slot: Slot, held: &SlotState) -> Option<NodeId> {
+        let giver = *self.sight.replaced.get(&slot)?;
+        let dead = held.in_sync.iter().any(|node| !(self.sight.live)(node));
+        (held.in_sync.contains(giver) && !dead).then_some(giver)
     }
 
     /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place that is
     /// no worse off for its zone: else the new copy would be the one too many.
-    fn relief(&self, held: &SlotState) -> Option<(NodeId, NodeId)> {
+    fn relief(&self, slot: Slot, held: &SlotState) -> Option<(NodeId, NodeId)> {
         let replaceable = held.in_sync.iter().max_by_key(|&node| self.copy_load(node));
         let from = replaceable.or(held.primary)?;
         if *self.copies.get(&from)? <= self.weights.share(from, self.copies_sum) {
             return None;
         }
-        let to = self.new_holder(held, Some(self.copy_load(from)))?;
+        let to = self.new_holder(slot, held, Some(self.copy_load(from)))?;
         let worse = self.shares_zone(held, to) && !self.shares_zone(held, from);
         (!worse).then_some((from, to))
     }
@@ -307,6 +386,7 @@ impl<'a> Planner<'a> {
             Command::Assign { claims, primary, in_sync }
         });
         let steps = self.steps.into_iter().map(|((step, node), claims)| match step {
+            Step::Abort => Command::AbortMove { claims },
             Step::Move => Command::BeginMove { claims, to: node },
             Step::Copy => Command::AddCopy { claims, node },
             Step::Drop => Command::Shrink { claims, node },
@@ -321,16 +401,20 @@ impl<'a> Planner<'a> {
     }
 
     fn same_zone(&self, a: NodeId, b: NodeId) -> bool {
-        let zone = |node| self.state.members().get(&node).map(|member| member.info.zone.as_str());
-        zone(a) == zone(b)
+        same_zone(self.state, a, b)
     }
+}
+
+pub(crate) fn same_zone(state: &ClusterState, a: NodeId, b: NodeId) -> bool {
+    let zone = |node| state.members().get(&node).map(|member| member.info.zone.as_str());
+    zone(a) == zone(b)
 }
 
 /// Slots for each unit of weight, in parts of [`Weights::UNIT`].
 type Load = u128;
 
 /// How much of the slots each member should have.
-struct Weights {
+pub(crate) struct Weights {
     of: BTreeMap<NodeId, u64>,
     /// Of the members that may receive slots.
     sum: u64,
@@ -339,7 +423,7 @@ struct Weights {
 impl Weights {
     const UNIT: u128 = 1 << 64;
 
-    fn of(state: &ClusterState, up: &[NodeId]) -> Self {
+    pub(crate) fn of(state: &ClusterState, up: &[NodeId]) -> Self {
         let weight =
             |(node, member): (&NodeId, &Member)| (*node, u64::from(member.info.weight.max(1)));
         let of: BTreeMap<NodeId, u64> = state.members().iter().map(weight).collect();
@@ -361,6 +445,23 @@ impl Weights {
         (slots as u128 * u128::from(self.weight(node)) / u128::from(self.sum.max(1))) as usize
     }
 
+    /// What so much is for the node: equal where two have their shares.
+    pub(crate) fn load_of(&self, node: NodeId, amount: u64) -> u128 {
+        (u128::from(amount) << 32) / u128::from(self.weight(node))
+    }
+
+    /// What the node should have of so much.
+    pub(crate) fn share_of_load(&self, node: NodeId, amount: u64) -> u64 {
+        let share = u128::from(amount) * u128::from(self.weight(node));
+        u64::try_from(share / u128::from(self.sum.max(1))).unwrap_or(u64::MAX)
+    }
+
+    /// The same where only these share.
+    pub(crate) fn share_among(&self, node: NodeId, nodes: &[NodeId], slots: usize) -> usize {
+        let sum: u64 = nodes.iter().map(|&node| self.weight(node)).sum();
+        (slots as u128 * u128::from(self.weight(node)) / u128::from(sum.max(1))) as usize
+    }
+
     /// Where the part of the last of these ends when so many slots are dealt out in their order.
     fn share_until(&self, nodes: &[NodeId], slots: usize) -> usize {
         let until: u64 = nodes.iter().map(|&node| self.weight(node)).sum();
@@ -370,9 +471,14 @@ impl Weights {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{plan as plan_with, *};
+    use crate::rebalance::Progress;
     use crate::state::tests::{assigned, founded, info, node, witness};
     use slotmesh_slots::{SLOT_COUNT, Seq};
+
+    fn plan(state: &ClusterState, live: &dyn Fn(NodeId) -> bool) -> Vec<Command> {
+        plan_with(state, &Sight::of(live))
+    }
 
     /// Proposes the plan and plays the nodes' part (copies complete, moves commit) until nothing is left to do.
     fn settle(state: &mut ClusterState, live: impl Fn(NodeId) -> bool) -> usize {
@@ -563,6 +669,82 @@ mod tests {
         let owned_by_live = |held: &&SlotState| held.primary != Some(dead);
         let held = with_a_death.table().iter().map(|(_, held)| held).filter(owned_by_live);
         assert!(held.filter(|held| held.in_sync.len() == 1).all(|held| !held.involves(dead)));
+    }
+
+    fn set_rebalance(state: &mut ClusterState, rebalance: Rebalance) {
+        let round = state.rebalance_round();
+        assert_eq!(state.apply(&Command::SetRebalance { rebalance, round }).0.changed, 1);
+    }
+
+    #[test]
+    fn a_paused_balance_leaves_newcomers_empty_until_it_is_resumed() {
+        let mut state = assigned(3, 1);
+        set_rebalance(&mut state, Rebalance::Paused);
+        state.apply(&Command::AddMember { node: node(4), info: info(4) });
+        assert_eq!(plan(&state, &|_| true), []);
+        let to_go = Progress::of(&state);
+        assert_eq!((to_go.primaries_to_balance, to_go.copies_to_balance), (4_096, 8_192));
+        // Nor are roles handed to it once it has copies.
+        let mut filled = state.clone();
+        set_rebalance(&mut filled, Rebalance::On);
+        plan(&filled.clone(), &|_| true).iter().for_each(|command| drop(filled.apply(command)));
+        complete(&mut filled);
+        set_rebalance(&mut filled, Rebalance::Paused);
+        settle(&mut filled, |_| true);
+        assert!(!spread(&filled).is_empty() && spread(&filled)[&node(4)].0 == 0);
+        set_rebalance(&mut state, Rebalance::On);
+        settle(&mut state, |_| true);
+        assert!(spread(&state)[&node(4)].0 > 3_900);
+        assert_eq!(Progress::of(&state), Progress::default());
+    }
+
+    #[test]
+    fn drains_and_lost_copies_go_on_while_the_balance_is_paused() {
+        for rebalance in [Rebalance::Paused, Rebalance::Aborted] {
+            let mut state = assigned(4, 1);
+            set_rebalance(&mut state, rebalance);
+            state.apply(&Command::Drain { node: node(1) });
+            assert!(Progress::of(&state).draining > 8_000);
+            settle(&mut state, |_| true);
+            assert!(!state.members().contains_key(&node(1)), "{rebalance:?}");
+            set_replicas(&mut state, 2);
+            let missing = Progress::of(&state).copies_missing;
+            assert_eq!(missing, SLOT_COUNT);
+            settle(&mut state, |_| true);
+            assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 2));
+        }
+    }
+
+    #[test]
+    fn an_abort_ends_what_only_serves_the_balance() {
+        let mut state = assigned(3, 1);
+        state.apply(&Command::AddMember { node: node(4), info: info(4) });
+        let begun = |state: &mut ClusterState| {
+            plan(state, &|_| true).iter().for_each(|command| drop(state.apply(command)));
+        };
+        begun(&mut state);
+        complete(&mut state);
+        // Some are frozen, some are being copied, and one copy is made because it is lost.
+        begun(&mut state);
+        let (slot, held) = state.table().iter().find(|(_, held)| !held.copying.is_empty()).unwrap();
+        let (repaired, claims) = (slot, vec![(slot, held.epoch)]);
+        let lost = held.in_sync.iter().next().unwrap();
+        state.apply(&Command::Shrink { claims, node: lost });
+        let before = Progress::of(&state);
+        assert!(before.moving > 0 && before.copying > 1, "{before:?}");
+        let epochs = |state: &ClusterState| -> u64 {
+            state.table().iter().map(|(_, held)| u64::from(held.epoch.0)).sum()
+        };
+        let before_epochs = epochs(&state);
+        set_rebalance(&mut state, Rebalance::Aborted);
+        begun(&mut state);
+        let after = Progress::of(&state);
+        assert_eq!((after.moving, after.copying), (0, 1));
+        assert_eq!(epochs(&state), before_epochs + before.moving as u64, "an abort raises each");
+        assert!(!state.table().slot(repaired).copying.is_empty());
+        settle(&mut state, |_| true);
+        assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 1));
+        assert!(Progress::of(&state).primaries_to_balance > 2_000, "and nothing new begins");
     }
 
     #[test]

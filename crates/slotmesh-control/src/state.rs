@@ -8,6 +8,7 @@ use slotmesh_slots::{
 
 use crate::command::{Claim, Command, Outcome};
 use crate::member::{Member, MemberState, NodeInfo};
+use crate::rebalance::Rebalance;
 
 /// Most copies that may be wanted beside the primary: one place of the list stays free for the copy that replaces another.
 pub const WANTED_REPLICAS_MAX: u8 = REPLICAS_MAX as u8 - 1;
@@ -23,6 +24,9 @@ pub struct ClusterState {
     replicas: u8,
     /// How often the number of replicas was decided.
     replicas_round: u32,
+    rebalance: Rebalance,
+    /// How often that was decided.
+    rebalance_round: u32,
     expect: u16,
     members: BTreeMap<NodeId, Member>,
     table: SlotTable,
@@ -39,6 +43,10 @@ pub struct ClusterDelta {
     pub replicas: u8,
     /// How often their number was decided.
     pub replicas_round: u32,
+    /// Whether slots move for balance afterwards.
+    pub rebalance: Rebalance,
+    /// How often that was decided.
+    pub rebalance_round: u32,
     /// Members wanted before the first assignment.
     pub expect: u16,
     /// Slots lost so far.
@@ -95,6 +103,18 @@ impl ClusterState {
     #[must_use]
     pub const fn replicas_round(&self) -> u32 {
         self.replicas_round
+    }
+
+    /// Whether slots move for balance alone.
+    #[must_use]
+    pub const fn rebalance(&self) -> Rebalance {
+        self.rebalance
+    }
+
+    /// How often that was decided.
+    #[must_use]
+    pub const fn rebalance_round(&self) -> u32 {
+        self.rebalance_round
     }
 
     /// Members wanted before slots are handed out for the first time.
@@ -178,6 +198,8 @@ impl ClusterState {
         self.generation = delta.generation;
         self.replicas = delta.replicas;
         self.replicas_round = delta.replicas_round;
+        self.rebalance = delta.rebalance;
+        self.rebalance_round = delta.rebalance_round;
         self.expect = delta.expect;
         self.lost_slots = delta.lost_slots;
         true
@@ -223,6 +245,8 @@ impl ClusterState {
             generation: self.generation,
             replicas: self.replicas,
             replicas_round: self.replicas_round,
+            rebalance: self.rebalance,
+            rebalance_round: self.rebalance_round,
             expect: self.expect,
             lost_slots: self.lost_slots,
             members,
@@ -278,7 +302,12 @@ impl Change<'_> {
             Command::SetReplicas { replicas, round } if *round == self.state.replicas_round => {
                 self.set_replicas(*replicas);
             }
-            Command::SetReplicas { .. } => {}
+            Command::SetRebalance { rebalance, round } if *round == self.state.rebalance_round => {
+                self.state.rebalance = *rebalance;
+                self.state.rebalance_round = round.wrapping_add(1);
+                self.other = true;
+            }
+            Command::SetReplicas { .. } | Command::SetRebalance { .. } => {}
         }
     }
 
@@ -466,7 +495,7 @@ fn shrink(state: &mut SlotState, node: NodeId) -> bool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::placement::plan;
+    use crate::placement::{Sight, plan};
     use proptest::prelude::*;
 
     pub(crate) fn node(number: u64) -> NodeId {
@@ -506,7 +535,7 @@ pub(crate) mod tests {
     /// The same with all slots handed out.
     pub(crate) fn assigned(members: u64, replicas: u8) -> ClusterState {
         let mut state = founded(members, replicas);
-        for command in plan(&state, &|_| true) {
+        for command in plan(&state, &Sight::of(&|_| true)) {
             state.apply(&command);
         }
         state
@@ -603,6 +632,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_late_repetition_does_not_undo_a_newer_pause() {
+        let mut state = assigned(3, 1);
+        let set = |rebalance, round| Command::SetRebalance { rebalance, round };
+        assert_eq!(state.rebalance(), Rebalance::On);
+        assert_eq!(state.apply(&set(Rebalance::On, 0)).0.changed, 1);
+        assert_eq!(state.apply(&set(Rebalance::Paused, 1)).0.changed, 1);
+        assert_eq!(state.apply(&set(Rebalance::On, 0)).0.changed, 0, "late");
+        let mut copy = ClusterState::new();
+        assert!(copy.advance(&state.full_delta()));
+        assert_eq!((copy.rebalance(), copy.rebalance_round()), (Rebalance::Paused, 2));
+    }
+
+    #[test]
     fn a_reformed_cluster_goes_on_from_what_the_survivors_know() {
         let mut state = assigned(4, 1);
         let slot = Slot::of_key(b"foo");
@@ -676,6 +718,9 @@ pub(crate) mod tests {
             any_node().prop_map(|node| Command::Drain { node }),
             (0u8..4, 1u32..3)
                 .prop_map(|(replicas, round)| Command::SetReplicas { replicas, round }),
+            (0u32..3).prop_map(|round| {
+                Command::SetRebalance { rebalance: Rebalance::Aborted, round }
+            }),
             (1u64..6).prop_map(|n| Command::AddMember { node: node(n), info: info(n) }),
             Just(Command::AddMember { node: node(5), info: witness(5) }),
         ]

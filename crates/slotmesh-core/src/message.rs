@@ -1,5 +1,5 @@
 use serde::{Deserialize, Serialize};
-use slotmesh_control::{Claim, ClusterDelta, Command, NodeInfo};
+use slotmesh_control::{Claim, ClusterDelta, Command, LoadReport, NodeInfo};
 use slotmesh_slots::{Generation, NodeId, Slot, Version};
 
 /// A control message with the generation of its sender; one of another generation is refused.
@@ -41,6 +41,8 @@ pub(crate) enum Message {
     Promise(Vec<Claim>),
     /// The promises that were given.
     Promised(Vec<(Slot, Version)>),
+    /// What the sender's slots hold, for the leader.
+    Loads(LoadReport),
     /// Please propose this; it is a compare-and-set and is sent again while it is wanted.
     Request(Command),
 }

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use slotmesh_control::Reform;
+use slotmesh_control::{RECOPY_AFTER, Reform};
 use slotmesh_transport::ClusterSecret;
 
 use crate::error::ConfigError;
@@ -55,6 +55,11 @@ pub struct ReadySettings {
     /// Whether a refused connection to a node's guard port proves its death. Speeds failover up by most of a second; only
     /// where nothing but the node itself can refuse: no proxy, no rejecting firewall.
     pub refused_is_death: bool,
+    /// How long copies that were lost with a node are waited for before they are made again on others, where nothing proves that it
+    /// is dead: so nothing is carried about for one that is away for seconds, or that another process replaces. Longer leaves
+    /// slots with fewer copies for longer; one that is down to its last copy waits for five seconds at most. Failover never
+    /// waits. The setting of the node that leads the control plane counts, so give all the same. Sane: zero to some minutes.
+    pub recopy_after: Duration,
     /// What becomes of the cluster when the majority of its voters is lost. `Reform::After(d)`, or `d.into()`, gets it going again without
     /// anybody's help, but loses what only the others have, and where the others live on, cut off, both sides serve until
     /// they meet. Sane: never, or half a minute and more.
@@ -67,6 +72,7 @@ impl Default for ReadySettings {
             call_timeout: Duration::from_secs(2),
             ready_cap: Duration::from_secs(600),
             refused_is_death: false,
+            recopy_after: RECOPY_AFTER,
             reform: Reform::Never,
         }
     }

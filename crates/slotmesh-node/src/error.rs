@@ -1,6 +1,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use slotmesh_control::Rebalance;
 use slotmesh_core::DataError;
 use slotmesh_transport::{BindError, IdentityError, RefusedReason};
 
@@ -119,6 +120,18 @@ pub enum ControlError {
         /// What was decided last.
         replicas: u8,
     },
+    /// Somebody else had the balance decided otherwise meanwhile; whether this wish was granted before is unknown.
+    #[error("another change came in between: the balance is {rebalance:?} now")]
+    Overruled {
+        /// What was decided last.
+        rebalance: Rebalance,
+    },
+    /// There is no such member. Nothing was asked.
+    #[error("there is no such member")]
+    NoMember,
+    /// Nobody is left who could take the member's slots. Nothing was asked.
+    #[error("no other member may take its slots")]
+    LastMember,
     /// A majority of the voters answers, so nobody may go on without it. Nothing was begun.
     #[error("a majority of the voters answers")]
     MajorityAnswers,

@@ -20,7 +20,9 @@ pub use client::{CallOptions, PutOptions};
 pub use config::{NodeConfig, ReadySettings};
 pub use error::{ConfigError, ControlError, OpError, StartError};
 pub use node::Node;
-pub use slotmesh_control::{ClusterState, Member, MemberState, NodeInfo, Reform};
+pub use slotmesh_control::{
+    AbsenceEvent, ClusterState, Member, MemberState, NodeInfo, Progress, Rebalance, Reform,
+};
 pub use slotmesh_core::{Ack, DataError, DataStats, NodeEvent, OPS_MAX, Op, Reply, Value};
 pub use slotmesh_slots::Token;
 pub use slotmesh_store::{ByteRange, Condition, ExpireCondition};

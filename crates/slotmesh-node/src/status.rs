@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use slotmesh_control::ClusterState;
+use slotmesh_control::{ClusterState, Progress};
 use slotmesh_slots::{Generation, NodeId, Slot, SlotState};
 
 /// Where a node stands in its life.
@@ -34,6 +34,8 @@ pub struct NodeStatus {
     pub cluster: Arc<ClusterState>,
     /// Whether it leads the control plane.
     pub leading: bool,
+    /// Who leads it, as far as this node has heard.
+    pub leader: Option<NodeId>,
     /// Other nodes that gossip finds alive.
     pub alive_peers: usize,
     /// Whether it met a node of another founding of its cluster: an operator has to look.
@@ -70,6 +72,12 @@ impl NodeStatus {
     #[must_use]
     pub fn moving_slots(&self) -> usize {
         self.cluster.table().iter().filter(|(_, held)| held.moving_to.is_some()).count()
+    }
+
+    /// How much is to be done until every slot is where it should be.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress::of(&self.cluster)
     }
 
     /// The first slot that is not safe, to see what is missing.

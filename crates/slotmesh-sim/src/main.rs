@@ -12,13 +12,15 @@ use slotmesh_slots::Mistake;
 type Kind = fn(u64) -> Scenario;
 
 /// Scenarios with a plot; without any of these everything is drawn from the seed.
-const KINDS: [(&str, Kind); 7] = [
+const KINDS: [(&str, Kind); 9] = [
     ("--three", Scenario::three_nodes),
     ("--copies", Scenario::changing_copies),
     ("--witness", Scenario::two_and_a_witness),
     ("--reform", Scenario::reformed),
     ("--group", Scenario::reformed_group),
+    ("--paused", Scenario::paused),
     ("--rolling", Scenario::rolling_restart),
+    ("--skewed", Scenario::skewed),
     ("--sides", Scenario::two_sides),
 ];
 

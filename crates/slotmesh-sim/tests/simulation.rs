@@ -29,11 +29,13 @@ fn three_nodes_survive_a_crash_a_partition_and_a_replacement() {
 
 #[test]
 fn copies_that_differ_are_found_and_mended() {
-    // A wrong copy is right again when its entry is written once more: this run has one that stays.
-    let scenario = Scenario::quiet(6).with_bug(Bug::Planted(Mistake::CopiesDiffer));
-    let summary = clean(scenario, "the test");
-    assert!(summary.mended > 0, "{summary:?}");
-    assert_eq!(clean(Scenario::quiet(6), "the test").mended, 0);
+    // A wrong copy is right again when its entry is written once more: one of these runs has one that stays.
+    let mended = |scenario: Scenario| clean(scenario, "the test").mended;
+    let planted = |seed| Scenario::quiet(seed).with_bug(Bug::Planted(Mistake::CopiesDiffer));
+    let Some(seed) = (1..=8).find(|&seed| mended(planted(seed)) > 0) else {
+        panic!("no wrong copy was mended")
+    };
+    assert_eq!(mended(Scenario::quiet(seed)), 0);
 }
 
 #[test]
@@ -103,7 +105,7 @@ fn regressions_stay_mended() {
 const MIXES: std::ops::Range<u64> = 1_000..1_200;
 
 /// What so many seeds must have brought about at least once.
-const COVERED: [&str; 44] = [
+const COVERED: [&str; 57] = [
     "Crash",
     "CutControl",
     "CutLanes",
@@ -137,13 +139,26 @@ const COVERED: [&str; 44] = [
     "fault at LinkUp",
     "fault at Reforming",
     "fault at Shrink",
+    "Abort",
+    "balance Aborted",
+    "balance On",
+    "balance Paused",
+    "copy dropped for an operator",
+    "copies exchanged",
+    "roles exchanged",
     "drained",
     "drain cut short",
     "evicted",
     "expired",
     "log taken over whole",
+    "lost copies: Back",
+    "lost copies: Began",
+    "lost copies: Proven",
+    "lost copies: Replaced",
+    "lost copies: TimeOver",
     "reformed with 1",
     "reformed with 2",
+    "move aborted for an operator",
     "zone of 1 lost",
     "zone of 2 lost",
     "zone of 1 cut off",
@@ -183,6 +198,35 @@ fn a_rolling_restart_loses_nothing() {
         // Of a client that ends with its node nobody learns what came of its last call.
         assert!(summary.operations.1 <= 8, "{summary:?}");
     }
+}
+
+#[test]
+fn loads_that_are_apart_are_evened_out_and_come_to_rest() {
+    let (mut roles, mut copies) = (0, 0);
+    for seed in 1..5 {
+        let summary = clean(Scenario::skewed(seed), &format!("{} --skewed", replay_command(seed)));
+        assert_eq!(summary.excused, 0, "nothing went wrong");
+        let seen = |what: &str| summary.seen.get(what).copied().unwrap_or_default();
+        roles += seen("roles exchanged");
+        copies += seen("copies exchanged");
+        // Some tens of slots hold all there is: each goes at most a few times.
+        assert!(seen("roles exchanged") + seen("copies exchanged") < 200, "{summary:?}");
+    }
+    assert!(roles > 0 && copies > 0, "{roles} and {copies}");
+}
+
+#[test]
+fn moves_for_balance_are_paused_aborted_and_resumed() {
+    let (mut aborted, mut dropped) = (0, 0);
+    for seed in [2, 7, 11, 46] {
+        let summary = clean(Scenario::paused(seed), &format!("{} --paused", replay_command(seed)));
+        assert_eq!(summary.excused, 0, "one crash at a time loses nothing");
+        assert!(summary.seen["balance On"] >= 4, "{summary:?}");
+        let seen = |what: &str| summary.seen.get(what).copied().unwrap_or_default();
+        aborted += seen("move aborted for an operator");
+        dropped += seen("copy dropped for an operator");
+    }
+    assert!(aborted > 0 && dropped > 0, "nothing was under way: {aborted}, {dropped}");
 }
 
 #[test]
@@ -229,39 +273,39 @@ fn a_log_that_commits_without_a_majority_is_found() {
 
 #[test]
 fn acknowledging_before_the_replicas_have_it_is_found() {
-    found(Bug::AckBeforeReplicas, &[14], "not linearizable");
+    found(Bug::AckBeforeReplicas, &[11], "not linearizable");
 }
 
 #[test]
 fn a_process_that_restarts_with_its_old_identity_is_found() {
-    found(Bug::IdentityReused, &[12], "I3");
+    found(Bug::IdentityReused, &[3], "I2");
 }
 
 #[test]
 fn mistakes_in_acknowledging_are_found() {
     found(Bug::Planted(Mistake::AckBeforeShrink), &[1], "I3");
     found(Bug::Planted(Mistake::ShrinkWithoutCommit), &[1], "I3");
-    found(Bug::Planted(Mistake::AnswersForgotten), &[10], "not linearizable");
+    found(Bug::Planted(Mistake::AnswersForgotten), &[22], "not linearizable");
 }
 
 #[test]
 fn mistakes_in_filling_copies_and_in_taking_over_are_found() {
-    found(Bug::Planted(Mistake::GrowNotAwaited), &[8], "I3");
+    found(Bug::Planted(Mistake::GrowNotAwaited), &[1], "I3");
     found(Bug::Planted(Mistake::RepairInPlace), &[19], "I3");
-    found(Bug::Planted(Mistake::FailoverByOffset), &[8], "not linearizable");
-    found(Bug::Planted(Mistake::NoEpochCheck), &[3], "not in order");
+    found(Bug::Planted(Mistake::FailoverByOffset), &[7], "not linearizable");
+    found(Bug::Planted(Mistake::NoEpochCheck), &[33], "not in order");
 }
 
 #[test]
 fn mistakes_in_leases_are_found() {
-    found(Bug::Planted(Mistake::GrantBeforeVersion), &[16], "I1/I6");
-    found(Bug::Planted(Mistake::LeaseFromReceipt), &[9], "I1/I6");
-    found(Bug::Planted(Mistake::OlderGrantsForgotten), &[3], "I1/I6");
+    found(Bug::Planted(Mistake::GrantBeforeVersion), &[3], "I1/I6");
+    found(Bug::Planted(Mistake::LeaseFromReceipt), &[46], "I1/I6");
+    found(Bug::Planted(Mistake::OlderGrantsForgotten), &[2], "I1/I6");
 }
 
 #[test]
 fn mistakes_in_moves_and_expiry_are_found() {
-    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[10], "I1/I6");
-    found(Bug::Planted(Mistake::DeleteBeforeCommit), &[7], "not in order");
-    found(Bug::Planted(Mistake::ReplicaExpires), &[1], "cannot be read");
+    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[6], "I1/I6");
+    found(Bug::Planted(Mistake::DeleteBeforeCommit), &[2], "I3");
+    found(Bug::Planted(Mistake::ReplicaExpires), &[2], "cannot be read");
 }

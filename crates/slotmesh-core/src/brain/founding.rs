@@ -116,10 +116,34 @@ impl Brain {
         if self.log_generation != Some(generation) {
             self.log_generation = Some(generation);
             self.log = LogStatus::default();
+            self.begins_log = found_with.is_some();
             // A new log stands for election until it is told otherwise.
             self.elections = true;
             self.outputs.push_back(Output::StartLog { generation, found_with });
+            if !self.may_lead_log() {
+                self.elections = false;
+                self.outputs.push_back(Output::SetElections(false));
+            }
         }
+    }
+
+    /// While gossip sees no majority of the voters, campaigning would only depose a healthy leader later.
+    pub(super) fn gate_elections(&mut self) {
+        let voters = &self.log.voters;
+        let alive =
+            voters.iter().filter(|&&node| node == self.me || self.peers.is_alive(node)).count();
+        // While voters change the log tells of both sets together, and a majority of each may be few of them.
+        let may_win = self.log.voters_changing || alive * 2 > voters.len();
+        let enabled = voters.contains(&self.me) && may_win && self.may_lead_log();
+        if enabled != self.elections && !voters.is_empty() {
+            self.elections = enabled;
+            self.outputs.push_back(Output::SetElections(enabled));
+        }
+    }
+
+    /// Only who begins the log of a generation can write its first command: whoever else led it would lead it for nothing.
+    fn may_lead_log(&self) -> bool {
+        self.begins_log || self.generation == self.log_generation
     }
 
     fn say_waiting(&mut self, present: usize) {

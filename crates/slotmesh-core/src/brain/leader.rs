@@ -3,10 +3,11 @@ use std::time::Duration;
 
 use slotmesh_control::{
     Claim, ClusterState, Command, Failover, LeaseLedger, Member, NO_WITNESS_WAIT,
-    VOTER_REPLACE_AFTER, plan, voters,
+    VOTER_REPLACE_AFTER, voters,
 };
 use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, Version};
 
+use super::placing::Placing;
 use super::{Brain, NodeEvent, Output};
 use crate::message::Message;
 use crate::wire;
@@ -15,7 +16,7 @@ use crate::wire;
 const PROPOSALS_MAX: usize = 64;
 
 /// A taken decision that did not show in the table after this long is taken again.
-const OUTCOME_WAIT: Duration = Duration::from_secs(1);
+pub(super) const OUTCOME_WAIT: Duration = Duration::from_secs(1);
 
 /// Slots without any copy start again empty after this long, if the death of their last holder is not proven before.
 const ORPHANS_WAIT: Duration = Duration::from_secs(30);
@@ -39,8 +40,7 @@ pub(super) struct Leader {
     moving_since: BTreeMap<Slot, MonoTime>,
     survey: Survey,
     proposals: usize,
-    planned_at: MonoTime,
-    planned_for: Option<(u64, Vec<NodeId>)>,
+    pub(super) placing: Placing,
     voters_changing: bool,
     voters_changed: MonoTime,
     next_round: MonoTime,
@@ -92,7 +92,7 @@ impl Takeover {
 }
 
 impl Leader {
-    pub(super) fn elected(now: MonoTime) -> Self {
+    pub(super) fn elected(placing: Placing, now: MonoTime) -> Self {
         let mut ledger = LeaseLedger::default();
         ledger.elected(now);
         Self {
@@ -102,8 +102,7 @@ impl Leader {
             moving_since: BTreeMap::new(),
             survey: Survey::default(),
             proposals: 0,
-            planned_at: MonoTime::ZERO,
-            planned_for: None,
+            placing,
             voters_changing: false,
             voters_changed: now,
             next_round: now,
@@ -119,12 +118,21 @@ impl Leader {
         free
     }
 
+    pub(super) fn is_silent(&self, node: NodeId, now: MonoTime) -> bool {
+        self.ledger.is_silent(node, now)
+    }
+
     pub(super) fn handle_promised(&mut self, from: NodeId, promised: &[(Slot, Version)]) {
         for takeover in self.takeovers.values_mut() {
             if let Stage::Asking(failover) = &mut takeover.stage {
                 failover.handle_promise(from, promised.iter().copied());
             }
         }
+    }
+
+    /// Whether anything is under way that a plan would have to know the outcome of.
+    pub(super) fn is_busy(&self) -> bool {
+        self.proposals > 0 || !self.takeovers.is_empty()
     }
 
     /// Whether one more proposal may begin.
@@ -199,17 +207,22 @@ impl Brain {
         if self.peers.is_witnessed(node, now) || now >= over_at + NO_WITNESS_WAIT {
             return true;
         }
+        self.probe_guard(node, now);
+        false
+    }
+
+    /// Has the guard port of a node that does not answer asked, every now and then.
+    pub(super) fn probe_guard(&mut self, node: NodeId, now: MonoTime) {
         if let Some(addr) = self.addr_of(node)
             && self.peers.ask_guard(node, GUARD_INTERVAL, now)
         {
             self.outputs.push_back(Output::ProbeGuard { node, addr });
         }
-        false
     }
 
     /// Whether nothing has to be waited for any more: it is proven dead, or a reform went on without it after every old
     /// lease was over.
-    fn is_given_up(&self, node: NodeId) -> bool {
+    pub(super) fn is_given_up(&self, node: NodeId) -> bool {
         let lost = self.view.members().get(&node).is_some_and(Member::is_lost);
         lost || self.peers.is_proven_dead(node)
     }
@@ -387,31 +400,8 @@ impl Brain {
         }
     }
 
-    /// Proposes the next placement step when nothing else is under way.
-    fn place(&mut self, now: MonoTime) {
-        let live = self.live_members(now);
-        let Some(leader) = &mut self.leader else { return };
-        if leader.proposals > 0 || !leader.takeovers.is_empty() {
-            return;
-        }
-        let planned_for = Some((self.view.version(), live.clone()));
-        let fresh = now.saturating_since(leader.planned_at) < OUTCOME_WAIT;
-        if leader.planned_for == planned_for && fresh {
-            return;
-        }
-        leader.planned_for = planned_for;
-        leader.planned_at = now;
-        for command in plan(&self.view, &|node| live.contains(&node)) {
-            // One that leaves goes when the control log can do without it: it may be the only voter.
-            let waits = matches!(&command, Command::RemoveMember { node } if self.is_needed(*node));
-            if !waits {
-                self.propose(&command);
-            }
-        }
-    }
-
     /// Whether the others who vote are too few to decide without it.
-    fn is_needed(&self, node: NodeId) -> bool {
+    pub(super) fn is_needed(&self, node: NodeId) -> bool {
         let voters = &self.log.voters;
         let others = self.alive_among(voters.iter().filter(|other| **other != node));
         self.log.voters_changing || (voters.contains(&node) && others * 2 <= voters.len())
@@ -483,7 +473,7 @@ impl Brain {
     }
 
     /// Members that hold a lease and are not being failed over.
-    fn live_members(&self, now: MonoTime) -> Vec<NodeId> {
+    pub(super) fn live_members(&self, now: MonoTime) -> Vec<NodeId> {
         let Some(leader) = &self.leader else { return Vec::new() };
         let live = |node: &NodeId| {
             leader.ledger.is_live(*node, now) && !leader.takeovers.contains_key(node)
@@ -492,7 +482,7 @@ impl Brain {
     }
 
     /// The leader's own decisions are few and never dropped, unlike requests.
-    fn propose(&mut self, command: &Command) {
+    pub(super) fn propose(&mut self, command: &Command) {
         if let Some(leader) = &mut self.leader {
             leader.proposals += 1;
             self.outputs.push_back(Output::Propose(wire::encode(command)));
@@ -512,7 +502,7 @@ mod tests {
     use super::*;
     use crate::brain::BrainConfig;
     use crate::data::{Clock, DataConfig, DataPlane, Wakers};
-    use crate::message::Meta;
+    use crate::message::{Meta, Ping};
 
     struct Stopped;
 
@@ -548,6 +538,8 @@ mod tests {
             replicas: 1,
             gossip: slotmesh_gossip::GossipConfig::default(),
             refused_is_death: false,
+            recopy_after: slotmesh_control::RECOPY_AFTER,
+            load_floor: Default::default(),
             reform: Reform::Never,
             reform_wait: Duration::ZERO,
         };
@@ -599,6 +591,19 @@ mod tests {
             Output::SetVoters(voters) => Some(voters),
             _ => None,
         })
+    }
+
+    #[test]
+    fn who_joins_from_the_address_of_a_silent_member_proves_its_death() {
+        let join = Ping { sent_micros: 1, version: 0, join: Some(info(3)) };
+        let proven = |heard, now| {
+            let mut brain = leading(&[2, 3]);
+            assert!(brain.leader.as_mut().is_some_and(|leader| leader.grant(node(3), at(heard))));
+            brain.handle_ping(node(9), join.clone(), at(now));
+            [2, 3].map(|number| brain.peers.is_proven_dead(node(number)))
+        };
+        assert_eq!(proven(1_000, 1_249), [false, false], "it was heard a moment ago");
+        assert_eq!(proven(1_000, 1_250), [false, true]);
     }
 
     #[test]

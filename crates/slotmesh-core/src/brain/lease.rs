@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rand::seq::IndexedRandom;
-use slotmesh_control::{Command, ELECTION_MIN, LEASE, LEASE_PING_INTERVAL};
+use slotmesh_control::{Command, ELECTION_MIN, LEASE, LEASE_PING_INTERVAL, Member, NodeInfo};
 use slotmesh_slots::{Mistake, MonoTime, NodeId};
 
 use super::Brain;
@@ -122,6 +122,7 @@ impl Brain {
             join = ping.join.filter(|_| !member);
         }
         if let Some(info) = join {
+            self.see_successor(&info, now);
             self.handle_request(&Command::AddMember { node: from, info });
         }
         let leader = if self.leader.is_some() { Some(self.me) } else { self.log.leader };
@@ -134,6 +135,21 @@ impl Brain {
             deltas: self.deltas_since(ping.version),
         };
         self.send(from, Message::Pong(pong));
+    }
+
+    /// Who asks to join holds the guard port of its address: a silent member that had this address has ended.
+    fn see_successor(&mut self, info: &NodeInfo, now: MonoTime) {
+        let Some(leader) = &self.leader else { return };
+        let ended = |(node, member): &(&NodeId, &Member)| {
+            **node != self.me
+                && member.info.control == info.control
+                && leader.is_silent(**node, now)
+        };
+        let ended: Vec<NodeId> =
+            self.view.members().iter().filter(ended).map(|(node, _)| *node).collect();
+        for node in ended {
+            self.peers.prove_death(node);
+        }
     }
 
     pub(super) fn handle_pong(&mut self, from: NodeId, pong: Pong, now: MonoTime) {
@@ -180,7 +196,7 @@ impl Brain {
             None => self.lease.settled_voters.clone(),
         };
         let usable = |node| {
-            let up = self.view.members().get(&node).is_some_and(slotmesh_control::Member::is_up);
+            let up = self.view.members().get(&node).is_some_and(Member::is_up);
             up && (node == self.me || self.peers.is_alive(node))
         };
         settled.is_some_and(|current| {

@@ -9,6 +9,7 @@ mod founding;
 mod leader;
 mod lease;
 mod output;
+mod placing;
 mod reform;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -21,7 +22,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slotmesh_control::log::LogStatus;
 use slotmesh_control::{
-    ClusterDelta, ClusterState, Command, Founding, MemberState, NodeInfo, Reform, Reforming,
+    Absences, ClusterDelta, ClusterState, Command, Founding, LoadFloor, Member, MemberState,
+    NodeInfo, Reform, Reforming,
 };
 use slotmesh_gossip::{Gossip, GossipConfig};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
@@ -30,6 +32,7 @@ use self::evidence::Peers;
 use self::leader::Leader;
 use self::lease::LeaseClient;
 pub use self::output::{NodeEvent, Output};
+use self::placing::Placing;
 pub use self::reform::ReformError;
 use crate::data::{DataEvent, DataPlane};
 use crate::message::{Envelope, Message, Meta};
@@ -61,6 +64,11 @@ pub struct BrainConfig {
     /// Whether a refused connection to a node's guard port proves its death, instead of merely confirming it. Only
     /// where nothing but the node itself can refuse: no proxy, no firewall that rejects.
     pub refused_is_death: bool,
+    /// How long lost copies are waited for before they are made again elsewhere, where nothing proves that their node is dead.
+    /// That of the node that leads counts.
+    pub recopy_after: Duration,
+    /// Differences in load that are not worth moving slots for. That of the node that leads counts.
+    pub load_floor: LoadFloor,
     /// What becomes of the cluster when the majority of its voters is lost.
     pub reform: Reform,
     /// How long a reform waits for the leases of the old generation: [`slotmesh_control::LEASES_OVER_AFTER`]. Less is a
@@ -82,6 +90,8 @@ pub struct Brain {
     history: VecDeque<ClusterDelta>,
     log: LogStatus,
     elections: bool,
+    /// Whether this node begins the log that it takes part in, and so founds or reforms its generation.
+    begins_log: bool,
     lease: LeaseClient,
     reforming: Reforming,
     /// The first command of the log that this node begins anew.
@@ -129,6 +139,7 @@ impl Brain {
             history: VecDeque::new(),
             log: LogStatus::default(),
             elections: true,
+            begins_log: false,
             lease: LeaseClient::starting(now),
             reform_command: None,
             known_voters: Vec::new(),
@@ -166,6 +177,12 @@ impl Brain {
     #[must_use]
     pub const fn is_leading(&self) -> bool {
         self.leader.is_some()
+    }
+
+    /// Who leads the control plane, as far as this node has heard.
+    #[must_use]
+    pub fn known_leader(&self) -> Option<NodeId> {
+        if self.is_leading() { Some(self.me) } else { self.lease.leader() }
     }
 
     /// Members that gossip finds alive, this node not counted.
@@ -240,6 +257,7 @@ impl Brain {
                 }
                 self.lead(now);
             }
+            Message::Loads(report) if ours => self.handle_loads(from, &report),
             Message::Request(command) if ours => self.handle_request(&command),
             // Only members of our generation may speak of it.
             _ => {}
@@ -266,7 +284,10 @@ impl Brain {
         let same_reign = led && self.log.leader_since == status.leader_since;
         self.log = status;
         if leads && !same_reign {
-            self.leader = Some(Leader::elected(self.log.leader_since.unwrap_or(now)));
+            let since = self.log.leader_since.unwrap_or(now);
+            let absences = Absences::elected(&self.view, self.config.recopy_after, since);
+            let placing = Placing::new(absences, self.config.load_floor);
+            self.leader = Some(Leader::elected(placing, since));
             self.event(NodeEvent::Leading);
         } else if !leads && led {
             self.leader = None;
@@ -356,10 +377,10 @@ impl Brain {
         self.tick_leave(now);
     }
 
-    /// Asks the leader, once, for another number of copies beside the primary. Whoever wants it asks again until the state
-    /// shows a round above this one.
-    pub fn set_replicas(&mut self, replicas: u8, round: u32, now: MonoTime) {
-        self.request(Command::SetReplicas { replicas, round }, now);
+    /// Whether this node gives its slots away, because of [`Brain::leave`] or because it was decided so.
+    #[must_use]
+    pub const fn is_leaving(&self) -> bool {
+        self.leaving
     }
 
     /// Time has come; see [`Brain::poll_timeout`].
@@ -381,6 +402,7 @@ impl Brain {
         } else {
             self.tick_lease(now);
         }
+        self.tick_loads();
         self.tick_reform(now);
         self.gate_elections();
         self.handle_data(now);
@@ -415,6 +437,7 @@ impl Brain {
     /// Takes over a committed delta if it fits and tells the data plane.
     fn advance(&mut self, delta: &ClusterDelta, now: MonoTime) {
         let before: BTreeSet<NodeId> = self.view.members().keys().copied().collect();
+        self.observe_absences(delta, now);
         if !self.view.advance(delta) {
             return;
         }
@@ -435,6 +458,8 @@ impl Brain {
         self.history.push_back(delta.clone());
         self.data.apply_view(&self.view, delta, now);
         self.see_own_loss(now);
+        // Whoever is drained by others must not join again once it is struck.
+        self.leaving |= self.view.members().get(&self.me).is_some_and(Member::is_draining);
         self.lease.applied(self.view.version(), &self.data);
         // A slot that froze just now is mostly ready at once, and its callers wait.
         self.handle_data(now);
@@ -452,7 +477,7 @@ impl Brain {
         if self.reforming.bound_to() == Some(generation) && !self.reforming.is_founding() {
             self.end_reform();
         }
-        if self.view.members().get(&self.me).is_some_and(slotmesh_control::Member::is_lost) {
+        if self.view.members().get(&self.me).is_some_and(Member::is_lost) {
             self.give_up(generation, now);
         }
     }
@@ -519,20 +544,6 @@ impl Brain {
             if leader.proposal_begins() {
                 self.outputs.push_back(Output::Propose(body));
             }
-        }
-    }
-
-    /// While gossip sees no majority of the voters, campaigning would only depose a healthy leader later.
-    fn gate_elections(&mut self) {
-        let voters = &self.log.voters;
-        let alive =
-            voters.iter().filter(|&&node| node == self.me || self.peers.is_alive(node)).count();
-        // While voters change the log tells of both sets together, and a majority of each may be few of them.
-        let may_win = self.log.voters_changing || alive * 2 > voters.len();
-        let enabled = voters.contains(&self.me) && may_win;
-        if enabled != self.elections && !voters.is_empty() {
-            self.elections = enabled;
-            self.outputs.push_back(Output::SetElections(enabled));
         }
     }
 

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use slotmesh_control::AbsenceEvent;
 use slotmesh_slots::{Generation, NodeId};
 
 /// What the brain wants done; its driver carries it out and reports back through the `handle_*` methods.
@@ -112,6 +113,20 @@ pub enum NodeEvent {
         node: NodeId,
         /// From the decision to the commit.
         took: Duration,
+    },
+    /// Copies were lost with the node: whether they are waited for, and why no more.
+    CopiesLost {
+        /// Who had them.
+        node: NodeId,
+        /// What becomes of them.
+        event: AbsenceEvent,
+    },
+    /// Nodes begin to exchange heavy slots for light ones, because loads are apart.
+    Exchanging {
+        /// Primary roles that are handed over.
+        roles: usize,
+        /// Copies that are made in the place of others.
+        copies: usize,
     },
     /// Slots restarted empty because no copy was left.
     SlotsLost(u64),

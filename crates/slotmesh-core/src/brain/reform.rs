@@ -302,6 +302,8 @@ mod tests {
             replicas: 0,
             gossip: slotmesh_gossip::GossipConfig::default(),
             refused_is_death: false,
+            recopy_after: slotmesh_control::RECOPY_AFTER,
+            load_floor: Default::default(),
             reform: Reform::Never,
             reform_wait: Duration::ZERO,
         };

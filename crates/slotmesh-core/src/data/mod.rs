@@ -12,6 +12,7 @@ mod debts;
 mod gate;
 mod links;
 mod read;
+mod survey;
 mod table;
 mod upkeep;
 mod write;
@@ -29,6 +30,7 @@ use slotmesh_store::{Store, StoreConfig};
 use self::answers::Answers;
 use self::debts::Debts;
 use self::gate::Gate;
+use self::survey::Survey;
 use crate::request::{DataError, Reply};
 
 /// Reads the node's monotonic clock: `CLOCK_BOOTTIME` in production, virtual time in the simulator.
@@ -219,6 +221,7 @@ pub struct DataPlane {
     debts: Debts,
     /// Where the comparing of copies goes on.
     audited: AtomicUsize,
+    survey: Survey,
     lost_slots: AtomicU64,
     max_value_bytes: u64,
 }
@@ -249,6 +252,7 @@ impl DataPlane {
             corrupted: AtomicU64::new(0),
             debts: Debts::default(),
             audited: AtomicUsize::new(0),
+            survey: Survey::default(),
             lost_slots: AtomicU64::new(0),
             max_value_bytes,
         }

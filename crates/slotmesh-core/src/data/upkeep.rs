@@ -51,6 +51,7 @@ impl DataPlane {
         self.answers.sweep(now);
         self.store.set_side_bytes(self.answers.bytes());
         self.audit_some();
+        self.survey_some(now);
         self.say_pressure();
         self.pay_debts(PAID_PER_ROUND);
         let later = std::mem::take(&mut *self.snapshots_later.lock());

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use slotmesh_control::ClusterState;
 use slotmesh_control::log::LogStatus;
+use slotmesh_control::{ClusterState, Rebalance};
 use slotmesh_core::{Brain, Clock, DataPlane, NodeEvent, Output, ReformError};
 use slotmesh_slots::{Generation, NodeId};
 use slotmesh_transport::Endpoint;
@@ -25,6 +25,8 @@ pub(crate) enum Input {
     Proposed,
     VotersSet,
     SetReplicas { replicas: u8, round: u32 },
+    SetRebalance { rebalance: Rebalance, round: u32 },
+    Drain(NodeId),
     Reform(oneshot::Sender<Result<(), ReformError>>),
     Refused(Generation),
     Leave,
@@ -182,6 +184,8 @@ impl Driver {
             Input::Reform(answer) => drop(answer.send(brain.reform(now))),
             Input::Refused(theirs) => brain.handle_refused(theirs, now),
             Input::SetReplicas { replicas, round } => brain.set_replicas(replicas, round, now),
+            Input::SetRebalance { rebalance, round } => brain.set_rebalance(rebalance, round, now),
+            Input::Drain(node) => brain.drain(node, now),
             Input::Leave => {
                 self.leaving = true;
                 brain.leave(now);
@@ -320,7 +324,7 @@ impl Driver {
             () if self.stopped => Phase::Left,
             () if self.superseded => Phase::Superseded,
             () if brain.has_left() => Phase::Left,
-            () if self.leaving => Phase::Draining,
+            () if self.leaving || brain.is_leaving() => Phase::Draining,
             () if !member => Phase::Joining,
             () if self.parts.data.has_lease() => Phase::Serving,
             () => Phase::CutOff,
@@ -331,6 +335,7 @@ impl Driver {
             generation: brain.generation(),
             cluster: Arc::clone(&self.shared_view),
             leading: brain.is_leading(),
+            leader: brain.known_leader(),
             alive_peers: brain.alive_peers(),
             met_other_generation: brain.met_other_generation(),
             all_voters: brain.has_all_voters(),
@@ -343,7 +348,8 @@ fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
     let key = |status: &NodeStatus| {
         (
             (status.phase, status.generation, status.cluster.version()),
-            (status.leading, status.alive_peers, status.met_other_generation, status.failovers),
+            (status.leader, status.leading, status.alive_peers),
+            (status.met_other_generation, status.failovers),
             status.all_voters,
         )
     };

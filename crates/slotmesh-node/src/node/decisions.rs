@@ -1,7 +1,9 @@
+use std::sync::Arc;
 use std::time::Duration;
 
-use slotmesh_control::WANTED_REPLICAS_MAX;
+use slotmesh_control::{ClusterState, Rebalance, WANTED_REPLICAS_MAX};
 use slotmesh_core::ReformError;
+use slotmesh_slots::NodeId;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -29,27 +31,104 @@ impl Node {
         if replicas > WANTED_REPLICAS_MAX {
             return Err(ControlError::OutOfRange { asked: replicas, max: WANTED_REPLICAS_MAX });
         }
+        let round = self.status().cluster.replicas_round();
+        let ask = || Input::SetReplicas { replicas, round };
+        let cluster = self.decide(ask, |cluster| cluster.replicas_round() != round).await?;
+        match cluster.replicas() {
+            now if now == replicas => Ok(()),
+            now => Err(ControlError::Superseded { replicas: now }),
+        }
+    }
+
+    /// Has no slots moved for balance alone any more, to newcomers or from nodes that have more than their share; returns when that is
+    /// committed, so it outlasts the leader. What is under way ends as it would. Lost copies are still made again, another
+    /// number of copies is brought about, and nodes that leave give their slots away.
+    /// [`NodeStatus::progress`](crate::NodeStatus::progress) tells how much is to be done.
+    ///
+    /// Cancellation safe as [`Node::set_replicas`] is.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; a retry is harmless.
+    pub async fn pause_rebalance(&self) -> Result<(), ControlError> {
+        self.set_rebalance(Rebalance::Paused).await
+    }
+
+    /// As [`Node::pause_rebalance`], and what is under way for balance ends at once: its copies are dropped, frozen slots stay
+    /// where they are.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; a retry is harmless.
+    pub async fn abort_rebalance(&self) -> Result<(), ControlError> {
+        self.set_rebalance(Rebalance::Aborted).await
+    }
+
+    /// Ends what [`Node::pause_rebalance`] or [`Node::abort_rebalance`] began.
+    ///
+    /// # Errors
+    /// See [`ControlError`]; a retry is harmless.
+    pub async fn resume_rebalance(&self) -> Result<(), ControlError> {
+        self.set_rebalance(Rebalance::On).await
+    }
+
+    async fn set_rebalance(&self, rebalance: Rebalance) -> Result<(), ControlError> {
+        let round = self.status().cluster.rebalance_round();
+        let ask = || Input::SetRebalance { rebalance, round };
+        let cluster = self.decide(ask, |cluster| cluster.rebalance_round() != round).await?;
+        match cluster.rebalance() {
+            now if now == rebalance => Ok(()),
+            now => Err(ControlError::Overruled { rebalance: now }),
+        }
+    }
+
+    /// Has a member, this one or another, give all its slots away, primaries first, and then leave; returns when that is decided.
+    /// The drained node is [`Phase::Draining`](crate::Phase::Draining) until it is [`Phase::Left`](crate::Phase::Left): `slotmesh
+    /// serve` ends then, an application has to stop its [`Node`]. It cannot be taken back. [`Node::leave`] does the same for this
+    /// node and waits for it.
+    ///
+    /// Cancellation safe as [`Node::set_replicas`] is.
+    ///
+    /// # Errors
+    /// [`ControlError::NoMember`] if there is no such member, [`ControlError::LastMember`] if nobody is left to take its slots; see
+    /// [`ControlError`]. A retry is harmless.
+    pub async fn drain(&self, node: NodeId) -> Result<(), ControlError> {
+        let cluster = Arc::clone(&self.status().cluster);
+        if cluster.generation().is_none() {
+            return Err(ControlError::NoCluster);
+        }
+        if !cluster.members().contains_key(&node) {
+            return Err(ControlError::NoMember);
+        }
+        let mut others = cluster.members().iter().filter(|(other, _)| **other != node);
+        if !others.any(|(_, member)| member.may_hold()) {
+            return Err(ControlError::LastMember);
+        }
+        let drains = |cluster: &ClusterState| {
+            cluster.members().get(&node).is_none_or(|member| member.is_draining())
+        };
+        self.decide(|| Input::Drain(node), drains).await.map(|_| ())
+    }
+
+    /// Asks until the cluster state shows a decision, and gives that state.
+    async fn decide(
+        &self,
+        ask: impl Fn() -> Input,
+        decided: impl Fn(&ClusterState) -> bool,
+    ) -> Result<Arc<ClusterState>, ControlError> {
         let Some(inputs) = &self.inner.inputs else { return Err(ControlError::NoCluster) };
         let mut status = self.watch_status();
-        let round = status.borrow().cluster.replicas_round();
         if status.borrow().cluster.generation().is_none() {
             return Err(ControlError::NoCluster);
         }
         let deadline = Instant::now() + DECISION_TIMEOUT;
         while Instant::now() < deadline {
-            let ask = Input::SetReplicas { replicas, round };
-            timeout_at(deadline, inputs.send(ask))
+            timeout_at(deadline, inputs.send(ask()))
                 .await
                 .map_err(|_| ControlError::Undecided)?
                 .map_err(|_| ControlError::Stopped)?;
             let again = deadline.min(Instant::now() + ASK_INTERVAL);
-            let decided = status.wait_for(|status| status.cluster.replicas_round() != round);
-            let Ok(decided) = timeout_at(again, decided).await else { continue };
-            let now = decided.map_err(|_| ControlError::Stopped)?.cluster.replicas();
-            return match now == replicas {
-                true => Ok(()),
-                false => Err(ControlError::Superseded { replicas: now }),
-            };
+            let shown = status.wait_for(|status| decided(&status.cluster));
+            let Ok(shown) = timeout_at(again, shown).await else { continue };
+            return Ok(Arc::clone(&shown.map_err(|_| ControlError::Stopped)?.cluster));
         }
         Err(ControlError::Undecided)
     }

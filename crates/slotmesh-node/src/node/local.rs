@@ -3,7 +3,7 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use slotmesh_control::{ClusterState, Command, NodeInfo, plan};
+use slotmesh_control::{ClusterState, Command, NodeInfo, Sight, plan};
 use slotmesh_core::{Clock, DataConfig, DataPlane, Wakers};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 use tokio::sync::watch;
@@ -83,7 +83,7 @@ fn own_everything(id: NodeId, data: &DataPlane) -> ClusterState {
         expect: 1,
         members: vec![(id, info)],
     });
-    for command in plan(&cluster, &|_| true) {
+    for command in plan(&cluster, &Sight::of(&|_| true)) {
         cluster.apply(&command);
     }
     data.apply_view(&cluster, &cluster.full_delta(), now);
@@ -98,6 +98,7 @@ fn status(node: NodeId, cluster: &Arc<ClusterState>) -> NodeStatus {
         generation: cluster.generation(),
         cluster: Arc::clone(cluster),
         leading: true,
+        leader: Some(node),
         alive_peers: 0,
         met_other_generation: false,
         all_voters: true,

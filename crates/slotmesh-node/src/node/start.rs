@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use slotmesh_control::{LEASES_OVER_AFTER, NodeInfo};
+use slotmesh_control::{LEASES_OVER_AFTER, LoadFloor, NodeInfo};
 use slotmesh_core::{Brain, BrainConfig, Clock, DataConfig, DataPlane, Wakers};
 use slotmesh_gossip::GossipConfig;
 use slotmesh_slots::NodeId;
@@ -162,6 +162,7 @@ impl Starting {
             generation: None,
             cluster: Arc::default(),
             leading: false,
+            leader: None,
             alive_peers: 0,
             met_other_generation: false,
             all_voters: false,
@@ -260,6 +261,8 @@ impl ControlStart {
             replicas: self.config.replicas,
             gossip: GossipConfig::default(),
             refused_is_death: self.config.ready.refused_is_death,
+            recopy_after: self.config.ready.recopy_after,
+            load_floor: LoadFloor::default(),
             reform: self.config.ready.reform,
             reform_wait: LEASES_OVER_AFTER,
         };

@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use slotmesh_control::{Claim, ClusterDelta, ClusterState, Command, Failover, LeaseLedger, plan};
+use slotmesh_control::{
+    Claim, ClusterDelta, ClusterState, Command, Failover, LeaseLedger, Sight, plan,
+};
 use slotmesh_core::wire;
 use slotmesh_slots::{MonoTime, NodeId, Slot, Version};
 
@@ -126,7 +128,7 @@ impl Decider {
         if self.takeover.is_some() || !self.proposals.is_empty() {
             return Vec::new();
         }
-        plan(&self.state, &|node| self.ledger.is_live(node, now))
+        plan(&self.state, &Sight::of(&|node| self.ledger.is_live(node, now)))
     }
 
     /// A takeover is over when all that was proposed is settled, one way or another.

@@ -3,10 +3,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use slotmesh_control::Reform;
+use slotmesh_control::{LoadFloor, Rebalance, Reform};
 
 use super::Scenario;
-use super::fault::{Fault, Filler, Moment, Planned, Target, Wish};
+use super::fault::{Fault, Filler, Moment, Planned, Target, Want, Wish};
 
 /// Scenarios that are drawn.
 impl Scenario {
@@ -44,8 +44,13 @@ impl Scenario {
         // Who took its founder for dead promises anew: unless every node is needed, two clusters may come of a cut meanwhile.
         let early = faults.iter().any(|planned| planned.early);
         let expect = rng.random_range(nodes / 2 + 1..=nodes).max(if early { nodes } else { 0 });
-        draw_late(seed, safety, &mut faults);
+        // What came later to be drawn has draws of its own, which change no others.
+        let mut apart = StdRng::seed_from_u64(seed ^ 0x4ec0_9f00);
+        draw_late(&mut apart, safety, &mut faults);
         let crashes = faults.iter().any(|planned| planned.may_end());
+        let mut wishes = draw_wishes(rng, safety, crashes);
+        draw_pauses(&mut apart, safety, &mut wishes);
+        draw_aborts(&mut apart, safety, &mut faults);
         Self {
             seed,
             nodes,
@@ -64,13 +69,29 @@ impl Scenario {
             control_log_keeps: pick(rng, &[4, 16, 64, u64::MAX]),
             safety,
             faults,
-            wishes: draw_wishes(rng, safety, crashes),
+            wishes,
+            recopy_after: draw_recopy_after(&mut apart),
+            load_floor: draw_load_floor(&mut apart),
+            refused_is_death: apart.random_ratio(1, 4),
             reform: Reform::Never,
             operator: None,
             two_sides: false,
             bug: None,
         }
     }
+}
+
+/// Where it is low, what the clients write is enough for exchanges: of 16384 slots a few have all there is.
+fn draw_load_floor(rng: &mut StdRng) -> LoadFloor {
+    match rng.random_bool(0.5) {
+        true => LoadFloor { bytes: 512, writes: 16 },
+        false => LoadFloor::default(),
+    }
+}
+
+/// Mostly so short that the time is over while a node is away.
+fn draw_recopy_after(rng: &mut StdRng) -> Duration {
+    Duration::from_millis(pick(rng, &[0, 1_000, 2_000, 5_000, 30_000]))
 }
 
 fn pick<T: Copy>(rng: &mut StdRng, of: &[T]) -> T {
@@ -104,11 +125,45 @@ fn draw_wishes(rng: &mut StdRng, safety: Duration, ends: bool) -> Vec<Wish> {
     let mut wishes: Vec<Wish> = (0..count)
         .map(|_| Wish {
             at: millis(rng, 300..end),
-            replicas: rng.random_range(0..=2u8).max(u8::from(ends)),
+            want: Want::Replicas(rng.random_range(0..=2u8).max(u8::from(ends))),
         })
         .collect();
     wishes.sort_by_key(|wish| wish.at);
     wishes
+}
+
+/// In one of three runs moves for balance are paused or aborted for a while, once or twice, and resumed in the end.
+fn draw_pauses(rng: &mut StdRng, safety: Duration, wishes: &mut Vec<Wish>) {
+    if !rng.random_ratio(1, 3) {
+        return;
+    }
+    let end = safety.as_millis() as u64 * 2 / 3;
+    let mut at = millis(rng, 300..end);
+    for _ in 0..rng.random_range(1..=2) {
+        let stops = match rng.random_range(0..3) {
+            0 => &[Rebalance::Paused, Rebalance::On][..],
+            1 => &[Rebalance::Aborted, Rebalance::On][..],
+            _ => &[Rebalance::Paused, Rebalance::Aborted, Rebalance::On][..],
+        };
+        for rebalance in stops {
+            wishes.push(Wish { at, want: Want::Rebalance(*rebalance) });
+            at += millis(rng, 100..3_000);
+        }
+    }
+    wishes.sort_by_key(|wish| wish.at);
+}
+
+/// In one of three runs moves for balance are aborted right when some began.
+fn draw_aborts(rng: &mut StdRng, safety: Duration, faults: &mut Vec<Planned>) {
+    if !rng.random_ratio(1, 3) {
+        return;
+    }
+    let end = safety.as_millis() as u64 / 2;
+    for moment in [Moment::AddCopy, Moment::BeginMove] {
+        let (at, lasts) = (millis(rng, 100..end), millis(rng, 200..3_000));
+        let planned = Planned::at(at, Fault::Abort, Target::Leader, lasts);
+        faults.push(Planned { moment, later: draw_later(rng), ..planned });
+    }
 }
 
 const KINDS: [Fault; 14] = [
@@ -221,9 +276,8 @@ fn draw_triggered(rng: &mut StdRng, safety: Duration, zones: usize, faults: &mut
     }
 }
 
-/// In one of six runs a node hears late what is decided, drawn apart from all else.
-fn draw_late(seed: u64, safety: Duration, faults: &mut Vec<Planned>) {
-    let rng = &mut StdRng::seed_from_u64(seed ^ 0x1a7e);
+/// In one of six runs a node hears late what is decided.
+fn draw_late(rng: &mut StdRng, safety: Duration, faults: &mut Vec<Planned>) {
     if rng.random_ratio(1, 6) {
         let at = millis(rng, 300..safety.as_millis() as u64 / 2);
         faults.push(Planned::at(at, Fault::Late, Target::Any, millis(rng, 600..2_500)));

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use slotmesh_control::Rebalance;
+
 /// What goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fault {
@@ -33,6 +35,8 @@ pub(crate) enum Fault {
     Flap,
     /// Messages get lost everywhere.
     Loss,
+    /// Somebody has moves for balance aborted, and resumed later.
+    Abort,
 }
 
 impl Fault {
@@ -115,11 +119,19 @@ impl Planned {
     }
 }
 
-/// Another number of copies that somebody has the cluster decide on.
+/// What somebody has the cluster decide on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {
     pub(crate) at: Duration,
-    pub(crate) replicas: u8,
+    pub(crate) want: Want,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Want {
+    /// Another number of copies.
+    Replicas(u8),
+    /// Moves for balance, or none.
+    Rebalance(Rebalance),
 }
 
 /// Values that nobody checks, to fill memory and logs with.

@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use slotmesh_control::Reform;
+use slotmesh_control::{LoadFloor, Rebalance, Reform};
 
 use super::Scenario;
-use super::fault::{Fault, Moment, Planned, Target, Wish};
+use super::fault::{Fault, Filler, Moment, Planned, Target, Want, Wish};
 
 /// Scenarios with a plot of their own.
 impl Scenario {
@@ -151,10 +151,61 @@ impl Scenario {
     /// No faults, but the number of copies changes again and again: no copy that is wanted may go.
     #[must_use]
     pub fn changing_copies(seed: u64) -> Self {
-        let wish = |second, replicas| Wish { at: Duration::from_secs(second), replicas };
+        let wish = |second, replicas| Wish {
+            at: Duration::from_secs(second),
+            want: Want::Replicas(replicas),
+        };
         let wishes = vec![wish(1, 2), wish(7, 0), wish(12, 1), wish(18, 2)];
         let safety = Duration::from_secs(24);
         Self { nodes: 4, loss: 0.0, wishes, safety, ..Self::plain(seed) }
+    }
+
+    /// Nodes crash and are replaced, while an operator pauses, aborts and resumes moves for balance again and again.
+    #[must_use]
+    pub fn paused(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x0d1e_7e57);
+        let mut wishes = Vec::new();
+        for crash in [1_000, 8_000, 15_000] {
+            // Mostly while the one that came in its place is being filled.
+            let mut at = Duration::from_millis(crash + 2_000 + rng.random_range(0..900));
+            for _ in 0..2 {
+                for rebalance in
+                    [Rebalance::Paused, Rebalance::On, Rebalance::Aborted, Rebalance::On]
+                {
+                    wishes.push(Wish { at, want: Want::Rebalance(rebalance) });
+                    at += Duration::from_millis(rng.random_range(50..500));
+                }
+            }
+        }
+        let crash = |second: u64, target| {
+            let at = Duration::from_secs(second);
+            Planned::at(at, Fault::Crash, target, Duration::from_millis(1_200))
+        };
+        let mut faults =
+            vec![crash(1, Target::Any), crash(8, Target::Leader), crash(15, Target::Any)];
+        let began = [(3, Moment::AddCopy), (10, Moment::BeginMove), (17, Moment::BeginMove)];
+        for (second, moment) in began {
+            let at = Duration::from_secs(second);
+            let lasts = Duration::from_millis(rng.random_range(200..900));
+            let planned = Planned::at(at, Fault::Abort, Target::Leader, lasts);
+            let later = Duration::from_micros(rng.random_range(0..1_500));
+            faults.push(Planned { moment, later, ..planned });
+        }
+        Self { nodes: 4, loss: 0.0, wishes, faults, ..Self::plain(seed) }
+    }
+
+    /// A few slots have nearly all bytes and writes, some nodes more of them than others, and nothing else happens.
+    #[must_use]
+    pub fn skewed(seed: u64) -> Self {
+        Self {
+            nodes: 4,
+            loss: 0.0,
+            filler: Some(Filler { keys: 36, bytes_max: 4 << 10 }),
+            log_bytes: 1 << 20,
+            load_floor: LoadFloor { bytes: 512, writes: 16 },
+            safety: Duration::from_secs(60),
+            ..Self::plain(seed)
+        }
     }
 
     /// Every node is told to leave and is replaced, one after the other, and nothing else happens.

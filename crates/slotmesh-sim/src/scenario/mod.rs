@@ -7,11 +7,11 @@ mod kinds;
 
 use std::time::Duration;
 
-use slotmesh_control::Reform;
+use slotmesh_control::{LoadFloor, Reform};
 use slotmesh_slots::Mistake;
 
 pub use self::bug::Bug;
-pub(crate) use self::fault::{Fault, Filler, Moment, Planned, Target, Wish};
+pub(crate) use self::fault::{Fault, Filler, Moment, Planned, Target, Want, Wish};
 
 /// All that distinguishes one run from another.
 #[derive(Clone, Debug)]
@@ -42,6 +42,12 @@ pub struct Scenario {
     pub(crate) safety: Duration,
     pub(crate) faults: Vec<Planned>,
     pub(crate) wishes: Vec<Wish>,
+    /// How long lost copies are waited for.
+    pub(crate) recopy_after: Duration,
+    /// Differences in load that move nothing.
+    pub(crate) load_floor: LoadFloor,
+    /// Whether a guard port that refuses proves a death.
+    pub(crate) refused_is_death: bool,
     /// What the nodes do without a majority.
     pub(crate) reform: Reform,
     /// From when on an operator has the survivors go on, asking again and again until they have.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
+use slotmesh_control::Rebalance;
 use slotmesh_slots::{MonoTime, NodeId};
 
 use super::{Event, World};
@@ -17,6 +18,7 @@ pub(super) enum Undo {
     Hurry(usize),
     Prompt(usize),
     Loss,
+    Abort,
 }
 
 /// When a fault that cannot happen now is tried again.
@@ -121,6 +123,10 @@ impl World {
             }
             Fault::Reset => self.reset(place),
             Fault::Flap => self.flap(place, end),
+            Fault::Abort => {
+                self.ask_balance(Rebalance::Aborted);
+                self.schedule(end, Event::FaultEnds(Undo::Abort));
+            }
             Fault::Loss => {
                 self.network.loss = LOSS;
                 self.schedule(end, Event::FaultEnds(Undo::Loss));
@@ -171,6 +177,7 @@ impl World {
                 }
             }
             Undo::Loss => self.network.loss = self.scenario.loss,
+            Undo::Abort => self.ask_balance(Rebalance::On),
         }
     }
 

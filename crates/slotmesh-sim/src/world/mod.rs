@@ -103,7 +103,7 @@ pub(crate) struct World {
     waited: BTreeSet<usize>,
     fired: BTreeSet<usize>,
     coverage: Coverage,
-    /// How often the number of copies was decided when the current wish was first uttered.
+    /// How often what is wished for was decided when the current wish was first uttered.
     wished_at: Option<u32>,
     /// How many wishes were granted.
     granted: usize,
@@ -349,6 +349,7 @@ impl World {
     fn beat(&mut self) {
         self.flush_links();
         self.watch_copies();
+        self.resume_balance();
         self.schedule(self.now + BEAT, Event::Beat);
     }
 
@@ -382,7 +383,9 @@ impl World {
             expect: self.scenario.expect,
             replicas: self.scenario.replicas,
             gossip: slotmesh_gossip::GossipConfig::default(),
-            refused_is_death: false,
+            refused_is_death: self.scenario.refused_is_death,
+            recopy_after: self.scenario.recopy_after,
+            load_floor: self.scenario.load_floor,
             reform: self.scenario.reform,
             reform_wait: match self.scenario.bug {
                 Some(Bug::ReformAtOnce) => Duration::ZERO,

@@ -149,6 +149,13 @@ impl World {
         match event {
             NodeEvent::Leading => self.happens(Moment::Elected, Some(node), None),
             NodeEvent::Reforming(_) => self.happens(Moment::Reforming, Some(node), None),
+            NodeEvent::CopiesLost { event, .. } => {
+                self.coverage.see(format_args!("lost copies: {event:?}"));
+            }
+            NodeEvent::Exchanging { roles, copies } => {
+                self.coverage.add(format_args!("roles exchanged"), *roles as u64);
+                self.coverage.add(format_args!("copies exchanged"), *copies as u64);
+            }
             NodeEvent::Reformed { survivors, .. } => {
                 self.coverage.see(format_args!("reformed with {survivors}"));
             }

@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 
 use rand::Rng;
 use rand::rngs::StdRng;
-use slotmesh_control::ClusterState;
 use slotmesh_control::log::LogMachine;
+use slotmesh_control::{ClusterState, Command, Member, Rebalance};
 use slotmesh_core::ControlMachine;
 use slotmesh_slots::{Epoch, Generation, NodeId, SLOT_COUNT, Slot, SlotState};
 
@@ -211,12 +211,15 @@ impl World {
                 .wrong(|| format!("I11: the logs differ before {index}, seen by {node}"));
         }
         self.watch.era.commands.insert(index, command.to_vec());
-        let decoded = slotmesh_core::wire::decode::<slotmesh_control::Command>(command);
+        let decoded = slotmesh_core::wire::decode::<Command>(command);
         let text = match &decoded {
             Ok(command) => describe(command),
             Err(error) => error.to_string(),
         };
         self.trace.say(self.now, format_args!("{node} commits {index}: {text}"));
+        if let Ok(command) = &decoded {
+            self.watch_pause(command);
+        }
         self.watch.era.machine.apply(index, command);
         let version = self.committed().version();
         self.watch.era.machine.take_deltas().for_each(drop);
@@ -239,6 +242,39 @@ impl World {
         self.watch_losses();
         if let Ok(command) = &decoded {
             self.decided(node, command);
+        }
+    }
+
+    /// Nothing moves for balance alone unless that is wanted; called before the command is applied.
+    fn watch_pause(&mut self, command: &Command) {
+        let rebalance = self.committed().rebalance();
+        match command {
+            Command::SetRebalance { rebalance, .. } => {
+                self.coverage.see(format_args!("balance {rebalance:?}"));
+            }
+            Command::AbortMove { .. } if rebalance == Rebalance::Aborted => {
+                self.coverage.see(format_args!("move aborted for an operator"));
+            }
+            Command::Shrink { claims, node } if rebalance == Rebalance::Aborted => {
+                let copying = |slot| self.committed().table().slot(slot).copying.contains(*node);
+                if claims.iter().any(|(slot, _)| copying(*slot)) {
+                    self.coverage.see(format_args!("copy dropped for an operator"));
+                }
+            }
+            Command::BeginMove { claims, .. } if rebalance != Rebalance::On => {
+                let state = self.committed();
+                let drained = |slot: Slot| {
+                    let primary = state.table().slot(slot).primary;
+                    let primary = primary.and_then(|primary| state.members().get(&primary));
+                    primary.is_some_and(Member::is_draining)
+                };
+                let moved = claims.iter().find(|(slot, _)| !drained(*slot)).copied();
+                if let Some(moved) = moved {
+                    self.watch
+                        .wrong(|| format!("{moved:?} moves although the balance is {rebalance:?}"));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -392,7 +428,7 @@ impl World {
 }
 
 /// The beginning of a command in words; formatting all of a long one would take most of a run's time.
-fn describe(command: &slotmesh_control::Command) -> String {
+fn describe(command: &Command) -> String {
     let mut head = Head(String::new());
     // The error only says that the rest was left out.
     let cut = write!(head, "{command:?}").is_err();

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use rand::seq::IteratorRandom;
+use slotmesh_control::Rebalance;
 
 use super::{Event, World};
+use crate::scenario::Want;
 
 /// How often the one who wishes asks again, each time another node.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
@@ -19,7 +21,10 @@ impl World {
     /// Asks a node, and again until it is decided; then comes the next wish.
     pub(super) fn wish(&mut self, index: usize) {
         let Some(wish) = self.scenario.wishes.get(index).copied() else { return };
-        let round = self.committed().replicas_round();
+        let round = match wish.want {
+            Want::Replicas(_) => self.committed().replicas_round(),
+            Want::Rebalance(_) => self.committed().rebalance_round(),
+        };
         let wished_at = *self.wished_at.get_or_insert(round);
         if round != wished_at {
             self.granted = index + 1;
@@ -37,9 +42,29 @@ impl World {
         self.trace.say(self.now, format_args!("{node} is asked for {wish:?}"));
         if let Some(process) = self.processes.get_mut(&node) {
             let now = process.now();
-            process.brain.set_replicas(wish.replicas, wished_at, now);
+            match wish.want {
+                Want::Replicas(replicas) => process.brain.set_replicas(replicas, wished_at, now),
+                Want::Rebalance(wanted) => process.brain.set_rebalance(wanted, wished_at, now),
+            }
         }
         self.settle(node);
+    }
+
+    /// Asks the node that leads, once.
+    pub(super) fn ask_balance(&mut self, wanted: Rebalance) {
+        let round = self.committed().rebalance_round();
+        let leads = self.processes.values_mut().find(|it| it.brain.is_leading() && !it.paused);
+        let Some(process) = leads else { return };
+        let (node, now) = (process.node, process.now());
+        process.brain.set_rebalance(wanted, round, now);
+        self.settle(node);
+    }
+
+    /// Once all is over, nobody leaves the balance off.
+    pub(super) fn resume_balance(&mut self) {
+        if self.calm && self.committed().rebalance() != Rebalance::On {
+            self.ask_balance(Rebalance::On);
+        }
     }
 
     /// An operator has a node go on without the majority; what comes of it is seen by the generation.
@@ -66,8 +91,15 @@ impl World {
         if self.began.is_some() && self.granted < all {
             return Some(format!("{} of {all} wishes were granted", self.granted));
         }
-        let last = self.scenario.wishes.last().filter(|_| self.began.is_some());
-        let wanted = last.map_or(self.scenario.replicas, |wish| wish.replicas);
+        let wishes = self.scenario.wishes.iter().rev().filter(|_| self.began.is_some());
+        let mut copies = wishes.filter_map(|wish| match wish.want {
+            Want::Replicas(replicas) => Some(replicas),
+            Want::Rebalance(_) => None,
+        });
+        let wanted = copies.next().unwrap_or(self.scenario.replicas);
+        if self.began.is_some() && state.rebalance() != Rebalance::On {
+            return Some(format!("the balance is {:?}", state.rebalance()));
+        }
         (state.replicas() != wanted).then(|| format!("{} copies are wanted", state.replicas()))
     }
 }

@@ -1,0 +1,178 @@
+use std::collections::BTreeMap;
+
+use slotmesh_control::{
+    AbsenceEvent, Absences, ClusterDelta, ClusterState, Command, LoadFloor, LoadReport, Loads,
+    Member, Rebalance, Sight, exchange, plan,
+};
+use slotmesh_slots::{MonoTime, NodeId, Slot};
+
+use super::leader::OUTCOME_WAIT;
+use super::{Brain, NodeEvent};
+use crate::message::Message;
+
+/// What the leader remembers for the placement.
+#[derive(Debug)]
+pub(super) struct Placing {
+    absences: Absences,
+    loads: Loads,
+    /// Who gives which slot away once the copy in its place is complete.
+    replaced: BTreeMap<Slot, NodeId>,
+    planned_at: MonoTime,
+    /// The version and the live members that the last plan was made for.
+    planned_for: Option<(u64, Vec<NodeId>)>,
+}
+
+impl Placing {
+    pub(super) fn new(absences: Absences, floor: LoadFloor) -> Self {
+        Self {
+            absences,
+            loads: Loads::new(floor),
+            replaced: BTreeMap::new(),
+            planned_at: MonoTime::ZERO,
+            planned_for: None,
+        }
+    }
+
+    /// An exchange that is over must not speak for a later copy of the slot.
+    fn forget_replaced(&mut self, view: &ClusterState) {
+        if self.replaced.is_empty() {
+            return;
+        }
+        let wanted = usize::from(view.replicas());
+        self.replaced.retain(|slot, giver| {
+            let held = view.table().slot(*slot);
+            let surplus = !held.copying.is_empty() || held.in_sync.len() > wanted;
+            held.in_sync.contains(*giver) && surplus
+        });
+        if self.replaced.is_empty() {
+            self.loads.handle_exchanged();
+        }
+    }
+}
+
+impl Brain {
+    /// Asks the leader, once, for another number of copies beside the primary. Whoever wants it asks again until the state
+    /// shows a round above this one.
+    pub fn set_replicas(&mut self, replicas: u8, round: u32, now: MonoTime) {
+        self.request(Command::SetReplicas { replicas, round }, now);
+    }
+
+    /// Asks the leader, once, for slots to move for balance or not; as [`Brain::set_replicas`].
+    pub fn set_rebalance(&mut self, rebalance: Rebalance, round: u32, now: MonoTime) {
+        self.request(Command::SetRebalance { rebalance, round }, now);
+    }
+
+    /// Asks the leader, once, to have the member give everything away and leave. Whoever wants it asks again until the state
+    /// shows that it drains, or does not show it any more.
+    pub fn drain(&mut self, node: NodeId, now: MonoTime) {
+        self.request(Command::Drain { node }, now);
+    }
+
+    /// Proposes the next placement step when nothing else is under way.
+    pub(super) fn place(&mut self, now: MonoTime) {
+        let live = self.live_members(now);
+        self.review_absences(&live, now);
+        let Some(leader) = &mut self.leader else { return };
+        if leader.is_busy() {
+            return;
+        }
+        let placing = &mut leader.placing;
+        placing.forget_replaced(&self.view);
+        let planned_for = Some((self.view.version(), live.clone()));
+        let fresh = now.saturating_since(placing.planned_at) < OUTCOME_WAIT;
+        if placing.planned_for == planned_for && fresh {
+            return;
+        }
+        placing.planned_for = planned_for;
+        placing.planned_at = now;
+        let mut commands = self.planned(&live, now);
+        if commands.is_empty() {
+            commands = self.exchanged(&live);
+        }
+        for command in commands {
+            // One that leaves goes when the control log can do without it: it may be the only voter.
+            let waits = matches!(&command, Command::RemoveMember { node } if self.is_needed(*node));
+            if !waits {
+                self.propose(&command);
+            }
+        }
+    }
+
+    fn planned(&self, live: &[NodeId], now: MonoTime) -> Vec<Command> {
+        let Some(leader) = &self.leader else { return Vec::new() };
+        let is_live = |node| live.contains(&node);
+        let away = |node| !is_live(node) && !self.is_given_up(node);
+        let awaited = leader.placing.absences.awaited(&self.view, &away, now);
+        let replaced = &leader.placing.replaced;
+        plan(&self.view, &Sight { live: &is_live, awaited: &awaited, replaced })
+    }
+
+    /// What is exchanged where nothing else is to be done.
+    fn exchanged(&mut self, live: &[NodeId]) -> Vec<Command> {
+        let Some(leader) = &mut self.leader else { return Vec::new() };
+        let placing = &mut leader.placing;
+        let exchange = exchange(&self.view, &|node| live.contains(&node), &placing.loads);
+        if !exchange.commands.is_empty() {
+            // All that was begun before is done.
+            placing.replaced = exchange.replaced;
+            let count = |command: &Command| match command {
+                Command::BeginMove { claims, .. } => (claims.len(), 0),
+                Command::AddCopy { claims, .. } => (0, claims.len()),
+                _ => (0, 0),
+            };
+            let counts = exchange.commands.iter().map(count);
+            let (roles, copies) = counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            self.event(NodeEvent::Exchanging { roles, copies });
+        }
+        exchange.commands
+    }
+
+    /// Tells the leader what this node's slots hold, now and then.
+    pub(super) fn tick_loads(&mut self) {
+        let Some(report) = self.data.take_loads() else { return };
+        if self.leader.is_some() {
+            self.handle_loads(self.me, &report);
+        } else if let Some(leader) = self.lease.leader() {
+            self.send(leader, Message::Loads(report));
+        }
+    }
+
+    pub(super) fn handle_loads(&mut self, from: NodeId, report: &LoadReport) {
+        if let Some(leader) = &mut self.leader {
+            leader.placing.loads.handle_report(&self.view, from, report);
+        }
+    }
+
+    fn review_absences(&mut self, live: &[NodeId], now: MonoTime) {
+        let Some(mut leader) = self.leader.take() else { return };
+        let given_up = |node| self.is_given_up(node);
+        let absences = &mut leader.placing.absences;
+        let events = absences.review(&|node| live.contains(&node), &given_up, now);
+        let missed: Vec<NodeId> = absences.missed().collect();
+        self.leader = Some(leader);
+        if self.config.refused_is_death {
+            // Its failover may have had other witnesses; only this proves that nothing is to be waited for.
+            missed.into_iter().for_each(|node| self.probe_guard(node, now));
+        }
+        events.into_iter().for_each(|(node, event)| self.tell_absence(node, event));
+    }
+
+    /// The view is about to advance by this: what copies are lost, and who comes in their place.
+    pub(super) fn observe_absences(&mut self, delta: &ClusterDelta, now: MonoTime) {
+        let Some(leader) = &mut self.leader else { return };
+        let absences = &mut leader.placing.absences;
+        absences.observe(&self.view, delta, now);
+        let holds = |member: &Option<Member>| member.as_ref().is_some_and(Member::may_hold);
+        let joined = delta
+            .members
+            .iter()
+            .filter(|(node, member)| holds(member) && !self.view.members().contains_key(node));
+        let events: Vec<(NodeId, AbsenceEvent)> =
+            joined.filter_map(|(node, _)| absences.handle_joined(*node)).collect();
+        events.into_iter().for_each(|(node, event)| self.tell_absence(node, event));
+    }
+
+    fn tell_absence(&mut self, node: NodeId, event: AbsenceEvent) {
+        self.event(NodeEvent::CopiesLost { node, event });
+    }
+}
