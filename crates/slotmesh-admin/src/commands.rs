@@ -1,10 +1,13 @@
 //! What changes something, each a POST with a JSON body.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use slotmesh_node::{ControlError, Node};
 use slotmesh_slots::NodeId;
@@ -64,11 +67,23 @@ pub(crate) async fn set_rebalance(
 
 /// Who is to leave.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "BTreeMap<String, Option<String>>")]
 pub(crate) struct Drain {
     /// A member by its identity or, where that is unambiguous, its name; the asked node itself where it is missing.
-    #[serde(default)]
     node: Option<String>,
+}
+
+/// A list would do for a structure otherwise, and an empty one have the asked node leave.
+impl TryFrom<BTreeMap<String, Option<String>>> for Drain {
+    type Error = String;
+
+    fn try_from(mut fields: BTreeMap<String, Option<String>>) -> Result<Self, Self::Error> {
+        let node = fields.remove("node").flatten();
+        match fields.pop_first() {
+            Some((field, _)) => Err(format!("unknown field `{field}`, expected `node`")),
+            None => Ok(Self { node }),
+        }
+    }
 }
 
 pub(crate) async fn drain(
@@ -105,8 +120,16 @@ fn member(node: &Node, wanted: Option<&str>) -> Result<NodeId, (StatusCode, Stri
 
 /// Nothing to say beside the wish itself: an empty object.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "BTreeMap<String, IgnoredAny>")]
 pub(crate) struct Empty {}
+
+impl TryFrom<BTreeMap<String, IgnoredAny>> for Empty {
+    type Error = &'static str;
+
+    fn try_from(fields: BTreeMap<String, IgnoredAny>) -> Result<Self, Self::Error> {
+        if fields.is_empty() { Ok(Self {}) } else { Err("nothing is to be said here") }
+    }
+}
 
 pub(crate) async fn reform(
     State(node): State<Node>,

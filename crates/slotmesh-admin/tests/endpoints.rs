@@ -162,6 +162,10 @@ async fn moves_for_balance_are_paused_and_a_member_is_drained_by_post() {
     // Whom it does not know, and then one of the two: the other is the last.
     let drain = async |body: &str| post(admin.addr(), "/api/drain", JSON, body).await;
     assert_eq!(drain(r#"{"node":"three"}"#).await.0, 404);
+    for list in ["[]", "[null]"] {
+        assert_eq!(drain(list).await.0, 422, "{list} names no field");
+        assert_eq!(post(admin.addr(), "/api/reform", JSON, list).await.0, 422);
+    }
     let id = two.id();
     assert_eq!(drain(r#"{"node":"two"}"#).await, (200, format!(r#"{{"node":"{id}"}}"#)));
     assert!(two.wait_until(|status| status.phase == slotmesh_node::Phase::Left).await);

@@ -1,4 +1,4 @@
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -64,14 +64,24 @@ pub(crate) async fn reform(addr: SocketAddr) -> ExitCode {
     tell(addr, "POST /api/reform", "{}").await
 }
 
+/// Prints the text; whoever reads it may have had enough.
+fn print(text: &str) -> ExitCode {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("slotmesh: cannot write the answer: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
 /// Prints the answer, or says on stderr why there is none.
 async fn tell(addr: SocketAddr, what: &str, body: &str) -> ExitCode {
     let asked = timeout(ANSWER_TIMEOUT, ask(addr, what, body)).await;
     let problem = match asked {
         Ok(Ok(answer)) => match answer.split_once("\r\n\r\n") {
             Some((head, body)) if head.split(' ').nth(1) == Some("200") => {
-                println!("{}", body.trim_end());
-                return ExitCode::SUCCESS;
+                return print(body.trim_end());
             }
             Some((head, body)) => format!("{} {body}", head.lines().next().unwrap_or_default()),
             None => "no HTTP".to_owned(),

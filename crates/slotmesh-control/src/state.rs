@@ -345,7 +345,11 @@ impl Change<'_> {
         self.put_member(node, Member { info: info.clone(), state: MemberState::Up, joined });
     }
 
+    /// Not the last one: what it holds would go with it, also where several are drained at the same time.
     fn drain(&mut self, node: NodeId) {
+        if !self.state.members.iter().any(|(other, member)| *other != node && member.may_hold()) {
+            return;
+        }
         if let Some(member) = self.state.members.get(&node).filter(|member| member.is_up()) {
             let member = Member { state: MemberState::Draining, ..member.clone() };
             self.put_member(node, member);
@@ -558,6 +562,14 @@ pub(crate) mod tests {
         let mut late = ClusterState::new();
         assert!(late.advance(&state.full_delta()));
         assert_eq!(late, state);
+    }
+
+    #[test]
+    fn of_all_that_are_drained_one_stays() {
+        let mut state = assigned(3, 1);
+        let changed = [1, 2, 3]
+            .map(|number| state.apply(&Command::Drain { node: node(number) }).0.changed > 0);
+        assert_eq!(changed, [true, true, false]);
     }
 
     #[test]

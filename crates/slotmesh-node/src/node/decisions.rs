@@ -98,14 +98,20 @@ impl Node {
         if !cluster.members().contains_key(&node) {
             return Err(ControlError::NoMember);
         }
-        let mut others = cluster.members().iter().filter(|(other, _)| **other != node);
-        if !others.any(|(_, member)| member.may_hold()) {
-            return Err(ControlError::LastMember);
-        }
-        let drains = |cluster: &ClusterState| {
+        let goes = |cluster: &ClusterState| {
             cluster.members().get(&node).is_none_or(|member| member.is_draining())
         };
-        self.decide(|| Input::Drain(node), drains).await.map(|_| ())
+        let is_last = |cluster: &ClusterState| {
+            let mut others = cluster.members().iter().filter(|(other, _)| **other != node);
+            !others.any(|(_, member)| member.may_hold())
+        };
+        // Others may be drained meanwhile: then it is the last one by the time it is decided.
+        let decided = |cluster: &ClusterState| goes(cluster) || is_last(cluster);
+        let shown = match decided(&cluster) {
+            true => cluster,
+            false => self.decide(|| Input::Drain(node), decided).await?,
+        };
+        if goes(&shown) { Ok(()) } else { Err(ControlError::LastMember) }
     }
 
     /// Asks until the cluster state shows a decision, and gives that state.
