@@ -239,9 +239,8 @@ impl<'a> Balance<'a> {
     fn even_out(&mut self, giver: NodeId, taker: NodeId) {
         let heavy = self.slots(giver, taker);
         let light = self.slots(taker, giver);
-        let mut light =
-            light.into_iter().filter(|(_, claim)| !self.replaced.contains_key(&claim.0));
-        let mut light: Vec<(u64, Claim)> = light.by_ref().take(EXCHANGES_MAX).collect();
+        let light = light.into_iter().filter(|(_, claim)| !self.replaced.contains_key(&claim.0));
+        let mut light: Vec<(u64, Claim)> = light.take(EXCHANGES_MAX).collect();
         light.reverse();
         let full = self.is_full(giver);
         for (load, claim) in heavy.into_iter().rev() {

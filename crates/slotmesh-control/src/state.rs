@@ -88,6 +88,12 @@ impl ClusterState {
         &self.members
     }
 
+    /// Whether another member could take what the node holds.
+    #[must_use]
+    pub fn has_heir(&self, node: NodeId) -> bool {
+        self.members.iter().any(|(other, member)| *other != node && member.may_hold())
+    }
+
     /// Members that hold slots or may: all but the witnesses.
     pub fn holders(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.members.iter().filter(|(_, member)| !member.info.witness).map(|(node, _)| *node)
@@ -347,7 +353,7 @@ impl Change<'_> {
 
     /// Not the last one: what it holds would go with it, also where several are drained at the same time.
     fn drain(&mut self, node: NodeId) {
-        if !self.state.members.iter().any(|(other, member)| *other != node && member.may_hold()) {
+        if !self.state.has_heir(node) {
             return;
         }
         if let Some(member) = self.state.members.get(&node).filter(|member| member.is_up()) {

@@ -506,9 +506,7 @@ impl Brain {
             }
             return;
         };
-        let heirs = self.view.members().iter();
-        let heirs = heirs.filter(|(node, m)| **node != self.me && m.may_hold());
-        if heirs.count() == 0 {
+        if !self.view.has_heir(self.me) {
             self.leave_now(now);
         } else if member.state == MemberState::Up {
             self.request(Command::Drain { node: self.me }, now);

@@ -101,12 +101,8 @@ impl Node {
         let goes = |cluster: &ClusterState| {
             cluster.members().get(&node).is_none_or(|member| member.is_draining())
         };
-        let is_last = |cluster: &ClusterState| {
-            let mut others = cluster.members().iter().filter(|(other, _)| **other != node);
-            !others.any(|(_, member)| member.may_hold())
-        };
         // Others may be drained meanwhile: then it is the last one by the time it is decided.
-        let decided = |cluster: &ClusterState| goes(cluster) || is_last(cluster);
+        let decided = |cluster: &ClusterState| goes(cluster) || !cluster.has_heir(node);
         let shown = match decided(&cluster) {
             true => cluster,
             false => self.decide(|| Input::Drain(node), decided).await?,
