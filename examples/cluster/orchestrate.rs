@@ -1,7 +1,8 @@
 //! The orchestrator: starts the node processes, lets them work, kills one, starts its replacement, and sums up.
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -284,13 +285,22 @@ impl Drop for Stage {
     }
 }
 
-/// Ports that are free on TCP now; nodes bind UDP and TCP on the first half, Redis listeners TCP on the second.
+/// Ports that are free on TCP and UDP now, and none that the system gives to sockets without a wish of their own, of which the
+/// nodes have many. Nodes bind UDP and TCP on the first half, Redis listeners TCP on the second.
 fn free_addrs(count: usize) -> Result<Vec<SocketAddr>, Failure> {
-    let listeners: Result<Vec<_>, _> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    let addrs: Result<Vec<_>, _> = listeners?.iter().map(TcpListener::local_addr).collect();
-    Ok(addrs?)
+    let free = PORTS.filter_map(|port| {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Some((TcpListener::bind(addr).ok()?, UdpSocket::bind(addr).ok()?, addr))
+    });
+    let held: Vec<_> = free.take(count).collect();
+    if held.len() < count {
+        return Err(format!("fewer than {count} ports of {PORTS:?} are free").into());
+    }
+    Ok(held.iter().map(|(_, _, addr)| *addr).collect())
 }
+
+/// Below Linux's usual `ip_local_port_range`.
+const PORTS: Range<u16> = 17_600..32_000;
 
 /// 192 random bits as text.
 fn secret() -> Result<String, Failure> {

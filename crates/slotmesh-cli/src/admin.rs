@@ -83,7 +83,10 @@ async fn tell(addr: SocketAddr, what: &str, body: &str) -> ExitCode {
             Some((head, body)) if head.split(' ').nth(1) == Some("200") => {
                 return print(body.trim_end());
             }
-            Some((head, body)) => format!("{} {body}", head.lines().next().unwrap_or_default()),
+            Some((head, body)) => {
+                let status = head.lines().next().and_then(|line| line.split_once(' '));
+                format!("{}: {body}", status.map_or("no status", |(_, status)| status))
+            }
             None => "no HTTP".to_owned(),
         },
         Ok(Err(error)) => error.to_string(),

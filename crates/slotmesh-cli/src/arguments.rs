@@ -71,6 +71,13 @@ pub(crate) struct ServeArguments {
     /// slots with a single copy left wait for 5s at most. Give it to all nodes.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub(crate) recopy_after: String,
+    /// Take a node for dead at once when its host refuses connections: failover takes some ten milliseconds, not a second. Only
+    /// where nothing but the node itself can refuse: no proxy, no rejecting firewall. Give it to all nodes.
+    #[arg(long)]
+    pub(crate) refused_is_death: bool,
+    /// Slow copies of slots down, to a quarter at least, while 1 of 100 calls would wait longer than this beside them.
+    #[arg(long, value_name = "TIME", default_value = "5ms")]
+    pub(crate) copy_latency_max: String,
     /// When a majority of the voters is lost for so long (such as 30s), go on without it. Loses what only the others have.
     #[arg(long, value_name = "TIME")]
     pub(crate) reform_after: Option<String>,

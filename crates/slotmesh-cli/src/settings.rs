@@ -56,6 +56,9 @@ fn node(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<NodeCo
     }
     let after = time("--recopy-after", &arguments.recopy_after, problems);
     config.ready.recopy_after = after.unwrap_or(config.ready.recopy_after);
+    config.ready.refused_is_death = arguments.refused_is_death;
+    let latency = time("--copy-latency-max", &arguments.copy_latency_max, problems);
+    config.ready.copy_latency_max = latency.unwrap_or(config.ready.copy_latency_max);
     let before = problems.len();
     config.bind = value("--bind", &arguments.bind, problems).unwrap_or(config.bind);
     let seeds = arguments.seed.iter().filter(|seed| !seed.is_empty());
@@ -103,20 +106,25 @@ fn admin(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<Admin
 
 /// Reads the value of an option that is a time, or notes the problem.
 fn time(option: &str, text: &str, problems: &mut Vec<String>) -> Option<Duration> {
-    let time = seconds(text);
+    let time = duration(text);
     if time.is_none() {
-        problems.push(format!("{option} {text}: not a time such as 30s"));
+        problems.push(format!("{option} {text}: not a time such as 250ms, 30s or 2m"));
     }
     time
 }
 
-/// Whole seconds, or minutes with an `m` behind them.
-fn seconds(text: &str) -> Option<Duration> {
-    let (number, unit) = match text.trim().strip_suffix('m') {
-        Some(minutes) => (minutes, 60),
-        None => (text.trim().trim_end_matches('s'), 1),
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
+/// A whole number of seconds, or of the unit behind it.
+fn duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..split].parse().ok()?;
+    match &text[split..] {
+        "ms" => Some(Duration::from_millis(number)),
+        "" | "s" => Some(Duration::from_secs(number)),
+        "m" => number.checked_mul(60).map(Duration::from_secs),
+        "h" => number.checked_mul(3_600).map(Duration::from_secs),
+        _ => None,
+    }
 }
 
 /// Reads the value of an option, or notes the problem.
@@ -145,10 +153,14 @@ mod tests {
 
     #[test]
     fn times_have_units() {
-        for (text, expected) in [("30s", Some(30)), ("45", Some(45)), ("2m", Some(120))] {
-            assert_eq!(seconds(text), expected.map(Duration::from_secs), "{text}");
+        let times = ["250ms", "30s", " 45 ", "2m", "1h"].map(duration);
+        let millis = [250, 30_000, 45_000, 120_000, 3_600_000];
+        assert_eq!(times, millis.map(|millis| Some(Duration::from_millis(millis))));
+        for wrong in ["soon", "", "s", "-1s", "1.5s", "30ss", "1 s", "2d", "99999999999999999999s"]
+        {
+            assert_eq!(duration(wrong), None, "{wrong}");
         }
-        assert_eq!(seconds("soon").or(seconds("")).or(seconds("-1s")), None);
+        assert_eq!(duration(&format!("{}m", u64::MAX)), None);
     }
 
     #[test]

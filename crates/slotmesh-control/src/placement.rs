@@ -29,6 +29,8 @@ pub(crate) const IMBALANCE_MIN: usize = 16;
 pub struct Sight<'a> {
     /// Which members hold a lease; nothing is placed on others.
     pub live: &'a dyn Fn(NodeId) -> bool,
+    /// Which of them were heard a moment ago; no slot is frozen to be handed to others.
+    pub prompt: &'a dyn Fn(NodeId) -> bool,
     /// The lost copies that are not to be made again yet.
     pub awaited: &'a Awaited,
     /// Who gives a slot away once the copy that replaces its own is complete; see [`Exchange`](crate::Exchange).
@@ -42,9 +44,9 @@ static NONE_AWAITED: Awaited = Awaited::NONE;
 static NONE_REPLACED: BTreeMap<Slot, NodeId> = BTreeMap::new();
 
 impl<'a> Sight<'a> {
-    /// One in which nothing is waited for and nothing exchanged.
+    /// One in which all that live are prompt, nothing is waited for and nothing exchanged.
     pub fn of(live: &'a dyn Fn(NodeId) -> bool) -> Self {
-        Self { live, awaited: &NONE_AWAITED, replaced: &NONE_REPLACED }
+        Self { live, prompt: live, awaited: &NONE_AWAITED, replaced: &NONE_REPLACED }
     }
 }
 
@@ -279,7 +281,8 @@ impl<'a> Planner<'a> {
 
     /// The in-sync replica that should be primary instead, if any.
     fn better_primary(&self, primary: NodeId, held: &SlotState) -> Option<NodeId> {
-        let usable = held.in_sync.iter().filter(|node| self.up.contains(node));
+        let prompt = |node: &NodeId| self.up.contains(node) && (self.sight.prompt)(*node);
+        let usable = held.in_sync.iter().filter(prompt);
         let to = usable.min_by_key(|&node| (self.primary_load(node), node))?;
         let has = self.primaries.get(&primary).copied()?;
         let fair = self.weights.share(primary, slotmesh_slots::SLOT_COUNT);
@@ -786,6 +789,22 @@ mod tests {
                 SLOT_COUNT
             );
         }
+    }
+
+    #[test]
+    fn no_role_is_handed_to_a_node_that_was_not_heard_just_now() {
+        let mut state = assigned(3, 1);
+        state.apply(&Command::Drain { node: node(1) });
+        let moves = |silent: u64| {
+            let prompt = |other| other != node(silent);
+            let commands = plan_with(&state, &Sight { prompt: &prompt, ..Sight::of(&|_| true) });
+            let to = |command: &Command| match command {
+                Command::BeginMove { to, .. } => Some(*to),
+                _ => None,
+            };
+            commands.iter().filter_map(to).collect::<Vec<_>>()
+        };
+        assert_eq!((moves(1), moves(2)), (vec![node(2)], vec![node(3)]));
     }
 
     #[test]

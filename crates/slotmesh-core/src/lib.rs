@@ -18,3 +18,4 @@ pub use data::{Ack, Clock, DataConfig, DataEvent, DataPlane, DataStats, Done, Wa
 pub use machine::ControlMachine;
 pub use request::{DataError, OPS_MAX, Op, Reply, Request, Value, decode_replies, encode_replies};
 pub use slotmesh_control::ELECTION_MIN;
+pub use slotmesh_replication::Share;

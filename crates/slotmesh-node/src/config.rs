@@ -52,14 +52,19 @@ pub struct ReadySettings {
     pub call_timeout: Duration,
     /// How long a starting node waits for all copies to be in sync before it reports itself ready nevertheless.
     pub ready_cap: Duration,
-    /// Whether a refused connection to a node's guard port proves its death. Speeds failover up by most of a second; only
-    /// where nothing but the node itself can refuse: no proxy, no rejecting firewall.
+    /// Whether a refused connection to a node's guard port proves its death. Nodes watch each other's port, so a failover then takes
+    /// some ten milliseconds after a crash, not a second. Only where nothing but the node itself can refuse: no proxy, no
+    /// rejecting firewall. The setting of the node that leads the control plane counts, so give all the same.
     pub refused_is_death: bool,
     /// How long copies that were lost with a node are waited for before they are made again on others, where nothing proves that it
     /// is dead: so nothing is carried about for one that is away for seconds, or that another process replaces. Longer leaves
     /// slots with fewer copies for longer; one that is down to its last copy waits for five seconds at most. Failover never
     /// waits. The setting of the node that leads the control plane counts, so give all the same. Sane: zero to some minutes.
     pub recopy_after: Duration,
+    /// Copies of slots are slowed down, to a quarter of what links can carry at least, while 1 of 100 calls would wait longer
+    /// than this for its turn beside them. Less makes calls more even while nodes join and leave, and that longer. Sane: 1 to
+    /// 50 ms; `Duration::MAX` never slows down.
+    pub copy_latency_max: Duration,
     /// What becomes of the cluster when the majority of its voters is lost. `Reform::After(d)`, or `d.into()`, gets it going again without
     /// anybody's help, but loses what only the others have, and where the others live on, cut off, both sides serve until
     /// they meet. Sane: never, or half a minute and more.
@@ -73,6 +78,7 @@ impl Default for ReadySettings {
             ready_cap: Duration::from_secs(600),
             refused_is_death: false,
             recopy_after: RECOPY_AFTER,
+            copy_latency_max: Duration::from_millis(5),
             reform: Reform::Never,
         }
     }

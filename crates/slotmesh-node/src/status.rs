@@ -6,7 +6,7 @@ use slotmesh_slots::{Generation, NodeId, Slot, SlotState};
 /// Where a node stands in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// Looks for its cluster, or waits for enough others to found one.
+    /// Looks for its cluster, waits for enough others to found one, or for its first lease.
     Joining,
     /// Member, with a lease: may serve what it owns.
     Serving,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use slotmesh_slots::{NodeId, Record, Slot, Version, Writer};
 
 use crate::error::LinkError;
+use crate::pace::Share;
 use crate::ring::Ring;
 use crate::slot_map::SlotMap;
 use crate::snapshot::{Shadow, SnapshotEntry};
@@ -93,6 +94,8 @@ pub(crate) struct Inbound {
     answers: Vec<Up>,
     /// What this node holds too much, to be said once.
     pressure: Option<u64>,
+    /// The share of the link's time that snapshots may take, to be said once.
+    share: Option<Share>,
     /// Heartbeats to send back once everything before them is done.
     echoes: VecDeque<(u64, u64)>,
 }
@@ -123,6 +126,7 @@ impl Inbound {
             refused: SlotMap::new(),
             answers: Vec::new(),
             pressure: None,
+            share: None,
             echoes: VecDeque::new(),
         }
     }
@@ -185,6 +189,11 @@ impl Inbound {
         self.pressure = Some(bytes);
     }
 
+    /// Has the primary hear what share of the link's time snapshots may take.
+    pub(crate) fn ask_share(&mut self, share: Share) {
+        self.share = Some(share);
+    }
+
     pub(crate) fn answer(&mut self, answer: Up) {
         self.answers.push(answer);
     }
@@ -207,6 +216,9 @@ impl Inbound {
         if let Some(bytes) = self.pressure.take() {
             Up::Pressure { bytes }.encode(&mut out);
         }
+        if let Some(share) = self.share.take() {
+            Up::Share { percent: share.as_percent() }.encode(&mut out);
+        }
         while let Some(&(stamp, position)) = self.echoes.front()
             && position <= self.acked
         {
@@ -218,8 +230,8 @@ impl Inbound {
 
     pub(crate) fn has_output(&self) -> bool {
         let echo = self.echoes.front().is_some_and(|&(_, position)| position <= self.acked);
-        let pressure = self.pressure.is_some();
-        !self.answers.is_empty() || self.acked > self.ack_sent || echo || pressure
+        let asks = self.pressure.is_some() || self.share.is_some();
+        !self.answers.is_empty() || self.acked > self.ack_sent || echo || asks
     }
 
     /// # Panics

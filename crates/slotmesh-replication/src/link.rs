@@ -6,6 +6,7 @@ use slotmesh_slots::{Epoch, MonoTime, NodeId, Record, Seq, Slot, SlotSet, Versio
 
 use crate::config::Config;
 use crate::error::LinkError;
+use crate::pace::{Pace, Share};
 use crate::ring::cost;
 use crate::rota::Rota;
 use crate::slot_map::SlotMap;
@@ -22,8 +23,9 @@ pub(crate) struct Link {
 
 impl Link {
     /// A link that was never up: it counts as silent from `silent_after` on.
-    pub(crate) fn new(node: NodeId, silent_after: MonoTime) -> Self {
-        Self { node, load: AtomicUsize::new(0), state: Mutex::new(LinkState::new(silent_after)) }
+    pub(crate) fn new(node: NodeId, silent_after: MonoTime, share: Share) -> Self {
+        let state = Mutex::new(LinkState::new(silent_after, share));
+        Self { node, load: AtomicUsize::new(0), state }
     }
 
     /// Runs `work` under the link's lock.
@@ -71,6 +73,7 @@ pub(crate) struct LinkState {
     /// Bytes of records queued or in flight.
     pub(crate) load: usize,
     pub(crate) snapshot_in_flight: usize,
+    pub(crate) pace: Pace,
     /// The driver was told that there is output and has not found the queue empty since.
     awake: bool,
 }
@@ -158,7 +161,7 @@ pub(crate) struct Progress {
 }
 
 impl LinkState {
-    fn new(silent_after: MonoTime) -> Self {
+    fn new(silent_after: MonoTime, share: Share) -> Self {
         Self {
             up: false,
             opened: false,
@@ -178,6 +181,7 @@ impl LinkState {
             acked: 0,
             load: 0,
             snapshot_in_flight: 0,
+            pace: Pace::new(share),
             awake: false,
         }
     }
@@ -188,7 +192,7 @@ impl LinkState {
         let sent = self.acked + self.in_flight.len() as u64;
         let members = std::mem::take(&mut self.members);
         let echoed = self.echoed;
-        *self = Self::new(self.silent_after);
+        *self = Self::new(self.silent_after, self.pace.own());
         (self.up, self.members, self.acked, self.echoed) = (up, members, sent, echoed);
         (self.next_heartbeat, self.heartbeat_due) = (now, up);
     }
@@ -267,10 +271,24 @@ impl LinkState {
         }
     }
 
+    /// Snapshot bytes that may be sent now.
+    pub(crate) fn snapshot_room(&self, config: &Config) -> usize {
+        match self.pace.rests() {
+            true => 0,
+            false => config.snapshot_window_bytes.saturating_sub(self.snapshot_in_flight),
+        }
+    }
+
+    /// Whether a copy is on its way or waits for its turn.
+    pub(crate) fn is_copying(&self) -> bool {
+        let turn = self.requested.is_some() || self.outgoing.is_some();
+        turn || self.snapshot_in_flight > 0 || !self.wanted.is_empty()
+    }
+
     /// The snapshot's source, if the window lets more through than is ready: to be called without the link's lock and given
     /// back with [`LinkState::feed`].
     pub(crate) fn hungry(&mut self, config: &Config) -> Option<(Slot, u64, SnapshotSource)> {
-        let room = config.snapshot_window_bytes.saturating_sub(self.snapshot_in_flight);
+        let room = self.snapshot_room(config);
         let outgoing = self.outgoing.as_mut()?;
         Some((outgoing.slot, outgoing.attach, outgoing.hungry(room)?))
     }
@@ -328,7 +346,11 @@ impl LinkState {
     }
 
     /// Takes a cumulative acknowledgement and hands out what it says about each slot.
-    pub(crate) fn acknowledge(&mut self, position: u64) -> Result<Vec<Progress>, LinkError> {
+    pub(crate) fn acknowledge(
+        &mut self,
+        position: u64,
+        now: MonoTime,
+    ) -> Result<Vec<Progress>, LinkError> {
         let count = position.saturating_sub(self.acked);
         if count > self.in_flight.len() as u64 {
             return Err(LinkError::Protocol("acknowledged a position that was never sent"));
@@ -346,6 +368,7 @@ impl LinkState {
             }
         }
         self.acked += count;
+        self.pace.acknowledged(self.snapshot_in_flight > 0, now);
         Ok(progress)
     }
 
@@ -353,7 +376,7 @@ impl LinkState {
     pub(crate) fn has_output(&self, config: &Config) -> bool {
         let ring = !self.behind.is_empty() && self.load < config.window_bytes;
         let snapshot = self.outgoing.as_ref().is_some_and(Outgoing::has_output)
-            && self.snapshot_in_flight < config.snapshot_window_bytes;
+            && self.snapshot_room(config) > 0;
         let first = !self.opened || self.heartbeat_due || !self.asks.is_empty();
         self.up && (first || !self.queue.is_empty() || ring || snapshot)
     }

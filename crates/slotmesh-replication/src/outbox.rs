@@ -179,7 +179,7 @@ impl Outbox<'_> {
     fn snapshot(&mut self) {
         // A quarter of the window, so that the link stays busy while acknowledgements travel.
         let batch_bytes = self.config.snapshot_window_bytes / 4;
-        while self.has_room() && self.link.snapshot_in_flight < self.config.snapshot_window_bytes {
+        while self.has_room() && self.link.snapshot_room(self.config) > 0 {
             let Some(outgoing) = &mut self.link.outgoing else { return };
             let (slot, attach, seq) = (outgoing.slot, outgoing.attach, outgoing.version.seq);
             let step = outgoing.step(&mut self.frame, batch_bytes, self.now);
@@ -190,6 +190,7 @@ impl Outbox<'_> {
                 Step::Part(bytes) => {
                     sent.snapshot_bytes = bytes;
                     self.link.snapshot_in_flight += bytes;
+                    self.link.pace.sent(self.now);
                 }
                 Step::End => {
                     sent.confirms = Some(seq);

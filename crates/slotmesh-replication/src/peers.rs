@@ -9,6 +9,7 @@ use slotmesh_slots::{Epoch, Mistake, MonoTime, NodeList, Reader, Seq, Slot, Vers
 use crate::error::LinkError;
 use crate::event::PrimaryEvent;
 use crate::link::{Link, Progress};
+use crate::pace::Share;
 use crate::primary::{Primary, PrimarySlot};
 use crate::role::{After, Fault, Grow, Peer, Phase, Role};
 use crate::wire::{Refusal, Up};
@@ -91,13 +92,14 @@ impl Primary {
         &self,
         link: &Arc<Link>,
         frame: &Bytes,
+        now: MonoTime,
         after: &mut After,
     ) -> Result<(), LinkError> {
         let mut input = Reader::shared(frame);
         while input.remaining() > 0 {
             match Up::decode(&mut input)? {
                 Up::Ack { position } => {
-                    for progress in link.with(|link| link.acknowledge(position))? {
+                    for progress in link.with(|link| link.acknowledge(position, now))? {
                         self.progress(link, progress, after);
                     }
                 }
@@ -108,6 +110,9 @@ impl Primary {
                 Up::Pressure { bytes } => {
                     let replica = link.node;
                     after.events.push(PrimaryEvent::Pressure { replica, bytes });
+                }
+                Up::Share { percent } => {
+                    link.with(|link| link.pace.ask(Share::percent(percent)));
                 }
                 Up::Echo { stamp } => link.with(|link| {
                     let stamp = (stamp > 0).then(|| MonoTime::from_micros(stamp));

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -15,6 +15,7 @@ use crate::error::{AppendError, LinkError};
 use crate::event::{Outcome, PrimaryEvent};
 use crate::link::{Audit, Link, StreamState};
 use crate::outbox;
+use crate::pace::Share;
 use crate::ring::Ring;
 use crate::role::{After, Fault, Role};
 use crate::snapshot::{Outgoing, SnapshotStart};
@@ -34,6 +35,8 @@ pub struct Primary {
     pub(crate) events: Mutex<BTreeSet<PrimaryEvent>>,
     pub(crate) suspects: Mutex<Suspects>,
     pub(crate) next_attach: AtomicU64,
+    /// What links may spend on snapshots, in percent of their time.
+    share: AtomicU8,
     wake: Box<dyn Fn(NodeId) + Send + Sync>,
 }
 
@@ -74,6 +77,7 @@ impl Primary {
             events: Mutex::default(),
             suspects: Mutex::default(),
             next_attach: AtomicU64::new(1),
+            share: AtomicU8::new(Share::FULL.as_percent()),
             wake: Box::new(wake),
         }
     }
@@ -244,7 +248,7 @@ impl Primary {
             return Err(LinkError::NotOpen(replica));
         }
         let mut after = After::default();
-        let result = self.answers(&link, frame, &mut after);
+        let result = self.answers(&link, frame, now, &mut after);
         after.links.push(link);
         self.finish(after);
         result
@@ -256,6 +260,7 @@ impl Primary {
     #[must_use]
     pub fn poll_frames(&self, replica: NodeId, bytes_max: usize, now: MonoTime) -> Vec<Bytes> {
         let Ok(link) = self.link(replica) else { return Vec::new() };
+        link.with(|link| link.pace.wake(now));
         while let Some((slot, attach, mut source)) = link.with(|link| link.hungry(&self.config)) {
             let said = source();
             link.with(|link| link.feed((slot, attach, source), said));
@@ -275,6 +280,31 @@ impl Primary {
     #[must_use]
     pub fn has_output(&self, replica: NodeId) -> bool {
         self.link(replica).is_ok_and(|link| link.with(|link| link.has_output(&self.config)))
+    }
+
+    /// From now on snapshots take at most this share of each link's time, or less where the replica asks for less.
+    pub fn set_copy_share(&self, share: Share) {
+        let mut after = After::default();
+        // Links are made under this lock, so none misses it.
+        let links = self.links.write();
+        self.share.store(share.as_percent(), Ordering::Relaxed);
+        after.links.extend(links.values().cloned());
+        drop(links);
+        after.links.iter().for_each(|link| link.with(|link| link.pace.allow(share)));
+        self.finish(after);
+    }
+
+    /// When the link to the node goes on with snapshots of which it rests; nothing tells of that beside this and
+    /// [`Primary::handle_timeout`].
+    #[must_use]
+    pub fn rests_until(&self, replica: NodeId) -> Option<MonoTime> {
+        self.link(replica).ok()?.with(|link| link.pace.rest_until())
+    }
+
+    /// Whether a copy is on its way to a replica or waits for its turn.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.links.read().values().any(|link| link.with(|link| link.is_copying()))
     }
 
     /// The send time of the newest heartbeat that came back over the link: what was appended before it is applied there,
@@ -409,7 +439,9 @@ impl Primary {
         now: MonoTime,
     ) -> Arc<Link> {
         let silent_after = now + self.config.connect_grace;
-        links.entry(node).or_insert_with(|| Arc::new(Link::new(node, silent_after))).clone()
+        let share = Share::percent(self.share.load(Ordering::Relaxed));
+        let fresh = || Arc::new(Link::new(node, silent_after, share));
+        links.entry(node).or_insert_with(fresh).clone()
     }
 
     /// Does what was put off until the locks were released.

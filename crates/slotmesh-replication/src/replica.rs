@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -12,6 +12,7 @@ use crate::error::{AlreadyHigher, ApplyError, LinkError};
 use crate::fence::{Admission, Fence, Fit};
 use crate::inbound::{Filled, Inbound, ReplicaAction, Ticket, Work};
 use crate::link::Audit;
+use crate::pace::Share;
 use crate::ring::Ring;
 use crate::snapshot::Shadow;
 use crate::wire::{Down, LINK_VERSION, Refusal, Up};
@@ -25,6 +26,9 @@ pub struct Replica {
     slots: Box<[Mutex<Fence>]>,
     links: RwLock<BTreeMap<NodeId, Arc<Mutex<Inbound>>>>,
     next_session: AtomicU64,
+    /// What this node asks for, in percent.
+    share: AtomicU8,
+    snapshots: AtomicU64,
 }
 
 /// A slot that this node copies, or owns itself, as the table has it.
@@ -46,6 +50,8 @@ impl Replica {
             slots: (0..SLOT_COUNT).map(|_| Mutex::default()).collect(),
             links: RwLock::default(),
             next_session: AtomicU64::new(1),
+            share: AtomicU8::new(Share::FULL.as_percent()),
+            snapshots: AtomicU64::new(0),
         }
     }
 
@@ -86,7 +92,13 @@ impl Replica {
     /// A primary has opened its link; the one before it, if any, is over, and a half-received snapshot with it.
     pub fn open(&self, from: NodeId) {
         let session = self.next_session.fetch_add(1, Ordering::Relaxed);
-        self.links.write().insert(from, Arc::new(Mutex::new(Inbound::new(session))));
+        let mut inbound = Inbound::new(session);
+        let mut links = self.links.write();
+        let share = Share::percent(self.share.load(Ordering::Relaxed));
+        if share < Share::FULL {
+            inbound.ask_share(share);
+        }
+        links.insert(from, Arc::new(Mutex::new(inbound)));
     }
 
     /// The link from that primary is over.
@@ -182,6 +194,21 @@ impl Replica {
         if part > 0 {
             links.values().for_each(|link| link.lock().press(part));
         }
+    }
+
+    /// Every primary hears with its next frame that snapshots are to take no more than this share of its link's time.
+    pub fn ask_copy_share(&self, share: Share) {
+        // Links are made under this lock, so none misses it.
+        let links = self.links.write();
+        if self.share.swap(share.as_percent(), Ordering::Relaxed) != share.as_percent() {
+            links.values().for_each(|link| link.lock().ask_share(share));
+        }
+    }
+
+    /// Snapshots that began to arrive since the start.
+    #[must_use]
+    pub fn snapshots(&self) -> u64 {
+        self.snapshots.load(Ordering::Relaxed)
     }
 
     /// Whether [`Replica::poll_frames`] has something to write.
@@ -291,6 +318,7 @@ impl Replica {
     ) -> Result<Option<ReplicaAction>, LinkError> {
         match message {
             Down::Begin { slot, attach, version, answers } => {
+                self.snapshots.fetch_add(1, Ordering::Relaxed);
                 inbound.shadow = Some(Shadow::new(slot, attach, version, answers));
             }
             Down::Batch { slot, attach, entries } => {

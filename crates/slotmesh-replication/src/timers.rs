@@ -30,6 +30,7 @@ impl Primary {
         let links: Vec<_> = self.links.read().values().cloned().collect();
         for link in links {
             let silent = link.with(|state| {
+                state.pace.wake(now);
                 if state.up && now >= state.next_heartbeat {
                     state.heartbeat_due = true;
                     state.next_heartbeat = now + self.config.heartbeat;
@@ -53,6 +54,15 @@ impl Primary {
         self.finish(after);
     }
 
+    /// Takes the replica for silent now, whatever was heard of it; one that is heard afterwards has to be added anew.
+    pub fn give_up(&self, replica: NodeId, now: MonoTime) {
+        let Ok(link) = self.link(replica) else { return };
+        let mut after = After::default();
+        link.with(|link| link.silent_after = now + self.config.retry);
+        self.silent(&link, &mut after);
+        self.finish(after);
+    }
+
     /// When [`Primary::handle_timeout`] has something to do next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<MonoTime> {
@@ -61,7 +71,7 @@ impl Primary {
             link.with(|link| {
                 let heartbeat = link.up.then_some(link.next_heartbeat);
                 let silence = (!link.members.is_empty()).then_some(link.silent_after);
-                heartbeat.into_iter().chain(silence).min()
+                heartbeat.into_iter().chain(silence).chain(link.pace.rest_until()).min()
             })
         });
         due.chain(self.suspects.lock().due()).min()

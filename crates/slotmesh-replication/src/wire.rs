@@ -7,7 +7,7 @@ use crate::link::Audit;
 use crate::snapshot::{Outgoing, SnapshotEntry};
 
 /// Version of the link protocol, first byte after the opening tag.
-pub(crate) const LINK_VERSION: u8 = 2;
+pub(crate) const LINK_VERSION: u8 = 3;
 
 /// A message from the primary to the replica.
 #[derive(Debug)]
@@ -79,6 +79,10 @@ pub(crate) enum Up {
     /// The replica's node holds so many bytes more than it should, of which the primary is to take its part away.
     Pressure {
         bytes: u64,
+    },
+    /// Snapshots are to take no more than this share of the link's time.
+    Share {
+        percent: u8,
     },
 }
 
@@ -235,6 +239,10 @@ impl Up {
                 out.u8(TAG_PRESSURE);
                 out.u64(bytes);
             }
+            Self::Share { percent } => {
+                out.u8(TAG_SHARE);
+                out.u8(percent);
+            }
         }
     }
 
@@ -252,6 +260,7 @@ impl Up {
             }
             TAG_ECHO => Ok(Self::Echo { stamp: input.u64()? }),
             TAG_PRESSURE => Ok(Self::Pressure { bytes: input.u64()? }),
+            TAG_SHARE => Ok(Self::Share { percent: input.u8()? }),
             _ => Err(DecodeError::Invalid("replication answer tag")),
         }
     }
@@ -296,6 +305,7 @@ const TAG_ACK: u8 = 66;
 const TAG_NACK: u8 = 67;
 const TAG_ECHO: u8 = 68;
 const TAG_PRESSURE: u8 = 69;
+const TAG_SHARE: u8 = 70;
 
 const TAG_STALE: u8 = 1;
 const TAG_GAP: u8 = 2;
@@ -367,6 +377,7 @@ mod tests {
             nack(Refusal::Corrupt),
             Up::Echo { stamp: 6 },
             Up::Pressure { bytes: u64::MAX },
+            Up::Share { percent: 25 },
         ] {
             let mut out = Writer::new();
             answer.encode(&mut out);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_replication::{
     AppendError, ApplyError, Config, Filled, LinkError, Outcome, Primary, PrimaryEvent,
-    PrimarySlot, Replica, ReplicaAction, ReplicaSlot, Ring, SnapshotEntry, SnapshotStart,
+    PrimarySlot, Replica, ReplicaAction, ReplicaSlot, Ring, Share, SnapshotEntry, SnapshotStart,
     SourceGone,
 };
 use slotmesh_slots::{Class, Effect, Epoch, MonoTime, NodeId, Record, Seq, Slot, Version};
@@ -412,6 +412,74 @@ fn a_slot_that_goes_while_it_is_listed_is_asked_for_again() {
     assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, || listed(vec![entry; 5])));
     pair.exchange();
     assert_eq!(pair.installed, [5]);
+}
+
+/// A link that carries a snapshot which rests after its first part, and when it goes on.
+fn resting(ask: impl Fn(&Pair)) -> (Pair, Option<MonoTime>) {
+    let config = Config { snapshot_window_bytes: 600, ..Config::default() };
+    let mut pair = Pair::new(1 << 20, &config);
+    let live = Slot::new(10).unwrap();
+    pair.set(Some(copying(1)), version(1, 0));
+    pair.primary.set_slot(live, Some(in_sync(1)), version(0, 0), pair.now);
+    pair.connect();
+    ask(&pair);
+    pair.exchange();
+    pair.events();
+    let entry = SnapshotEntry {
+        class: Class::Cache,
+        key: Bytes::from_static(b"k"),
+        value: Bytes::from_static(&[7; 500]),
+        version: version(1, 0),
+        deadline: None,
+    };
+    assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, || listed(vec![entry; 4])));
+    pair.down();
+    pair.now = pair.now + Duration::from_millis(2);
+    pair.up();
+    let until = pair.primary.rests_until(them());
+    (pair, until)
+}
+
+#[test]
+fn a_link_rests_from_snapshots_and_not_from_records() {
+    let (mut pair, until) = resting(|pair| pair.primary.set_copy_share(Share::percent(20)));
+    assert_eq!(until, Some(pair.now + Duration::from_millis(8)), "busy for 2 ms");
+    assert!(pair.primary.is_copying() && !pair.primary.has_output(them()));
+    let before = pair.wakes.load(Ordering::Relaxed);
+    pair.now = pair.now + Duration::from_millis(7);
+    assert_eq!(pair.down(), 0);
+    let slot = Slot::new(10).unwrap();
+    let key = Bytes::from_static(b"key");
+    let effect = Effect::Delete { key };
+    let record = Record { slot, epoch: Epoch(1), seq: Seq(1), effect, answer: None };
+    pair.primary.append(&record).unwrap();
+    assert_eq!(pair.wakes.load(Ordering::Relaxed), before + 1);
+    pair.exchange();
+    assert_eq!((pair.primary.committed(slot), pair.installed.len()), (Some(Seq(1)), 0));
+    assert!(pair.primary.poll_timeout() <= until, "it is called in time");
+    pair.after(1);
+    assert_eq!(pair.wakes.load(Ordering::Relaxed), before + 2, "the rest is over");
+    for _ in 0..8 {
+        pair.exchange();
+        pair.after(100);
+    }
+    assert_eq!((pair.installed.as_slice(), pair.primary.is_copying()), (&[4][..], false));
+}
+
+#[test]
+fn a_replica_may_ask_for_rests_also_before_its_link_is_there() {
+    let (pair, until) = resting(|pair| pair.replica.ask_copy_share(Share::percent(50)));
+    assert_eq!(until, None, "2 ms are owed: too short a rest");
+    pair.disconnect();
+    pair.connect();
+    assert_eq!(pair.replica.poll_frames(us()).len(), 1, "said again");
+    pair.replica.ask_copy_share(Share::percent(50));
+    assert!(pair.replica.poll_frames(us()).is_empty(), "it is known");
+    let (pair, until) = resting(|pair| {
+        pair.primary.set_copy_share(Share::percent(50));
+        pair.replica.ask_copy_share(Share::percent(25));
+    });
+    assert_eq!(until, Some(pair.now + Duration::from_millis(6)), "the smaller share counts");
 }
 
 #[test]

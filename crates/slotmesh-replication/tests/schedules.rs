@@ -109,6 +109,10 @@ impl Run {
                 let slot = self.slot();
                 self.world.audit(at, slot);
             }
+            196 => {
+                let percent = 1 + self.rng.below(100) as u8;
+                self.world.share(at, percent);
+            }
             _ => {
                 let by = self.rng.below(30) as u64;
                 self.world.tick(Duration::from_millis(by));
@@ -181,6 +185,7 @@ fn committed_writes_survive_random_schedules() {
             "overtaken",
             "audited",
             "refused",
+            "rests",
         ] {
             assert!(total.get(what).is_some_and(|&count| count > 20), "too few {what}: {total:?}");
         }

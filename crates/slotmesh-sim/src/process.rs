@@ -6,11 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use slotmesh_control::log::LogStatus;
-use slotmesh_core::{Ack, Brain, BrainConfig, DataConfig, DataError, DataPlane, Op, Reply, Wakers};
+use slotmesh_core::{
+    Ack, Brain, BrainConfig, DataConfig, DataError, DataPlane, Op, Reply, Share, Wakers,
+};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
 use crate::clock::NodeClock;
 use crate::log::{LogMessage, LogNode};
+
+/// What part of the time nodes let copies take, in percent.
+const SHARES: [u8; 3] = [100, 50, 10];
 
 /// Names one try of one client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -167,6 +172,7 @@ impl Process {
         sizes.replication.window_bytes = sizes.replication.window_bytes.min(log_bytes / 2);
         sizes.replication.copy_lag_bytes = sizes.replication.copy_lag_bytes.min(log_bytes / 4);
         let data = Arc::new(DataPlane::new(node, sizes, clock.clone(), wakers));
+        data.set_copy_share(Share::percent(SHARES[seed as usize % SHARES.len()]));
         let now = data.now();
         let brain = Brain::new(node, config, Arc::clone(&data), seed, now);
         Self {

@@ -218,7 +218,7 @@ fn loads_that_are_apart_are_evened_out_and_come_to_rest() {
 #[test]
 fn moves_for_balance_are_paused_aborted_and_resumed() {
     let (mut aborted, mut dropped) = (0, 0);
-    for seed in [2, 7, 11, 46] {
+    for seed in [28, 47, 57, 61] {
         let summary = clean(Scenario::paused(seed), &format!("{} --paused", replay_command(seed)));
         assert_eq!(summary.excused, 0, "one crash at a time loses nothing");
         assert!(summary.seen["balance On"] >= 4, "{summary:?}");
@@ -285,7 +285,7 @@ fn a_process_that_restarts_with_its_old_identity_is_found() {
 fn mistakes_in_acknowledging_are_found() {
     found(Bug::Planted(Mistake::AckBeforeShrink), &[1], "I3");
     found(Bug::Planted(Mistake::ShrinkWithoutCommit), &[1], "I3");
-    found(Bug::Planted(Mistake::AnswersForgotten), &[22], "not linearizable");
+    found(Bug::Planted(Mistake::AnswersForgotten), &[20], "not linearizable");
 }
 
 #[test]
@@ -293,19 +293,19 @@ fn mistakes_in_filling_copies_and_in_taking_over_are_found() {
     found(Bug::Planted(Mistake::GrowNotAwaited), &[1], "I3");
     found(Bug::Planted(Mistake::RepairInPlace), &[19], "I3");
     found(Bug::Planted(Mistake::FailoverByOffset), &[7], "not linearizable");
-    found(Bug::Planted(Mistake::NoEpochCheck), &[33], "not in order");
+    found(Bug::Planted(Mistake::NoEpochCheck), &[68], "not in order");
 }
 
 #[test]
 fn mistakes_in_leases_are_found() {
-    found(Bug::Planted(Mistake::GrantBeforeVersion), &[3], "I1/I6");
+    found(Bug::Planted(Mistake::GrantBeforeVersion), &[11], "I1/I6");
     found(Bug::Planted(Mistake::LeaseFromReceipt), &[46], "I1/I6");
     found(Bug::Planted(Mistake::OlderGrantsForgotten), &[2], "I1/I6");
 }
 
 #[test]
 fn mistakes_in_moves_and_expiry_are_found() {
-    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[6], "I1/I6");
+    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[3], "I1/I6");
     found(Bug::Planted(Mistake::DeleteBeforeCommit), &[2], "I3");
     found(Bug::Planted(Mistake::ReplicaExpires), &[2], "cannot be read");
 }

@@ -70,8 +70,8 @@ pub enum RefusedReason {
     /// The peer's certificate names another node than the one that was expected or that it claims to be.
     #[error("the peer's certificate names another node")]
     NotThePeer,
-    /// Too many connections or handshakes; a later attempt can succeed.
-    #[error("too many connections or handshakes")]
+    /// The other side is about to end, or has too many connections or handshakes; a later attempt can succeed.
+    #[error("it ends, or has too many connections or handshakes")]
     Busy,
 }
 

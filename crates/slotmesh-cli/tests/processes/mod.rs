@@ -3,8 +3,10 @@
 pub mod load;
 pub mod network;
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -194,13 +196,22 @@ impl Door {
     }
 }
 
-/// Three addresses for each of `count` processes, free on TCP now.
+/// Three addresses for each of `count` processes, free on TCP and UDP now. They are none that the system would give to a
+/// socket without a wish of its own: there are many of those in a cluster, and one might be there first.
 pub fn addresses(count: usize) -> Vec<[SocketAddr; 3]> {
-    let listeners: Vec<_> =
-        (0..3 * count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let addrs: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    let random = |number: u32| RandomState::new().hash_one(number);
+    let ports = (0..).map(|number| PORTS.start + (random(number) % PORTS.len() as u64) as u16);
+    let free = ports.filter_map(|port| {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Some((TcpListener::bind(addr).ok()?, UdpSocket::bind(addr).ok()?, addr))
+    });
+    let held: Vec<_> = free.take(3 * count).collect();
+    let addrs: Vec<_> = held.iter().map(|(_, _, addr)| *addr).collect();
     addrs.chunks(3).map(|chunk| [chunk[0], chunk[1], chunk[2]]).collect()
 }
+
+/// Below Linux's usual `ip_local_port_range`.
+const PORTS: Range<u16> = 10_000..32_000;
 
 /// As many processes, all started at once, and all copies in sync.
 pub fn cluster(count: usize) -> Vec<Process> {

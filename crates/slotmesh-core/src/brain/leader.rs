@@ -5,7 +5,7 @@ use slotmesh_control::{
     Claim, ClusterState, Command, Failover, LeaseLedger, Member, NO_WITNESS_WAIT,
     VOTER_REPLACE_AFTER, voters,
 };
-use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, Version};
+use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, SlotState, Version};
 
 use super::placing::Placing;
 use super::{Brain, NodeEvent, Output};
@@ -21,7 +21,8 @@ pub(super) const OUTCOME_WAIT: Duration = Duration::from_secs(1);
 /// Slots without any copy start again empty after this long, if the death of their last holder is not proven before.
 const ORPHANS_WAIT: Duration = Duration::from_secs(30);
 
-/// A planned move that did not commit after this long is aborted; its slot is frozen meanwhile.
+/// A planned move that did not commit after this long is aborted, for its slot is frozen meanwhile; sooner where the node that
+/// is to have the role is silent.
 const MOVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often the guard port of a node with a lapsed lease is asked.
@@ -33,17 +34,27 @@ const VOTERS_INTERVAL: Duration = Duration::from_secs(1);
 /// What only the leader remembers; forgotten when it leads no more.
 #[derive(Debug)]
 pub(super) struct Leader {
-    ledger: LeaseLedger,
+    pub(super) ledger: LeaseLedger,
     takeovers: BTreeMap<NodeId, Takeover>,
     /// Nodes whose takeover left them primary of something, and when the next one may begin.
     rested: BTreeMap<NodeId, MonoTime>,
-    moving_since: BTreeMap<Slot, MonoTime>,
+    moving: BTreeMap<Slot, Moving>,
     survey: Survey,
     proposals: usize,
     pub(super) placing: Placing,
     voters_changing: bool,
     voters_changed: MonoTime,
     next_round: MonoTime,
+    /// When the lease of a silent primary is over, if that is before the next tick.
+    lease_over: Option<MonoTime>,
+}
+
+/// A slot that is frozen for a planned move.
+#[derive(Clone, Copy, Debug)]
+struct Moving {
+    since: MonoTime,
+    /// When its end was proposed last.
+    aborted: Option<MonoTime>,
 }
 
 /// What each round asks of the table, found by one walk over it for each version.
@@ -51,7 +62,8 @@ pub(super) struct Leader {
 struct Survey {
     version: u64,
     primaries: BTreeSet<NodeId>,
-    moving: BTreeMap<Slot, Epoch>,
+    /// The epoch of each slot that is frozen, and who is to have it.
+    moving: BTreeMap<Slot, (Epoch, NodeId)>,
 }
 
 impl Survey {
@@ -59,8 +71,8 @@ impl Survey {
         if self.version == view.version() {
             return;
         }
-        let moving = view.table().iter().filter(|(_, held)| held.moving_to.is_some());
-        self.moving = moving.map(|(slot, held)| (slot, held.epoch)).collect();
+        let moving = |(slot, held): (Slot, &SlotState)| Some((slot, (held.epoch, held.moving_to?)));
+        self.moving = view.table().iter().filter_map(moving).collect();
         self.primaries = view.table().primaries();
         self.version = view.version();
     }
@@ -99,13 +111,14 @@ impl Leader {
             ledger,
             takeovers: BTreeMap::new(),
             rested: BTreeMap::new(),
-            moving_since: BTreeMap::new(),
+            moving: BTreeMap::new(),
             survey: Survey::default(),
             proposals: 0,
             placing,
             voters_changing: false,
             voters_changed: now,
             next_round: now,
+            lease_over: None,
         }
     }
 
@@ -151,12 +164,20 @@ impl Leader {
         self.voters_changed = now;
     }
 
+    /// The next round is one tick from now, or as soon as a primary's lease is over.
+    fn begin_round(&mut self, now: MonoTime) {
+        let next = now + super::TICK;
+        let over = self.survey.primaries.iter().map(|node| self.ledger.over_at(*node));
+        self.lease_over = over.filter(|at| now < *at && *at < next).min();
+        self.next_round = self.lease_over.unwrap_or(next);
+    }
+
     pub(super) fn deadline(&self) -> Option<MonoTime> {
         let asking = self.takeovers.values().filter_map(|takeover| match &takeover.stage {
             Stage::Asking(failover) => Some(failover.ready_at()),
             Stage::Proposed { .. } => None,
         });
-        asking.min()
+        asking.chain(self.lease_over).min()
     }
 }
 
@@ -172,8 +193,8 @@ impl Brain {
         let Some(leader) = self.leader.as_mut().filter(|leader| now >= leader.next_round) else {
             return;
         };
-        leader.next_round = now + super::TICK;
         leader.survey.update(&self.view);
+        leader.begin_round(now);
         self.start_takeovers(now);
         self.remove_dead(now);
         self.abort_stuck_moves(now);
@@ -202,6 +223,10 @@ impl Brain {
         }
         let over_at = leader.ledger.over_at(node);
         if now < over_at {
+            // So that the witness is there by then, and whoever takes a refusal for death need not wait at all.
+            if leader.ledger.is_silent(node, now) {
+                self.probe_guard(node, now);
+            }
             return false;
         }
         if self.peers.is_witnessed(node, now) || now >= over_at + NO_WITNESS_WAIT {
@@ -385,13 +410,17 @@ impl Brain {
 
     fn abort_stuck_moves(&mut self, now: MonoTime) {
         let Some(leader) = &mut self.leader else { return };
-        let moving = &leader.survey.moving;
-        leader.moving_since.retain(|slot, _| moving.contains_key(slot));
+        let frozen = &leader.survey.moving;
+        leader.moving.retain(|slot, _| frozen.contains_key(slot));
         let mut stuck = Vec::new();
-        for (&slot, &epoch) in moving {
-            let since = *leader.moving_since.entry(slot).or_insert(now);
-            if now.saturating_since(since) >= MOVE_PATIENCE {
-                leader.moving_since.insert(slot, now);
+        for (&slot, &(epoch, to)) in frozen {
+            let fresh = Moving { since: now, aborted: None };
+            let moving = leader.moving.entry(slot).or_insert(fresh);
+            let over = now.saturating_since(moving.since) >= MOVE_PATIENCE;
+            let silent = leader.ledger.is_silent(to, now) || self.peers.is_proven_dead(to);
+            let told = moving.aborted.is_some_and(|at| now.saturating_since(at) < OUTCOME_WAIT);
+            if (over || silent) && !told {
+                moving.aborted = Some(now);
                 stuck.push((slot, epoch));
             }
         }
@@ -584,6 +613,25 @@ mod tests {
         assert!(struck(&[2], 1_000), "no lease, and never heard of");
         assert!(!struck(&[2], 500), "it may have a lease of the leader before");
         assert!(!struck(&[2, 3], 1_000), "gossip finds it alive");
+    }
+
+    #[test]
+    fn a_slot_is_not_frozen_for_a_node_that_is_silent() {
+        let slot = Slot::of_key(b"k");
+        let claims = |epoch| vec![(slot, Epoch(epoch))];
+        let aborted = |now: u64| {
+            let mut brain = leading(&[2, 3]);
+            let (primary, in_sync) = (node(1), [node(2)].into_iter().collect());
+            apply(&mut brain, &Command::Assign { claims: claims(0), primary, in_sync });
+            apply(&mut brain, &Command::BeginMove { claims: claims(1), to: node(2) });
+            assert!(brain.leader.as_mut().is_some_and(|leader| leader.grant(node(2), at(1_000))));
+            let abort = Output::Propose(wire::encode(&Command::AbortMove { claims: claims(1) }));
+            let mut count =
+                |now| outputs(&mut brain, now).iter().filter(|output| **output == abort).count();
+            [count(at(now)), count(at(now + 999)), count(at(now + 1_050))]
+        };
+        assert_eq!(aborted(1_249)[0], 0, "it was heard a moment ago");
+        assert_eq!(aborted(1_250), [1, 0, 1], "said again only where nothing comes of it");
     }
 
     fn voters(brain: &mut Brain) -> Option<Vec<NodeId>> {

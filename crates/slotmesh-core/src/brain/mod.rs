@@ -334,6 +334,7 @@ impl Brain {
         self.peers.guard_answered(node, refused, now);
         if refused {
             self.gossip.handle_evidence(node, slotmesh_gossip::Evidence::Refused, now);
+            self.data.give_up_replica(node, now);
             if self.config.refused_is_death {
                 self.peers.prove_death(node);
             }

@@ -18,8 +18,8 @@ pub(super) struct Placing {
     /// Who gives which slot away once the copy in its place is complete.
     replaced: BTreeMap<Slot, NodeId>,
     planned_at: MonoTime,
-    /// The version and the live members that the last plan was made for.
-    planned_for: Option<(u64, Vec<NodeId>)>,
+    /// The version, the live members and the prompt ones that the last plan was made for.
+    planned_for: Option<(u64, Vec<NodeId>, Vec<NodeId>)>,
 }
 
 impl Placing {
@@ -78,16 +78,18 @@ impl Brain {
         }
         let placing = &mut leader.placing;
         placing.forget_replaced(&self.view);
-        let planned_for = Some((self.view.version(), live.clone()));
+        let prompt: Vec<NodeId> =
+            live.iter().copied().filter(|node| leader.ledger.is_punctual(*node, now)).collect();
+        let planned_for = Some((self.view.version(), live.clone(), prompt.clone()));
         let fresh = now.saturating_since(placing.planned_at) < OUTCOME_WAIT;
         if placing.planned_for == planned_for && fresh {
             return;
         }
         placing.planned_for = planned_for;
         placing.planned_at = now;
-        let mut commands = self.planned(&live, now);
+        let mut commands = self.planned(&live, &prompt, now);
         if commands.is_empty() {
-            commands = self.exchanged(&live);
+            commands = self.exchanged(&prompt);
         }
         for command in commands {
             // One that leaves goes when the control log can do without it: it may be the only voter.
@@ -98,20 +100,21 @@ impl Brain {
         }
     }
 
-    fn planned(&self, live: &[NodeId], now: MonoTime) -> Vec<Command> {
+    fn planned(&self, live: &[NodeId], prompt: &[NodeId], now: MonoTime) -> Vec<Command> {
         let Some(leader) = &self.leader else { return Vec::new() };
         let is_live = |node| live.contains(&node);
+        let prompt = |node| prompt.contains(&node);
         let away = |node| !is_live(node) && !self.is_given_up(node);
         let awaited = leader.placing.absences.awaited(&self.view, &away, now);
         let replaced = &leader.placing.replaced;
-        plan(&self.view, &Sight { live: &is_live, awaited: &awaited, replaced })
+        plan(&self.view, &Sight { live: &is_live, prompt: &prompt, awaited: &awaited, replaced })
     }
 
     /// What is exchanged where nothing else is to be done.
-    fn exchanged(&mut self, live: &[NodeId]) -> Vec<Command> {
+    fn exchanged(&mut self, prompt: &[NodeId]) -> Vec<Command> {
         let Some(leader) = &mut self.leader else { return Vec::new() };
         let placing = &mut leader.placing;
-        let exchange = exchange(&self.view, &|node| live.contains(&node), &placing.loads);
+        let exchange = exchange(&self.view, &|node| prompt.contains(&node), &placing.loads);
         if !exchange.commands.is_empty() {
             // All that was begun before is done.
             placing.replaced = exchange.replaced;

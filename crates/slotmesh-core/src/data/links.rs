@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use slotmesh_replication::{ApplyError, Filled, LinkError, ReplicaAction, SnapshotEntry};
-use slotmesh_slots::{Effect, Mistake, NodeId, Record, Version};
+use slotmesh_replication::{ApplyError, Filled, LinkError, ReplicaAction, Share, SnapshotEntry};
+use slotmesh_slots::{Effect, Mistake, MonoTime, NodeId, Record, Version};
 use slotmesh_store::SlotSnapshot;
 
 use super::DataPlane;
@@ -28,6 +28,12 @@ impl DataPlane {
         self.pump(self.now());
     }
 
+    /// The replica's process has most likely ended: its removal is asked for now, not only when it was silent for long.
+    pub fn give_up_replica(&self, replica: NodeId, now: MonoTime) {
+        self.primary.give_up(replica, now);
+        self.pump(now);
+    }
+
     /// A frame from the replica arrived on its link.
     ///
     /// # Errors
@@ -44,6 +50,27 @@ impl DataPlane {
         let frames = self.primary.poll_frames(replica, bytes_max, self.now());
         self.pump(self.now());
         frames
+    }
+
+    /// When the link to the replica goes on with copying, of which it rests for the sake of a [share](Self::set_copy_share):
+    /// [`DataPlane::poll_link`] is to be called then although nobody wakes the caller.
+    #[must_use]
+    pub fn link_rests_until(&self, replica: NodeId) -> Option<MonoTime> {
+        self.primary.rests_until(replica)
+    }
+
+    /// From now on filling replicas takes no more than this share of the time of any link from or to this node.
+    pub fn set_copy_share(&self, share: Share) {
+        self.primary.set_copy_share(share);
+        self.replica.ask_copy_share(share);
+    }
+
+    /// Whether replicas are being filled from or on this node, or were since this was asked last.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        let snapshots = self.replica.snapshots();
+        let fills = self.snapshots_seen.swap(snapshots, Ordering::Relaxed) != snapshots;
+        fills || self.primary.is_copying()
     }
 
     /// A primary opened its link to this node.

@@ -223,6 +223,7 @@ pub struct DataPlane {
     audited: AtomicUsize,
     survey: Survey,
     lost_slots: AtomicU64,
+    snapshots_seen: AtomicU64,
     max_value_bytes: u64,
 }
 
@@ -254,6 +255,7 @@ impl DataPlane {
             audited: AtomicUsize::new(0),
             survey: Survey::default(),
             lost_slots: AtomicU64::new(0),
+            snapshots_seen: AtomicU64::new(0),
             max_value_bytes,
         }
     }

@@ -26,9 +26,11 @@ const PAUSE_MOVING_MAX: Duration = Duration::from_millis(4);
 /// How long an attempt at a read may take before another owner is looked for.
 const READ_ATTEMPT: Duration = Duration::from_millis(300);
 
-/// How long a write still waits for an owner that the table has replaced: one that handed the slot over answers within
-/// this, one that crashed never does.
+/// How long a write still waits for an owner that handed its slot over and holds a copy of it: it answers within this.
 const HANDOVER_GRACE: Duration = Duration::from_millis(300);
+
+/// How long it waits for one that holds none any more: most likely it crashed, and what it answered before is long here.
+const CRASH_GRACE: Duration = Duration::from_millis(30);
 
 /// Longer timeouts count as this: clocks cannot add any number.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -237,8 +239,10 @@ impl Router {
     async fn owner_changes(&self, slot: Slot, owner: NodeId) {
         let mut status = self.status.clone();
         while status.changed().await.is_ok() {
-            if self.data.owner(slot).0 != Some(owner) {
-                return sleep(HANDOVER_GRACE).await;
+            let held = *status.borrow_and_update().cluster.table().slot(slot);
+            if held.primary != Some(owner) {
+                let stays = held.in_sync.contains(owner);
+                return sleep(if stays { HANDOVER_GRACE } else { CRASH_GRACE }).await;
             }
         }
         // The node has stopped; the call itself ends with it.

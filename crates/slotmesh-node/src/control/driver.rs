@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,11 +8,11 @@ use bytes::Bytes;
 use slotmesh_control::log::LogStatus;
 use slotmesh_control::{ClusterState, Rebalance};
 use slotmesh_core::{Brain, Clock, DataPlane, NodeEvent, Output, ReformError};
-use slotmesh_slots::{Generation, NodeId};
+use slotmesh_slots::{Generation, MonoTime, NodeId};
 use slotmesh_transport::Endpoint;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::{ControlPeers, Guard, LogSlot, kind};
+use super::{ControlPeers, Guard, LogSlot, Watches, kind};
 use crate::clock::BootClock;
 use crate::lane::Directory;
 use crate::status::{NodeStatus, Phase};
@@ -60,6 +61,7 @@ pub(crate) struct ControlParts {
 /// The control loop.
 pub(crate) struct Driver {
     parts: ControlParts,
+    watches: Watches,
     /// Wakes when the log has news, if there is a log.
     log_news: Option<watch::Receiver<LogStatus>>,
     shared_view: Arc<ClusterState>,
@@ -89,8 +91,10 @@ impl Driver {
     pub(crate) fn new(parts: ControlParts) -> Self {
         let published = Instant::now();
         let shared_view = Arc::default();
+        let watches = Watches::new(parts.answers.clone());
         Self {
             parts,
+            watches,
             log_news: None,
             shared_view,
             published,
@@ -311,10 +315,16 @@ impl Driver {
         });
     }
 
-    fn note_addresses(&self) {
+    fn note_addresses(&mut self) {
+        let me = self.parts.brain.node();
+        let mut others = BTreeMap::new();
         for (node, member) in self.shared_view.members() {
             self.parts.peers.note(*node, member.info.control);
+            if *node != me {
+                others.insert(*node, member.info.control);
+            }
         }
+        self.watches.follow(me, &others);
     }
 
     fn status(&self) -> NodeStatus {
@@ -327,6 +337,7 @@ impl Driver {
             () if self.leaving || brain.is_leaving() => Phase::Draining,
             () if !member => Phase::Joining,
             () if self.parts.data.has_lease() => Phase::Serving,
+            () if self.parts.data.lease_until() == MonoTime::ZERO => Phase::Joining,
             () => Phase::CutOff,
         };
         NodeStatus {

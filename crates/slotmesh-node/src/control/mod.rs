@@ -5,12 +5,14 @@ mod guard;
 mod handler;
 mod log;
 mod peers;
+mod watch;
 
 pub(crate) use self::driver::{ControlParts, Driver, Input};
 pub(crate) use self::guard::Guard;
 pub(crate) use self::handler::ControlHandler;
 pub(crate) use self::log::LogSlot;
 pub(crate) use self::peers::ControlPeers;
+pub(crate) use self::watch::Watches;
 
 /// Kinds of messages on the control endpoint.
 pub(crate) mod kind {

@@ -106,7 +106,7 @@ async fn write(
     loop {
         let frames = data.poll_link(node, WRITE_BYTES);
         if frames.is_empty() {
-            waker.notified().await;
+            output(data, node, waker).await;
             // Writers that are about to append get their turn first, so that their records share a frame.
             tokio::task::yield_now().await;
         } else {
@@ -114,6 +114,15 @@ async fn write(
             sender.send_all(frames).await?;
             give_way(bytes).await;
         }
+    }
+}
+
+/// Waits until there may be something to write.
+async fn output(data: &DataPlane, node: NodeId, waker: &Notify) {
+    let Some(until) = data.link_rests_until(node) else { return waker.notified().await };
+    tokio::select! {
+        () = waker.notified() => {}
+        () = tokio::time::sleep(until.saturating_since(data.now())) => {}
     }
 }
 

@@ -4,11 +4,13 @@ mod directory;
 mod handler;
 mod links;
 mod peers;
+mod throttle;
 
 pub(crate) use self::directory::Directory;
 pub(crate) use self::handler::LaneHandler;
 pub(crate) use self::links::{LinkWakers, Links};
 pub(crate) use self::peers::LanePeers;
+pub(crate) use self::throttle::run as throttle_copies;
 
 /// Kinds of requests and streams on a lane.
 pub(crate) mod kind {

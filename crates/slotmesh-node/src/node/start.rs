@@ -23,7 +23,7 @@ use crate::control::{
     ControlHandler, ControlParts, ControlPeers, Driver, Guard, INPUTS_MAX, LogSlot,
 };
 use crate::error::StartError;
-use crate::lane::{Directory, LaneHandler, LanePeers, LinkWakers, Links};
+use crate::lane::{Directory, LaneHandler, LanePeers, LinkWakers, Links, throttle_copies};
 use crate::status::{NodeStatus, Phase};
 
 impl Node {
@@ -131,6 +131,7 @@ impl Starting {
         let directory = Arc::clone(&self.directory);
         let (data, wakers) = (Arc::clone(&self.data), self.wakers.clone());
         let changed = Arc::clone(&self.directory_changed);
+        let latency_max = self.config.ready.copy_latency_max;
         let mut stop = self.stop.subscribe();
         let (ready, started) = oneshot::channel();
         spawn("slotmesh-lane", async move {
@@ -142,7 +143,9 @@ impl Starting {
             drop(ready.send(Ok(Arc::clone(&peers))));
             let links = async {
                 if lane == 0 {
-                    Links { data, peers, wakers, changed }.run().await;
+                    let throttle = throttle_copies(Arc::clone(&data), latency_max);
+                    let links = Links { data, peers, wakers, changed };
+                    tokio::join!(links.run(), throttle);
                 }
                 std::future::pending::<()>().await;
             };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_replication::{
     ApplyError, Config, Filled, Outcome, Primary, PrimaryEvent, PrimarySlot, Replica,
-    ReplicaAction, ReplicaSlot, Ring, SnapshotEntry, SnapshotStart,
+    ReplicaAction, ReplicaSlot, Ring, Share, SnapshotEntry, SnapshotStart,
 };
 use slotmesh_slots::{
     Class, Effect, Epoch, MonoTime, NodeId, NodeList, Record, Slot, SlotState, Version,
@@ -498,8 +498,20 @@ impl World {
         true
     }
 
+    /// The node gives copies another part of its links' time.
+    pub fn share(&mut self, at: usize, percent: u8) {
+        let (node, share) = (&self.nodes[at], Share::percent(percent));
+        node.primary.set_copy_share(share);
+        node.replica.ask_copy_share(share);
+    }
+
     pub fn tick(&mut self, by: Duration) {
         self.now = self.now + by;
+        for (from, to) in self.wires.keys().copied().collect::<Vec<_>>() {
+            if self.nodes[from].primary.rests_until(id(to)).is_some() {
+                self.count("rests");
+            }
+        }
         for at in 0..self.nodes.len() {
             self.nodes[at].primary.handle_timeout(self.now);
         }

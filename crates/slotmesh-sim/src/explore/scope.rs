@@ -88,6 +88,7 @@ impl Scope {
             Self::deposed(),
             Self::moving(),
             Self::moved(),
+            Self::struck(),
         ]
     }
 
@@ -166,6 +167,17 @@ impl Scope {
             Prelude::Heal,
         ];
         Self { writes: 1, ticks: 0, breaks: 1, log_bytes: 0, ..Self::new("short-log", prelude) }
+    }
+
+    /// Three copies of which one crashes while another cannot reach the primary, or the majority: all that one of each can do.
+    #[must_use]
+    pub fn struck() -> Self {
+        Self {
+            nodes: 3,
+            crashes: vec![0, 1],
+            cuts: vec![Cut::Pair(0, 2), Cut::Isolate(0), Cut::Pair(2, DECIDER)],
+            ..Self::new("struck", vec![assign(&[1, 2]), Prelude::Settle])
+        }
     }
 
     /// A primary alone that begins to fill a replica, and is written to.

@@ -304,18 +304,22 @@ impl World {
         self.schedule(back, Event::Restart(place));
     }
 
-    /// Some of the others notice a broken connection soon, the rest when they hear nothing.
+    /// Some of the others notice soon that a connection broke, some at once that nobody listens there any more, the rest when
+    /// they hear nothing.
     fn tell_lost(&mut self, node: NodeId, place: usize) {
         let peers: Vec<(NodeId, usize)> =
             self.processes.values().map(|process| (process.node, process.place)).collect();
         for (peer, at) in peers {
-            if peer != node
-                && self.network.is_linked(Plane::Control, place, at)
-                && self.rng.random_bool(0.7)
-            {
+            if peer == node || !self.network.is_linked(Plane::Control, place, at) {
+                continue;
+            }
+            if self.rng.random_bool(0.7) {
                 let delay = Duration::from_micros(self.rng.random_range(500..300_000));
                 let lost = Input::Disconnect { node, departed: false };
                 self.schedule(self.now + delay, Event::Input(peer, lost));
+            }
+            if self.rng.random_bool(0.5) {
+                self.probe_guard(peer, node, place);
             }
         }
     }

@@ -132,7 +132,7 @@ impl World {
     }
 
     /// Somebody holds the port while a process lives there; a stopped one's kernel accepts, but nobody answers.
-    fn probe_guard(&mut self, node: NodeId, asked: NodeId, to: usize) {
+    pub(super) fn probe_guard(&mut self, node: NodeId, asked: NodeId, to: usize) {
         let Some(place) = self.place(node) else { return };
         let at_home = self.places.get(to).copied().flatten();
         let stopped = at_home.and_then(|home| self.processes.get(&home)).is_some_and(|p| p.paused);
