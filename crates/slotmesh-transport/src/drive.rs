@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::{Connection, ReadError, RecvStream, SendStream};
 
+use crate::clock;
 use crate::disconnect::{Close, Disconnect};
 use crate::frame::{Frame, FrameDecoder, FrameError, FrameType};
 use crate::handler::{Handler, Reply, Request};
@@ -209,8 +210,10 @@ struct BatchClock {
 impl BatchClock {
     fn waited(&mut self) -> Duration {
         match self.started {
-            None => self.started = Some(Instant::now()),
-            Some(started) if self.frames % 8 == 1 => self.waited = started.elapsed(),
+            None => self.started = Some(clock::now()),
+            Some(started) if self.frames % 8 == 1 => {
+                self.waited = clock::now().saturating_duration_since(started);
+            }
             Some(_) => {}
         }
         self.frames += 1;
