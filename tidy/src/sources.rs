@@ -59,6 +59,30 @@ const SLEEPERS: &[(&str, &str)] = &[
         "a handler that blocks on purpose, and polls for a condition",
     ),
     ("crates/slotmesh-transport/tests/faults.rs", "polls until a port is free and a peer is back"),
+    (
+        "crates/slotmesh-transport/tests/world/calls.rs",
+        "the clock is paused: pauses between calls, and a caller's patience",
+    ),
+    (
+        "crates/slotmesh-transport/tests/world/faults.rs",
+        "the clock is paused: time between faults, and a process that is down",
+    ),
+    (
+        "crates/slotmesh-transport/tests/world/flows.rs",
+        "the clock is paused: pauses between frames and messages",
+    ),
+    (
+        "crates/slotmesh-transport/tests/world/recorder.rs",
+        "the clock is paused: an answer that takes time",
+    ),
+    (
+        "crates/slotmesh-transport/tests/world/rest.rs",
+        "the clock is paused: pauses between probes, and the time until nothing is left",
+    ),
+    (
+        "crates/slotmesh-transport/tests/world/scenes.rs",
+        "the clock is paused: this is how it advances",
+    ),
 ];
 
 /// A file has more production code than fits one concept.

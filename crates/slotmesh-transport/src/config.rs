@@ -17,8 +17,9 @@ pub struct TransportConfig {
     pub frame_bytes_max: usize,
     /// Largest frame on a [`FrameStream`](crate::FrameStream).
     pub stream_frame_bytes_max: usize,
-    /// A connection on which nothing arrives for this long is lost. Shorter finds dead hosts sooner, longer survives
-    /// longer stalls; 5 to 60 s.
+    /// A connection on which nothing arrives for this long is lost, or up to a `keep_alive_interval` later: the first
+    /// packet sent into the silence begins the time anew (RFC 9000 section 10.1). Shorter finds dead hosts sooner, longer
+    /// survives longer stalls; 5 to 60 s.
     pub idle_timeout: Duration,
     /// How often an idle connection shows that it lives; a third of `idle_timeout` or less.
     pub keep_alive_interval: Duration,

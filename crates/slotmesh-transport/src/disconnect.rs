@@ -19,8 +19,9 @@ pub enum Disconnect {
     /// Nothing was heard from the peer for the idle time.
     #[error("nothing was heard from the peer for too long")]
     Idle,
-    /// The process at the peer's address does not know the connection: the peer has crashed and another runs there.
-    #[error("the peer's process was replaced")]
+    /// The process at the peer's address does not know the connection: the peer has crashed and another runs there, or it
+    /// has given the connection up because nothing reached it for the idle time.
+    #[error("the peer's process was replaced, or has given the connection up")]
     Restarted,
     /// The connection broke in some other way.
     #[error("the connection was lost")]

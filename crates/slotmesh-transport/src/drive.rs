@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::{Connection, ReadError, RecvStream, SendStream};
 
+use crate::clock;
 use crate::disconnect::{Close, Disconnect};
 use crate::frame::{Frame, FrameDecoder, FrameError, FrameType};
 use crate::handler::{Handler, Reply, Request};
@@ -209,8 +210,10 @@ struct BatchClock {
 impl BatchClock {
     fn waited(&mut self) -> Duration {
         match self.started {
-            None => self.started = Some(Instant::now()),
-            Some(started) if self.frames % 8 == 1 => self.waited = started.elapsed(),
+            None => self.started = Some(clock::now()),
+            Some(started) if self.frames % 8 == 1 => {
+                self.waited = clock::now().saturating_duration_since(started);
+            }
             Some(_) => {}
         }
         self.frames += 1;
@@ -248,7 +251,7 @@ fn handle(
 
 async fn accept_streams(link: Arc<Link>, handler: Arc<dyn Handler>) {
     let _close = CloseGuard(link.connection.clone());
-    while let Ok((send, mut recv)) = link.connection.accept_bi().await {
+    while let Ok((mut send, mut recv)) = link.connection.accept_bi().await {
         // The kind is written when the stream is opened, so it is on its way; a peer that withholds it delays only itself.
         let mut kind = [0];
         let read = recv.read_exact(&mut kind);
@@ -256,6 +259,9 @@ async fn accept_streams(link: Arc<Link>, handler: Arc<dyn Handler>) {
             let [kind] = kind;
             let max = link.config.stream_frame_bytes_max;
             handler.stream(&link.info, kind, FrameStream::new(kind, send, recv, max));
+        } else {
+            // Dropped, it would end as if all had been said. It fails only when the stream has ended already.
+            let _ = send.reset(0u32.into());
         }
     }
 }

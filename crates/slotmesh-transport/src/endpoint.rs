@@ -3,12 +3,14 @@ use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quinn::{AsyncUdpSocket, Runtime};
 use slotmesh_slots::{Generation, NodeId};
 
+use crate::clock;
 use crate::config::TransportConfig;
 use crate::connection_id::RandomIds;
 use crate::disconnect::{CODE_CLOSED, CODE_LEAVING, Disconnect};
@@ -62,19 +64,40 @@ impl Endpoint {
         config: TransportConfig,
         handler: Arc<dyn Handler>,
     ) -> Result<Self, BindError> {
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| BindError::NoRuntime)?;
+        runtime()?;
         check(&config, &hello, identity)?;
         let socket_error = |source| BindError::Socket { addr, source };
         let socket = UdpSocket::bind(addr).map_err(socket_error)?;
         let addr = socket.local_addr().map_err(socket_error)?;
         enlarge_buffers(&socket, config.socket_buffer_bytes);
-        let quic = quinn::Endpoint::new(
+        let socket = quinn::TokioRuntime.wrap_udp_socket(socket).map_err(socket_error)?;
+        Self::bind_on(addr, socket, identity, hello, config, handler)
+    }
+
+    /// As [`Endpoint::bind`], on a socket of the caller's making that has this address: for tests over a modelled
+    /// network.
+    ///
+    /// # Errors
+    /// When the settings or the hello are invalid, or there is no runtime.
+    #[doc(hidden)]
+    pub fn bind_on(
+        addr: SocketAddr,
+        socket: Arc<dyn AsyncUdpSocket>,
+        identity: &Identity,
+        hello: Hello,
+        config: TransportConfig,
+        handler: Arc<dyn Handler>,
+    ) -> Result<Self, BindError> {
+        let runtime = runtime()?;
+        check(&config, &hello, identity)?;
+        let quic = quinn::Endpoint::new_with_abstract_socket(
             endpoint_config(identity, addr, config.mtu_max)?,
             Some(server_config(identity, &config)?),
             socket,
+            // Its timers and its time are tokio's, so they stand still with a paused clock.
             Arc::new(quinn::TokioRuntime),
         )
-        .map_err(socket_error)?;
+        .map_err(|source| BindError::Socket { addr, source })?;
         let mut client = quinn::ClientConfig::new(Arc::new(identity.quic_client()?));
         client.transport_config(config.dialled());
         let inner = Arc::new(EndpointInner {
@@ -201,7 +224,7 @@ impl EndpointInner {
         if self.is_closing() {
             return;
         }
-        if let Some(suppressed) = self.log.allow(Instant::now()) {
+        if let Some(suppressed) = self.log.allow(clock::now()) {
             tracing::warn!(%addr, %why, suppressed, "no connection");
         }
         if matches!(why, Disconnect::Refused(_)) {
@@ -307,6 +330,10 @@ fn check(config: &TransportConfig, hello: &Hello, identity: &Identity) -> Result
         return Err(BindError::Hello("the cluster name or info is too long"));
     }
     Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Handle, BindError> {
+    tokio::runtime::Handle::try_current().map_err(|_| BindError::NoRuntime)
 }
 
 /// Best effort: the system caps buffers at its own limit, and works with small ones.

@@ -18,6 +18,7 @@
 //! their own. Certificates from files are not read yet; only the secret gives an identity.
 
 mod backoff;
+mod clock;
 mod config;
 mod connection_id;
 mod disconnect;

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::Connection;
 use tokio::sync::{Notify, oneshot};
 
+use crate::clock;
 use crate::config::TransportConfig;
 use crate::disconnect::{Close, Disconnect};
 use crate::error::{BusyAt, CallError};
@@ -161,12 +162,12 @@ impl Link {
             |frame: Frame| Some((state.pending.take(frame.header.id)?, read_answer(frame)));
         let answers: Vec<Ended> = frames.drain(..).filter_map(answer).collect();
         drop(state);
-        self.ready.put(answers, Instant::now());
+        self.ready.put(answers, clock::now());
     }
 
     /// Ends calls whose deadline has come; false once the sweeper can rest.
     pub(crate) fn sweep_deadlines(&self, may_rest: bool) -> Sweep {
-        let now = Instant::now();
+        let now = clock::now();
         self.ready.sweep(now);
         let mut state = self.state.lock();
         let expired = state.pending.expire(now);

@@ -11,6 +11,7 @@ use slotmesh_slots::NodeId;
 use tokio::sync::{Notify, watch};
 
 use crate::backoff::Backoff;
+use crate::clock;
 use crate::disconnect::Disconnect;
 use crate::drive::ReadyLink;
 use crate::endpoint::EndpointInner;
@@ -50,9 +51,9 @@ impl Peer {
         if let Some(link) = self.0.link() {
             return link.call(kind, body, budget)?.answer().await;
         }
-        let started = std::time::Instant::now();
+        let started = clock::now();
         let link = self.0.connect(budget).await?;
-        let left = budget.saturating_sub(started.elapsed());
+        let left = budget.saturating_sub(clock::now().saturating_duration_since(started));
         link.call(kind, body, left)?.answer().await
     }
 

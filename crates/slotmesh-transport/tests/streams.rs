@@ -108,6 +108,18 @@ async fn the_ends_tell_how_it_ended() {
 }
 
 #[tokio::test]
+async fn a_stream_that_does_not_say_its_kind_is_broken_off() {
+    let (server, raw) = (Node::start(2), RawPeer::new(1, Default::default()));
+    let (connection, _send, _recv) = raw.greet(server.addr(), 1).await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    send.reset(0u32.into()).unwrap();
+    // An end in good order would say that the peer has told everything.
+    let ended = tokio::time::timeout(BUDGET, recv.read_to_end(1)).await.expect("an end");
+    assert!(ended.is_err(), "{ended:?}");
+    assert!(server.handler.streams.lock().is_empty());
+}
+
+#[tokio::test]
 async fn streams_above_the_limit_are_busy() {
     let short = Duration::from_millis(300);
     let client = Setup::new(1).config(|config| config.handshake_timeout = short).start();
