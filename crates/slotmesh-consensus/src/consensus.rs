@@ -81,6 +81,7 @@ impl Consensus {
             tenure: Arc::clone(&tenure),
             store: store.clone(),
             log_bytes_max: config.log_bytes_max,
+            snapshot_keep: config.snapshot_keep,
             status: publish,
         };
         let inner = Inner {
