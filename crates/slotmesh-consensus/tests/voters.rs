@@ -22,7 +22,10 @@ async fn set_voters(cluster: &Cluster, voters: &[NodeId]) {
         match leader.set_voters(voters.to_vec()).await {
             Ok(()) => break,
             Err(
-                ProposeError::NotLeader { .. } | ProposeError::NoQuorum | ProposeError::Timeout,
+                ProposeError::NotLeader { .. }
+                | ProposeError::NoQuorum
+                | ProposeError::LeadershipLost
+                | ProposeError::Timeout,
             ) => {}
             Err(error) => panic!("{error}"),
         }
