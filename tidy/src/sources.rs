@@ -37,6 +37,23 @@ const SLEEPERS: &[(&str, &str)] = &[
         "crates/slotmesh-consensus/tests/leadership.rs",
         "the clock is paused: this is how it advances",
     ),
+    (
+        "crates/slotmesh-consensus/tests/storm/fault.rs",
+        "the clock is paused: how long a fault lasts",
+    ),
+    (
+        "crates/slotmesh-consensus/tests/storm/mod.rs",
+        "the clock is paused: this is how it advances",
+    ),
+    (
+        "crates/slotmesh-consensus/tests/storm/voters.rs",
+        "the clock is paused: this is how it advances",
+    ),
+    ("crates/slotmesh-consensus/tests/storm/wire.rs", "delay of modelled messages"),
+    (
+        "crates/slotmesh-consensus/tests/storm/world.rs",
+        "the clock is paused: nodes start one after the other",
+    ),
     ("crates/slotmesh-consensus/tests/voters.rs", "the clock is paused: this is how it advances"),
     (
         "crates/slotmesh-node/src/client/router.rs",

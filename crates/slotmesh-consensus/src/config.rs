@@ -80,7 +80,8 @@ impl ConsensusConfig {
             install_snapshot_timeout: millis(self.snapshot_timeout),
             max_payload_entries: PAYLOAD_ENTRIES_MAX,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_after),
-            max_in_snapshot_log_to_keep: self.snapshot_keep,
+            // Never by itself: what its policy asks for may lie before what the follower asked for, and it panics.
+            max_in_snapshot_log_to_keep: u64::MAX,
             // A voter behind by more gets the snapshot. Above snapshot_after, or the snapshot itself would be too old.
             replication_lag_threshold: self.snapshot_after.saturating_mul(2),
             snapshot_max_chunk_size: SNAPSHOT_CHUNK_BYTES as u64,

@@ -33,7 +33,7 @@ pub struct Consensus {
 }
 
 pub(crate) struct Inner {
-    node: NodeId,
+    pub(crate) node: NodeId,
     pub(crate) config: ConsensusConfig,
     pub(crate) raft: Raft,
     pub(crate) tenure: Arc<Tenure>,
@@ -81,6 +81,7 @@ impl Consensus {
             tenure: Arc::clone(&tenure),
             store: store.clone(),
             log_bytes_max: config.log_bytes_max,
+            snapshot_keep: config.snapshot_keep,
             status: publish,
         };
         let inner = Inner {
@@ -151,7 +152,7 @@ impl Consensus {
     /// machine's outcome. Only the leader can: any other node refuses at once.
     ///
     /// # Errors
-    /// See [`ProposeError`]. On its `Timeout`, and when the future is dropped, the command may yet be applied.
+    /// See [`ProposeError`]. On its `Timeout` and `LeadershipLost`, and when the future is dropped, the command may yet be applied.
     pub async fn propose(
         &self,
         command: Vec<u8>,
@@ -162,20 +163,30 @@ impl Consensus {
         }
         self.require_quorum()?;
         let _place = self.inner.proposals.try_acquire().map_err(|_| ProposeError::Busy)?;
+        let truncations = self.inner.store.truncations();
         // Without a quorum the engine keeps the writer waiting for ever.
         let write = self.inner.raft.client_write(Bytes::from(command));
         let written = tokio::time::timeout(deadline, write).await;
-        written.map_err(|_| ProposeError::Timeout)?.map(|written| written.data).map_err(refusal)
+        let written = written.map_err(|_| ProposeError::Timeout)?;
+        written.map(|written| written.data).map_err(|error| match refusal(error) {
+            // Refused, or taken back: the engine says the same of both.
+            ProposeError::NotLeader { .. } if self.inner.store.truncations() > truncations => {
+                ProposeError::LeadershipLost
+            }
+            error => error,
+        })
     }
 
     /// Replaces the set of voters by this one: newcomers first receive the log, then one joint change is committed. Only
     /// the leader can, one change at a time. When it leaves itself out, it leads until the change is committed; the others then elect.
+    /// It should do so only while the others are a majority of the old voters: a leader that has logged its own leaving stands no
+    /// more and votes for nobody who lacks that entry, so if it is cut off at that moment, nobody can win without them.
     ///
     /// Takes at most about [`ConsensusConfig::catch_up`] plus six maximal election times. Newcomers must run a [`Consensus`] that was
     /// never founded.
     ///
     /// # Errors
-    /// See [`ProposeError`]. After its `Timeout`, and when the future is dropped, the change may yet happen or stay half done
+    /// See [`ProposeError`]. After its `Timeout` and `LeadershipLost`, and when the future is dropped, the change may yet happen or stay half done
     /// ([`LogStatus::voters_changing`]): calling this again on the leader completes it.
     pub async fn set_voters(&self, voters: Vec<NodeId>) -> Result<(), ProposeError> {
         let wanted = voter_set(&voters).map_err(|reason| ProposeError::BadVoters { reason })?;

@@ -37,6 +37,8 @@ struct Log {
     purged: Option<LogId>,
     committed: Option<LogId>,
     vote: Option<Vote>,
+    /// How often entries were taken back.
+    truncations: u64,
 }
 
 impl LogStore {
@@ -64,6 +66,11 @@ impl LogStore {
         }
     }
 
+    /// How often entries of this log were taken back, because another leader has others in their place.
+    pub(crate) fn truncations(&self) -> u64 {
+        self.log.lock().truncations
+    }
+
     pub(crate) fn size(&self) -> LogSize {
         let log = self.log.lock();
         LogSize { entries: log.entries.len(), command_bytes: log.command_bytes }
@@ -86,6 +93,7 @@ impl Log {
     }
 
     fn truncate(&mut self, index: u64) {
+        self.truncations += 1;
         let gone = self.entries.split_off(&index);
         self.command_bytes -= gone.values().map(command_len).sum::<usize>();
     }

@@ -63,11 +63,33 @@ impl Inner {
     }
 
     async fn replace(&self, wanted: &BTreeSet<u64>) -> Result<(), ProposeError> {
+        self.finish(wanted).await?;
         let now = self.membership();
         if now.get_joint_config().as_slice() == std::slice::from_ref(wanted) {
             return Ok(());
         }
-        self.retry(|| self.raft.change_membership(wanted.clone(), false)).await
+        self.write_voters(wanted).await
+    }
+
+    /// Ends a change to other voters that was left half done. To go on from there at once would take this node, if that change leaves
+    /// it out, through a joint phase in which it does not vote, and the engine panics at its end.
+    async fn finish(&self, wanted: &BTreeSet<u64>) -> Result<(), ProposeError> {
+        let now = self.membership();
+        let [_, begun] = now.get_joint_config().as_slice() else { return Ok(()) };
+        if begun == wanted {
+            return Ok(());
+        }
+        self.write_voters(begun).await?;
+        if begun.contains(&self.node.get()) { Ok(()) } else { Err(ProposeError::LeadershipLost) }
+    }
+
+    async fn write_voters(&self, voters: &BTreeSet<u64>) -> Result<(), ProposeError> {
+        let written = self.retry(|| self.raft.change_membership(voters.clone(), false)).await;
+        written.map_err(|error| match error {
+            // The first of its two entries may be committed.
+            ProposeError::NotLeader { .. } => ProposeError::LeadershipLost,
+            error => error,
+        })
     }
 
     async fn drop_learners(&self) -> Result<(), ProposeError> {

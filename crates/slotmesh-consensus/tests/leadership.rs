@@ -192,3 +192,50 @@ async fn a_stopped_node_claims_nothing_and_refuses() {
     assert!(consensus.propose(Vec::new(), Duration::from_secs(1)).await.is_err());
     assert!(consensus.initialize(vec![node(1)]).await.is_err());
 }
+
+/// One leader's entry reaches a single voter, the next leader has it taken back, and a third finds it at that voter.
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_back_here_may_yet_be_applied() {
+    let delay = Duration::from_millis(10);
+    let cluster = Cluster::founded_with_delay(5, config(), delay).await;
+    cluster.commit(b"before").await;
+    let first = cluster.leader().await;
+    let others: Vec<_> = (1..=5).map(node).filter(|id| *id != first).collect();
+    let [heir, keeper] = [others[0], others[1]];
+    until("all to have it", || others.iter().all(|id| cluster.commands(*id).len() == 1)).await;
+    for id in others.iter().filter(|id| **id != heir) {
+        cluster.at(*id).set_elections(false);
+    }
+
+    // Only the keeper hears of the entry.
+    cluster.cut(heir);
+    others[2..].iter().for_each(|id| cluster.cut_link(first, *id));
+    let leader = cluster.at(first);
+    let proposal =
+        tokio::spawn(
+            async move { leader.propose(b"lost?".to_vec(), Duration::from_secs(9)).await },
+        );
+    sleep(5 * delay).await;
+
+    // The heir is elected by the last two. Its first entry reaches only the old leader.
+    cluster.heal();
+    cluster.cut(keeper);
+    others[2..].iter().for_each(|id| cluster.cut_link(first, *id));
+    cluster.cut_link(first, heir);
+    let term = cluster.at(heir).status().term;
+    until("the heir to stand", || cluster.at(heir).status().term > term).await;
+    sleep(delay * 3 / 2).await;
+    cluster.heal();
+    cluster.cut(keeper);
+    others[2..].iter().for_each(|id| cluster.cut_link(heir, *id));
+    let outcome = proposal.await.unwrap();
+
+    // It is gone before the others have it, and the keeper's log is the longest among those that are left.
+    cluster.crash(heir).await;
+    cluster.heal();
+    cluster.at(first).set_elections(false);
+    cluster.at(keeper).set_elections(true);
+    let applied = [b"before".to_vec(), b"lost?".to_vec()];
+    cluster.applied(&[first, keeper, others[2], others[3]], &applied).await;
+    assert_eq!(outcome, Err(ProposeError::LeadershipLost));
+}

@@ -22,7 +22,10 @@ async fn set_voters(cluster: &Cluster, voters: &[NodeId]) {
         match leader.set_voters(voters.to_vec()).await {
             Ok(()) => break,
             Err(
-                ProposeError::NotLeader { .. } | ProposeError::NoQuorum | ProposeError::Timeout,
+                ProposeError::NotLeader { .. }
+                | ProposeError::NoQuorum
+                | ProposeError::LeadershipLost
+                | ProposeError::Timeout,
             ) => {}
             Err(error) => panic!("{error}"),
         }
@@ -136,6 +139,27 @@ async fn a_voter_that_slept_through_a_snapshot_catches_up() {
     cluster.heal();
     cluster.applied(&[sleeper], &commands).await;
     assert!(cluster.journals[&sleeper].lock().restored > 0);
+}
+
+/// The log is over its bytes while entries are on their way to a voter that does not answer: they cannot be purged yet, and
+/// that must neither keep the leader busy (this test would not end) nor clash with the snapshots that the entries' number asks for.
+#[tokio::test(start_paused = true)]
+async fn a_log_over_its_bytes_waits_for_a_silent_voter() {
+    let limits = (25, 5, 16 * 1024);
+    let (snapshot_after, snapshot_keep, log_bytes_max) = limits;
+    let config = ConsensusConfig { snapshot_after, snapshot_keep, log_bytes_max, ..config() };
+    let cluster = Cluster::founded(3, config).await;
+    let leader = cluster.leader().await;
+    let silent = [node(1), node(2)].into_iter().find(|id| *id != leader).unwrap();
+    cluster.at(silent).set_elections(false);
+    cluster.cut(silent);
+    let commands: Vec<Vec<u8>> =
+        (0..120u8).map(|n| vec![n; if n % 12 < 6 { 4000 } else { 10 }]).collect();
+    for command in &commands {
+        cluster.commit(command).await;
+    }
+    cluster.heal();
+    cluster.applied(&[node(1), node(2), node(3)], &commands).await;
 }
 
 #[tokio::test(start_paused = true)]

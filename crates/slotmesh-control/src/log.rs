@@ -39,7 +39,7 @@ pub struct LogStatus {
     /// Whether this node believes itself the leader. A leader that was cut off goes on believing it: what may rest on
     /// leadership without a commit rests on [`quorum_acked`](Self::quorum_acked).
     pub is_leader: bool,
-    /// The latest term this node heard of.
+    /// The latest term this node heard of. Two nodes may lead one term, the second after the first.
     pub term: u64,
     /// When this node became leader of this term, read after a majority had voted for it; `None` on any other.
     pub leader_since: Option<MonoTime>,
@@ -47,8 +47,9 @@ pub struct LogStatus {
     /// Decisions taken from the machine's state before that are decisions on old news. False on any other node.
     pub caught_up: bool,
     /// When the last heartbeat that a quorum acknowledged was *sent*, on this node's clock: no other node can have been
-    /// elected before this point plus the maximal election time. It stops at once when the quorum falls silent, and an
-    /// old copy of it is merely too early. `None` when this node is no leader, or no quorum has answered it yet.
+    /// elected before this point plus the maximal election time, unless this node gave its claim up before: it voted for the
+    /// other itself, or left the voters. So the claim is good for the moment at which it was asked for. It stops at once when
+    /// the quorum falls silent. `None` when this node is no leader, or no quorum has answered it yet.
     pub quorum_acked: Option<MonoTime>,
     /// Who votes, sorted; while a change is in progress both the old and the new ones. Empty before founding.
     pub voters: Vec<NodeId>,
@@ -58,12 +59,12 @@ pub struct LogStatus {
     pub last_applied: u64,
 }
 
-/// Why a proposal has no outcome. Only [`Timeout`](Self::Timeout) and [`Stopped`](Self::Stopped) leave open whether it
-/// was, or will be, applied.
+/// Why a proposal has no outcome. Only [`Timeout`](Self::Timeout), [`LeadershipLost`](Self::LeadershipLost) and
+/// [`Stopped`](Self::Stopped) leave open whether it was, or will be, applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProposeError {
-    /// Another node leads, or nobody does; nothing was proposed, or it was proposed and is certainly lost. Ask the hinted leader.
+    /// Another node leads, or nobody does; nothing was proposed. Ask the hinted leader.
     #[error("this node does not lead the control log (leader: {leader:?})")]
     NotLeader {
         /// The leader this node knows of, if any.
@@ -95,6 +96,10 @@ pub enum ProposeError {
     /// The deadline came first: the outcome is unknown. A retry is harmless because commands are compare-and-set.
     #[error("the deadline came before the outcome")]
     Timeout,
+    /// This node ceased to lead before the outcome, which is unknown: what another leader had taken back here may still be in
+    /// the log of a third, which leads one day (Raft §5.4.2, figure 8). A retry is harmless because commands are compare-and-set.
+    #[error("the leadership ended before the outcome")]
+    LeadershipLost,
     /// The log of this node was stopped: the outcome is unknown.
     #[error("the control log of this node has stopped")]
     Stopped,

@@ -25,32 +25,35 @@ pub fn node(number: u64) -> NodeId {
     NodeId::new(number).unwrap()
 }
 
-/// Remembers every command; the outcome is its position.
+/// Remembers every command and its index; the outcome is its position, from one.
 #[derive(Default)]
 pub struct Journal {
-    pub commands: Vec<Vec<u8>>,
+    pub entries: Vec<(u64, Vec<u8>)>,
     pub restored: usize,
 }
 
 impl LogMachine for Journal {
-    fn apply(&mut self, _index: u64, command: &[u8]) -> Vec<u8> {
-        self.commands.push(command.to_vec());
-        (self.commands.len() as u64).to_be_bytes().to_vec()
+    fn apply(&mut self, index: u64, command: &[u8]) -> Vec<u8> {
+        self.entries.push((index, command.to_vec()));
+        (self.entries.len() as u64).to_be_bytes().to_vec()
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        let sized = |c: &Vec<u8>| [&(c.len() as u32).to_be_bytes()[..], c].concat();
-        self.commands.iter().flat_map(sized).collect()
+        let framed = |(index, command): &(u64, Vec<u8>)| {
+            [&index.to_be_bytes()[..], &(command.len() as u32).to_be_bytes(), command].concat()
+        };
+        self.entries.iter().flat_map(framed).collect()
     }
 
     fn restore(&mut self, mut snapshot: &[u8]) -> Result<(), RestoreError> {
-        let mut commands = Vec::new();
-        while let Some((len, rest)) = snapshot.split_first_chunk() {
-            let len = u32::from_be_bytes(*len) as usize;
-            commands.push(rest[..len].to_vec());
-            snapshot = &rest[len..];
+        let mut entries = Vec::new();
+        while let Some((index, rest)) = snapshot.split_first_chunk() {
+            let (len, rest) = rest.split_first_chunk().unwrap();
+            let (command, rest) = rest.split_at(u32::from_be_bytes(*len) as usize);
+            entries.push((u64::from_be_bytes(*index), command.to_vec()));
+            snapshot = rest;
         }
-        self.commands = commands;
+        self.entries = entries;
         self.restored += 1;
         Ok(())
     }
@@ -170,7 +173,8 @@ impl Cluster {
     }
 
     pub fn commands(&self, id: NodeId) -> Vec<Vec<u8>> {
-        self.journals[&id].lock().commands.clone()
+        let journal = self.journals[&id].lock();
+        journal.entries.iter().map(|(_, command)| command.clone()).collect()
     }
 
     pub fn is_up(&self, id: NodeId) -> bool {
