@@ -133,6 +133,8 @@ impl Seen {
         let known = self.vote.is_committed() && (is_leader || !mine) && !self.stopped;
         let mut voters: Vec<NodeId> =
             configs.iter().flatten().filter_map(|number| identity(*number)).collect();
+        let applied = self.applied.map(|last| last.index);
+        let undecided = |logged: &(u64, Configs)| applied < Some(logged.0);
         voters.sort_unstable();
         voters.dedup();
         LogStatus {
@@ -143,7 +145,7 @@ impl Seen {
             caught_up: is_leader && self.applied.is_some_and(|last| last.leader_id == *holder),
             quorum_acked: if is_leader { self.quorum_acked(configs, me, now) } else { None },
             voters,
-            voters_changing: configs.len() > 1,
+            voters_changing: configs.len() > 1 || self.memberships.last().is_some_and(undecided),
             last_applied: self.applied.map_or(0, |last| last.index),
         }
     }

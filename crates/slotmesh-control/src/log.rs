@@ -53,7 +53,8 @@ pub struct LogStatus {
     pub quorum_acked: Option<MonoTime>,
     /// Who votes, sorted; while a change is in progress both the old and the new ones. Empty before founding.
     pub voters: Vec<NodeId>,
-    /// Whether a change of voters was begun and its end is not logged yet.
+    /// Whether a change of voters was begun and its end is not known here to be committed: until then those who were voters may be
+    /// needed still. Who comes to lead such a log has to change the voters again, for nobody else ends it.
     pub voters_changing: bool,
     /// Index of the last applied entry; zero before the first.
     pub last_applied: u64,

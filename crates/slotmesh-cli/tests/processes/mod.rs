@@ -42,6 +42,7 @@ pub struct Setup {
     /// The network namespace to run in, when it is not the one of the test.
     pub namespace: Option<String>,
     pub witness: bool,
+    pub refused_is_death: bool,
 }
 
 impl Setup {
@@ -55,6 +56,7 @@ impl Setup {
             replicas: 1,
             namespace: None,
             witness: false,
+            refused_is_death: false,
         }
     }
 }
@@ -74,6 +76,9 @@ impl Process {
         command.args(["--replicas", &setup.replicas.to_string()]);
         if setup.witness {
             command.arg("--witness");
+        }
+        if setup.refused_is_death {
+            command.arg("--refused-is-death");
         }
         for seed in &setup.seeds {
             command.args(["--seed", &seed.to_string()]);

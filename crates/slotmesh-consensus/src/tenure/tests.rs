@@ -129,6 +129,21 @@ fn voters_are_those_of_the_last_logged_set_that_was_not_taken_back() {
 }
 
 #[test]
+fn a_change_of_voters_ends_when_its_last_entry_is_applied() {
+    let (tenure, vote) = leading(&[&[1]]);
+    let at = |index| LogId::new(openraft::CommittedLeaderId::new(vote.leader_id().term, ME), index);
+    tenure.applied(at(4));
+    assert!(!tenure.status().voters_changing);
+    tenure.voters_logged(5, &membership(&[&[1], &[1, 2]]));
+    tenure.applied(at(5));
+    assert!(tenure.status().voters_changing, "both sets have to agree");
+    tenure.voters_logged(6, &membership(&[&[1, 2]]));
+    assert!(tenure.status().voters_changing, "nobody but this node may know of it");
+    tenure.applied(at(6));
+    assert!(!tenure.status().voters_changing);
+}
+
+#[test]
 fn a_leader_has_caught_up_with_the_first_entry_of_its_term() {
     let (tenure, vote) = leading(&[&[1]]);
     let at = |term, index| LogId::new(openraft::CommittedLeaderId::new(term, ME), index);

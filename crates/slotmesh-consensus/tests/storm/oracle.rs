@@ -304,7 +304,8 @@ impl Facts {
         self.check_acked(sight, claimed, now);
     }
 
-    /// What a leader says of its quorum is no younger than what the wire carried; during a change, in both sets of voters.
+    /// What a leader says of its quorum is no younger than what the wire carried; during a change, in both sets of voters, or in the
+    /// new one where that is logged and merely not committed yet.
     fn check_acked(&mut self, sight: &Sight, claimed: Option<u64>, now: u64) {
         let (node, status) = (sight.node, &sight.status);
         let said: Voters = status.voters.iter().copied().collect();
@@ -313,7 +314,8 @@ impl Facts {
             let pairs = may().flat_map(|a| may().map(move |b| (a, b)));
             let fit = pairs.filter(|(a, b)| a != b && a.union(b).eq(&said));
             let both = fit.map(|(a, b)| self.acked(node, a, now).min(self.acked(node, b, now)));
-            both.max().unwrap_or(now)
+            let alone = may().any(|set| *set == said).then(|| self.acked(node, &said, now));
+            both.chain(alone).max().unwrap_or(now)
         } else {
             self.acked(node, &said, now)
         };

@@ -439,7 +439,7 @@ impl Brain {
     fn choose_voters(&mut self, now: MonoTime) {
         let Some(leader) = &self.leader else { return };
         let waited = now.saturating_since(leader.voters_changed) >= VOTERS_INTERVAL;
-        if leader.voters_changing || self.log.voters_changing || !waited {
+        if leader.voters_changing || !waited {
             return;
         }
         let current: BTreeSet<NodeId> = self.log.voters.iter().copied().collect();
@@ -451,7 +451,9 @@ impl Brain {
             up && fit && !dead && !self.peers.is_proven_dead(node)
         };
         let wanted = self.with_leader(voters(&self.view, &current, usable), &current);
-        if wanted != current && self.may_vote(&wanted, &current, now) {
+        // What a leader before this one began has to be ended, whoever is wanted.
+        let half_done = self.log.voters_changing;
+        if (half_done || wanted != current) && self.may_vote(&wanted, &current, now) {
             self.set_voters(wanted);
         }
     }
@@ -674,6 +676,24 @@ mod tests {
         };
         assert_eq!(proposed(at(4_700)), None, "silent for three pings");
         assert_eq!(proposed(at(4_800)), Some(vec![node(1), node(4), node(5)]));
+    }
+
+    #[test]
+    fn a_change_of_voters_that_another_leader_left_half_done_is_ended() {
+        let mut brain = leading(&[2, 3]);
+        let status = LogStatus { voters_changing: true, ..brain.log.clone() };
+        brain.handle_log_status(status, at(4_900));
+        let hear = |brain: &mut Brain, now| {
+            assert!(brain.leader.as_mut().is_some_and(|leader| leader.grant(node(2), at(now))));
+        };
+        hear(&mut brain, 4_900);
+        assert_eq!(voters(&mut brain), Some(vec![node(1), node(2), node(3)]));
+        assert_eq!(voters(&mut brain), None, "one at a time");
+        brain.handle_voters_set(at(5_000));
+        hear(&mut brain, 5_900);
+        let again = outputs(&mut brain, at(6_000));
+        let set = |output: &Output| matches!(output, Output::SetVoters(_));
+        assert!(again.iter().any(set), "it failed, or the log has not heard of its end");
     }
 
     #[test]

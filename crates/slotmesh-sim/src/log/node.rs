@@ -196,7 +196,10 @@ impl LogNode {
             caught_up: reign.is_some_and(|reign| self.applied >= reign.first),
             quorum_acked: self.quorum_acked(now),
             voters: self.voters().into_iter().collect(),
-            voters_changing: matches!(self.latest_voters(), Some((_, Some(_)))),
+            voters_changing: self
+                .entries
+                .latest_voters()
+                .is_some_and(|voters| voters.next.is_some() || voters.index > self.commit),
             last_applied: self.applied,
         }
     }

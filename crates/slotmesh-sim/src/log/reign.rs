@@ -61,16 +61,24 @@ impl Reign {
 }
 
 impl LogNode {
-    /// Changes the voters by joint consensus. One change at a time.
+    /// Changes the voters by joint consensus. One change at a time; one that another leader left half done is ended first,
+    /// and is all that is done.
     pub(crate) fn set_voters(&mut self, wanted: NodeSet, now: MonoTime) {
-        let current = match self.latest_voters() {
-            Some((current, None)) if self.reign.is_some() && !wanted.is_empty() => current.clone(),
-            _ => {
-                self.events.push_back(LogEvent::VotersSet);
-                return;
+        let free = self.reign.as_ref().is_some_and(|reign| reign.changing_voters.is_none());
+        // What is not committed yet may be another leader's last step, or taken back.
+        let latest = self.entries.latest_voters().filter(|latest| latest.index <= self.commit);
+        let step = match latest {
+            _ if !free || wanted.is_empty() => None,
+            Some(Voters { next: Some(next), .. }) => {
+                Some(What::Voters { current: next.clone(), next: None })
             }
+            Some(Voters { current, next: None, .. }) => {
+                Some(What::Voters { current: current.clone(), next: Some(wanted) })
+            }
+            None => None,
         };
-        self.append(What::Voters { current, next: Some(wanted) });
+        let Some(step) = step else { return self.events.push_back(LogEvent::VotersSet) };
+        self.append(step);
         if let Some(reign) = &mut self.reign {
             reign.changing_voters = Some(now + PROPOSAL_DEADLINE);
         }
@@ -176,15 +184,17 @@ impl LogNode {
         self.replicate(now);
     }
 
-    /// Ends a joint phase that is committed, and a reign whose end it is.
+    /// Ends a joint phase that this reign began and that is committed, and a reign whose end it is.
     fn finish_voters(&mut self, now: MonoTime) {
         let latest = self.entries.latest_voters().filter(|latest| latest.index <= self.commit);
         let Some(Voters { current, next, .. }) = latest.cloned() else { return };
+        let Some(reign) = &mut self.reign else { return };
         if let Some(next) = next {
-            self.append(What::Voters { current: next, next: None });
+            if reign.changing_voters.is_some() {
+                self.append(What::Voters { current: next, next: None });
+            }
             return;
         }
-        let Some(reign) = &mut self.reign else { return };
         if reign.changing_voters.take().is_some() {
             self.events.push_back(LogEvent::VotersSet);
         }
