@@ -61,10 +61,12 @@ const SLEEPERS: &[(&str, &str)] = &[
     ),
     ("crates/slotmesh-node/src/control/driver.rs", "the brain's one timer"),
     ("crates/slotmesh-node/src/control/guard.rs", "pause after a failed accept"),
+    ("crates/slotmesh-node/src/control/watch.rs", "pause before a guard port is dialled again"),
     (
         "crates/slotmesh-node/src/lane/links.rs",
         "review of links and pause before a lost one is opened again",
     ),
+    ("crates/slotmesh-node/src/lane/throttle.rs", "a timer whose lateness is what is measured"),
     ("crates/slotmesh-node/src/node/local.rs", "the upkeep thread of a node without a runtime"),
     ("crates/slotmesh-resp/src/listener.rs", "pause after a failed accept"),
     ("crates/slotmesh-resp/tests/commands.rs", "polls until an entry has expired"),

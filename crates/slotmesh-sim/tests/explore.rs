@@ -49,7 +49,7 @@ fn a_copy_that_is_filled_is_counted_at_the_right_time_in_every_order() {
 
 #[test]
 fn primaries_that_end_or_are_cut_off_lose_nothing() {
-    [Scope::ending(), Scope::parted(), Scope::isolated(), Scope::ungoverned()]
+    [Scope::ending(), Scope::parted(), Scope::isolated(), Scope::ungoverned(), Scope::struck()]
         .iter()
         .for_each(clean);
 }
@@ -83,6 +83,7 @@ fn every_scope_has_a_name_and_no_two_the_same() {
 #[test]
 fn acknowledging_without_an_in_sync_replica_is_found() {
     found(Mistake::AckBeforeShrink, &Scope::ending(), 500, "I3");
+    found(Mistake::AckBeforeShrink, &Scope::struck(), 1_000, "I3");
     found(Mistake::ShrinkWithoutCommit, &Scope::ending(), 500, "I3");
     found(Mistake::GrowNotAwaited, &Scope::growing(), 500, "I3");
 }
