@@ -47,6 +47,11 @@ pub(crate) fn text(node: &Node) -> String {
         ("memory_used_bytes", "Bytes that count against the budget.", stats.used_bytes),
         ("memory_budget_bytes", "Bytes that entries may take.", stats.budget_bytes),
         ("cluster_version", "Version of the decided cluster state.", status.cluster.version()),
+        (
+            "copy_share_percent",
+            "Part of the time that copies may take; less than 100 while they hold up calls.",
+            stats.copy_share,
+        ),
     ];
     let counters = [
         ("evicted_total", "Entries evicted for the budget.", stats.evicted),

@@ -294,6 +294,12 @@ impl Primary {
         self.finish(after);
     }
 
+    /// The share that was set last.
+    #[must_use]
+    pub fn copy_share(&self) -> Share {
+        Share::percent(self.share.load(Ordering::Relaxed))
+    }
+
     /// When the link to the node goes on with snapshots of which it rests; nothing tells of that beside this and
     /// [`Primary::handle_timeout`].
     #[must_use]
@@ -439,7 +445,7 @@ impl Primary {
         now: MonoTime,
     ) -> Arc<Link> {
         let silent_after = now + self.config.connect_grace;
-        let share = Share::percent(self.share.load(Ordering::Relaxed));
+        let share = self.copy_share();
         let fresh = || Arc::new(Link::new(node, silent_after, share));
         links.entry(node).or_insert_with(fresh).clone()
     }

@@ -173,7 +173,7 @@ impl DataEvent {
     }
 }
 
-/// Numbers for metrics; all but the first three count since the start.
+/// Numbers for metrics; those that count something that happens do so since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DataStats {
     /// Bytes that count against the budget.
@@ -194,6 +194,8 @@ pub struct DataStats {
     pub corrupted: u64,
     /// Slots of the cluster that restarted empty.
     pub lost_slots: u64,
+    /// The share of its links' time that copies may take, in percent: 100 but while they hold up calls.
+    pub copy_share: u64,
 }
 
 /// One node's data plane. See the module's documentation.

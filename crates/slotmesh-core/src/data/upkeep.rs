@@ -73,6 +73,7 @@ impl DataPlane {
             applied: self.applied.load(Ordering::Relaxed),
             corrupted: self.corrupted.load(Ordering::Relaxed),
             lost_slots: self.lost_slots.load(Ordering::Relaxed),
+            copy_share: self.primary.copy_share().as_percent().into(),
         }
     }
 
