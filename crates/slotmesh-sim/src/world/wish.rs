@@ -6,6 +6,8 @@ use rand::seq::IteratorRandom;
 use slotmesh_control::Rebalance;
 
 use super::{Event, World};
+use crate::log::NodeSet;
+use crate::process::Process;
 use crate::scenario::Want;
 
 /// How often the one who wishes asks again, each time another node.
@@ -73,6 +75,10 @@ impl World {
         // One who went on may be lost as well.
         let again = if reformed { OPERATOR_LOOKS_AGAIN } else { OPERATOR_INTERVAL };
         self.schedule(self.now + again, Event::Operator);
+        if self.processes.values().any(governs_alone) {
+            // Nothing is lost then, it is only out of sight: both sides would serve, as the documentation says.
+            return;
+        }
         // The leader that is cut off believes on.
         let awake = self.processes.values();
         let awake = awake.filter(|process| !process.paused && !process.brain.is_leading());
@@ -102,4 +108,10 @@ impl World {
         }
         (state.replicas() != wanted).then(|| format!("{} copies are wanted", state.replicas()))
     }
+}
+
+/// Whether the others were struck from the voters before this one was cut off from them.
+fn governs_alone(process: &Process) -> bool {
+    let alone = NodeSet::from([process.node]);
+    process.log.as_ref().is_some_and(|log| log.is_quorum(&alone))
 }
