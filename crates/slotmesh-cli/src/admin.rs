@@ -99,7 +99,7 @@ async fn tell(addr: SocketAddr, what: &str, body: &str) -> ExitCode {
 /// Asks with HTTP/1.0, whose answer ends with the connection and is never cut into chunks.
 async fn ask(addr: SocketAddr, what: &str, body: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(addr).await?;
-    let token = secrets::variable("SLOTMESH_ADMIN_TOKEN");
+    let token = secrets::variable("SLOTMESH_ADMIN_TOKEN").map_err(io::Error::other)?;
     let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
     let kind = match body.is_empty() {
         true => String::new(),

@@ -71,11 +71,12 @@ pub(crate) struct ServeArguments {
     /// slots with a single copy left wait for 5s at most. Give it to all nodes.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub(crate) recopy_after: String,
-    /// Take a node for dead at once when its host refuses connections: failover takes some ten milliseconds, not a second. Only
+    /// Take a node for dead at once when its host refuses connections: failover takes about a tenth of a second, not a whole one. Only
     /// where nothing but the node itself can refuse: no proxy, no rejecting firewall. Give it to all nodes.
     #[arg(long)]
     pub(crate) refused_is_death: bool,
-    /// Slow copies of slots down, to a quarter at least, while 1 of 100 calls would wait longer than this beside them.
+    /// Slow copies of slots down, to a quarter at least, while 1 of 100 calls would wait longer than this beside them (such as 5ms;
+    /// without a unit: seconds).
     #[arg(long, value_name = "TIME", default_value = "5ms")]
     pub(crate) copy_latency_max: String,
     /// When a majority of the voters is lost for so long (such as 30s), go on without it. Loses what only the others have.

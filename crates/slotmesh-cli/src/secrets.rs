@@ -10,7 +10,7 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 
 /// The cluster secret from the file, or else from SLOTMESH_SECRET.
 pub(crate) fn cluster_secret(file: Option<&Path>) -> Result<ClusterSecret, String> {
-    let secret = match (file, variable("SLOTMESH_SECRET")) {
+    let secret = match (file, variable("SLOTMESH_SECRET")?) {
         (Some(_), Some(_)) => {
             return Err("give the secret in SLOTMESH_SECRET or --secret-file, not both".to_owned());
         }
@@ -24,8 +24,18 @@ pub(crate) fn cluster_secret(file: Option<&Path>) -> Result<ClusterSecret, Strin
 }
 
 /// A variable of the environment, if it is set to something.
-pub(crate) fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
+///
+/// # Errors
+/// When it is no text, or has control characters, such as the end of a line: taken for unset, a door would stay open.
+pub(crate) fn variable(name: &str) -> Result<Option<String>, String> {
+    let Some(value) = env::var_os(name) else { return Ok(None) };
+    match value.into_string() {
+        Ok(value) if value.chars().any(char::is_control) => {
+            Err(format!("{name} must not have control characters, such as the end of a line"))
+        }
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(_) => Err(format!("{name} must be UTF-8")),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -82,7 +82,7 @@ fn node(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<NodeCo
 
 fn resp(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<RespConfig> {
     let bind = value("--resp", arguments.resp.as_ref()?, problems)?;
-    let password = secrets::variable("SLOTMESH_RESP_PASSWORD");
+    let password = variable("SLOTMESH_RESP_PASSWORD", problems);
     let config =
         RespConfig { bind, password, redirect: arguments.resp_redirect, ..RespConfig::default() };
     match config.check() {
@@ -95,13 +95,21 @@ fn resp(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<RespCo
 
 fn admin(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<AdminConfig> {
     let bind = value("--admin", arguments.admin.as_ref()?, problems)?;
-    let config = AdminConfig { bind, token: secrets::variable("SLOTMESH_ADMIN_TOKEN") };
+    let config = AdminConfig { bind, token: variable("SLOTMESH_ADMIN_TOKEN", problems) };
     match config.check() {
         Err(AdminError::Config { problems: found }) => problems.extend(found),
         Err(error) => problems.push(error.to_string()),
         Ok(()) => {}
     }
     Some(config)
+}
+
+/// Reads a variable of the environment, or notes the problem.
+fn variable(name: &str, problems: &mut Vec<String>) -> Option<String> {
+    secrets::variable(name).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    })
 }
 
 /// Reads the value of an option that is a time, or notes the problem.

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
@@ -207,6 +209,19 @@ fn the_secret_comes_from_one_place() {
     let mut missing = slotmesh(&["serve", "--secret-file", "/nonexistent/secret"]);
     missing.env_remove("SLOTMESH_SECRET");
     assert!(failed(missing, 2).contains("cannot read the secret file /nonexistent/secret"));
+}
+
+#[test]
+fn what_doors_are_locked_with_is_text_or_refused() {
+    for name in ["SLOTMESH_SECRET", "SLOTMESH_ADMIN_TOKEN", "SLOTMESH_RESP_PASSWORD"] {
+        for value in [&b"long enough a text\xff"[..], b"long enough a text\n"] {
+            let mut command =
+                slotmesh(&["serve", "--admin", "127.0.0.1:0", "--resp", "127.0.0.1:0"]);
+            command.env(name, OsStr::from_bytes(value));
+            let told = failed(command, 2);
+            assert!(told.contains(&format!("{name} must")), "{name}: {told}");
+        }
+    }
 }
 
 #[test]

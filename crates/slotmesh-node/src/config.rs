@@ -53,7 +53,7 @@ pub struct ReadySettings {
     /// How long a starting node waits for all copies to be in sync before it reports itself ready nevertheless.
     pub ready_cap: Duration,
     /// Whether a refused connection to a node's guard port proves its death. Nodes watch each other's port, so a failover then takes
-    /// some ten milliseconds after a crash, not a second. Only where nothing but the node itself can refuse: no proxy, no
+    /// about a tenth of a second after a crash, not a whole one. Only where nothing but the node itself can refuse: no proxy, no
     /// rejecting firewall. The setting of the node that leads the control plane counts, so give all the same.
     pub refused_is_death: bool,
     /// How long copies that were lost with a node are waited for before they are made again on others, where nothing proves that it

@@ -37,6 +37,9 @@ pub struct Primary {
     pub(crate) next_attach: AtomicU64,
     /// What links may spend on snapshots, in percent of their time.
     share: AtomicU8,
+    /// When [`Primary::handle_timeout`] was called last, and when the driver said last that it has its turns.
+    pub(crate) timed: AtomicU64,
+    pub(crate) driver_seen: AtomicU64,
     wake: Box<dyn Fn(NodeId) + Send + Sync>,
 }
 
@@ -78,6 +81,8 @@ impl Primary {
             suspects: Mutex::default(),
             next_attach: AtomicU64::new(1),
             share: AtomicU8::new(Share::FULL.as_percent()),
+            timed: AtomicU64::new(0),
+            driver_seen: AtomicU64::new(0),
             wake: Box::new(wake),
         }
     }

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use slotmesh_slots::{Mistake, MonoTime, NodeId, Slot};
 
@@ -27,10 +28,14 @@ impl Primary {
     /// missed something.
     pub fn handle_timeout(&self, now: MonoTime) {
         let mut after = After::default();
+        let starved = self.was_starved(now);
         let links: Vec<_> = self.links.read().values().cloned().collect();
         for link in links {
             let silent = link.with(|state| {
                 state.pace.wake(now);
+                if starved {
+                    state.silent_after = state.silent_after.max(now + self.config.silence);
+                }
                 if state.up && now >= state.next_heartbeat {
                     state.heartbeat_due = true;
                     state.next_heartbeat = now + self.config.heartbeat;
@@ -52,6 +57,21 @@ impl Primary {
             }
         }
         self.finish(after);
+    }
+
+    /// The driver had its turn: it hears the links if there is anything to hear. One that never says so is not expected to.
+    pub fn note_driver(&self, now: MonoTime) {
+        self.driver_seen.store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    /// Whether this node itself, or its driver, was stopped or had no processor for a while: then it cannot have heard anybody,
+    /// and whom it has not heard gets the time anew.
+    fn was_starved(&self, now: MonoTime) -> bool {
+        let bound = self.config.heartbeat * STARVED_AFTER_HEARTBEATS;
+        let late =
+            |seen: u64| seen > 0 && now.saturating_since(MonoTime::from_micros(seen)) > bound;
+        let timed = self.timed.swap(now.as_micros(), Ordering::Relaxed);
+        late(timed) || late(self.driver_seen.load(Ordering::Relaxed))
     }
 
     /// Takes the replica for silent now, whatever was heard of it; one that is heard afterwards has to be added anew.
@@ -149,3 +169,6 @@ impl Primary {
         false
     }
 }
+
+/// Timers and drivers have their turn at each heartbeat at least.
+const STARVED_AFTER_HEARTBEATS: u32 = 3;

@@ -181,8 +181,13 @@ impl Pair {
         std::iter::from_fn(|| self.primary.poll_event()).collect()
     }
 
+    /// What is wanted after so long, in which this node had its turns.
     fn after(&mut self, millis: u64) -> Vec<PrimaryEvent> {
-        self.now = self.now + Duration::from_millis(millis);
+        let end = self.now + Duration::from_millis(millis);
+        while self.now < end {
+            self.now = (self.now + Duration::from_millis(50)).min(end);
+            self.primary.handle_timeout(self.now);
+        }
         self.primary.handle_timeout(self.now);
         self.events()
     }
@@ -412,6 +417,34 @@ fn a_slot_that_goes_while_it_is_listed_is_asked_for_again() {
     assert!(pair.primary.snapshot(them(), slot(), version(1, 0), 5, || listed(vec![entry; 5])));
     pair.exchange();
     assert_eq!(pair.installed, [5]);
+}
+
+#[test]
+fn who_was_stopped_itself_does_not_take_others_for_silent() {
+    let mut pair = Pair::attached(&Config::default());
+    pair.events();
+    assert_eq!(pair.after(200), []);
+    pair.now = pair.now + Duration::from_secs(10);
+    pair.primary.handle_timeout(pair.now);
+    assert_eq!(pair.events(), [], "nobody could be heard");
+    assert_eq!(pair.after(299), [], "what waits in the sockets has its time");
+    assert_eq!(pair.after(1), [SHRINK]);
+}
+
+#[test]
+fn a_driver_that_has_no_turn_hears_nobody() {
+    let mut pair = Pair::attached(&Config::default());
+    pair.events();
+    assert_eq!(pair.after(50), []);
+    pair.primary.note_driver(pair.now);
+    assert_eq!(pair.after(2_000), [], "the driver stands still");
+    pair.primary.note_driver(pair.now);
+    let mut events = Vec::new();
+    for _ in 0..6 {
+        pair.primary.note_driver(pair.now);
+        events.extend(pair.after(50));
+    }
+    assert_eq!(events, [SHRINK]);
 }
 
 /// A link that carries a snapshot which rests after its first part, and when it goes on.

@@ -28,6 +28,12 @@ impl DataPlane {
         self.pump(self.now());
     }
 
+    /// The thread that carries the links has its turn: to be called each 50 ms or so where there is one of its own, so that its
+    /// lateness is not taken for the silence of replicas.
+    pub fn note_links_thread(&self) {
+        self.primary.note_driver(self.now());
+    }
+
     /// The replica's process has most likely ended: its removal is asked for now, not only when it was silent for long.
     pub fn give_up_replica(&self, replica: NodeId, now: MonoTime) {
         self.primary.give_up(replica, now);

@@ -54,6 +54,7 @@ impl Links {
     pub(crate) async fn run(self) {
         let mut open: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
         loop {
+            self.data.note_links_thread();
             let wanted = self.data.replicas_wanted();
             open.retain(|node, task| {
                 let keep = wanted.contains(node);
