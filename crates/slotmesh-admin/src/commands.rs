@@ -27,11 +27,9 @@ struct Problem {
 pub(crate) async fn set_replicas(
     State(node): State<Node>,
     wanted: Result<Json<Replicas>, JsonRejection>,
-) -> Response {
-    match wanted {
-        Ok(Json(wanted)) => answer(node.set_replicas(wanted.replicas).await, wanted),
-        Err(malformed) => problem(malformed.status(), malformed.body_text()),
-    }
+) -> Result<Response, Response> {
+    let Json(wanted) = wanted.map_err(|body| malformed(&body))?;
+    Ok(answer(node.set_replicas(wanted.replicas).await, wanted))
 }
 
 /// What becomes of moves for balance.
@@ -52,17 +50,14 @@ pub(crate) struct Balance {
 pub(crate) async fn set_rebalance(
     State(node): State<Node>,
     wanted: Result<Json<Balance>, JsonRejection>,
-) -> Response {
-    let wanted = match wanted {
-        Ok(Json(wanted)) => wanted,
-        Err(malformed) => return problem(malformed.status(), malformed.body_text()),
-    };
+) -> Result<Response, Response> {
+    let Json(wanted) = wanted.map_err(|body| malformed(&body))?;
     let decided = match wanted.action {
         BalanceAction::Resume => node.resume_rebalance().await,
         BalanceAction::Pause => node.pause_rebalance().await,
         BalanceAction::Abort => node.abort_rebalance().await,
     };
-    answer(decided, wanted)
+    Ok(answer(decided, wanted))
 }
 
 /// Who is to leave.
@@ -89,15 +84,11 @@ impl TryFrom<BTreeMap<String, Option<String>>> for Drain {
 pub(crate) async fn drain(
     State(node): State<Node>,
     wanted: Result<Json<Drain>, JsonRejection>,
-) -> Response {
-    let wanted = match wanted {
-        Ok(Json(wanted)) => wanted,
-        Err(malformed) => return problem(malformed.status(), malformed.body_text()),
-    };
-    match member(&node, wanted.node.as_deref()) {
-        Ok(member) => answer(node.drain(member).await, Drain { node: Some(member.to_string()) }),
-        Err((code, error)) => problem(code, error),
-    }
+) -> Result<Response, Response> {
+    let Json(wanted) = wanted.map_err(|body| malformed(&body))?;
+    let member = member(&node, wanted.node.as_deref());
+    let member = member.map_err(|(code, error)| problem(code, error))?;
+    Ok(answer(node.drain(member).await, Drain { node: Some(member.to_string()) }))
 }
 
 fn member(node: &Node, wanted: Option<&str>) -> Result<NodeId, (StatusCode, String)> {
@@ -134,11 +125,9 @@ impl TryFrom<BTreeMap<String, IgnoredAny>> for Empty {
 pub(crate) async fn reform(
     State(node): State<Node>,
     wish: Result<Json<Empty>, JsonRejection>,
-) -> Response {
-    match wish {
-        Ok(Json(wish)) => answer(node.reform().await, wish),
-        Err(malformed) => problem(malformed.status(), malformed.body_text()),
-    }
+) -> Result<Response, Response> {
+    let Json(wish) = wish.map_err(|body| malformed(&body))?;
+    Ok(answer(node.reform().await, wish))
 }
 
 fn answer(decided: Result<(), ControlError>, wanted: impl Serialize) -> Response {
@@ -158,6 +147,10 @@ fn code(error: &ControlError) -> StatusCode {
         | ControlError::MajorityAnswers => StatusCode::CONFLICT,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }
+}
+
+fn malformed(body: &JsonRejection) -> Response {
+    problem(body.status(), body.body_text())
 }
 
 fn problem(code: StatusCode, error: String) -> Response {

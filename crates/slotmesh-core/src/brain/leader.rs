@@ -131,10 +131,6 @@ impl Leader {
         free
     }
 
-    pub(super) fn is_silent(&self, node: NodeId, now: MonoTime) -> bool {
-        self.ledger.is_silent(node, now)
-    }
-
     pub(super) fn handle_promised(&mut self, from: NodeId, promised: &[(Slot, Version)]) {
         for takeover in self.takeovers.values_mut() {
             if let Stage::Asking(failover) = &mut takeover.stage {

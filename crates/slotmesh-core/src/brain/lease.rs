@@ -143,7 +143,7 @@ impl Brain {
         let ended = |(node, member): &(&NodeId, &Member)| {
             **node != self.me
                 && member.info.control == info.control
-                && leader.is_silent(**node, now)
+                && leader.ledger.is_silent(**node, now)
         };
         let ended: Vec<NodeId> =
             self.view.members().iter().filter(ended).map(|(node, _)| *node).collect();
