@@ -113,6 +113,12 @@ impl SlotRanges {
             .flat_map(|(first, last)| (first.number()..=last.number()).filter_map(Slot::new))
     }
 
+    /// How many ranges it takes.
+    #[must_use]
+    pub fn range_count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Appends the set as a count of ranges and `(first, last)` pairs of `u16`.
     pub fn encode(&self, out: &mut Writer) {
         out.u16(self.0.len() as u16);

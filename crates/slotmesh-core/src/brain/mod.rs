@@ -6,6 +6,7 @@
 
 mod evidence;
 mod founding;
+mod history;
 mod leader;
 mod lease;
 mod output;
@@ -29,6 +30,7 @@ use slotmesh_gossip::{Gossip, GossipConfig};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
 use self::evidence::Peers;
+use self::history::History;
 use self::leader::Leader;
 use self::lease::LeaseClient;
 pub use self::output::{NodeEvent, Output};
@@ -44,9 +46,6 @@ const TICK: Duration = Duration::from_millis(50);
 /// Copies that become complete one after the other are reported together, so often at most. While a node is filled some
 /// thousand do a second; a decision for each kept all control threads busy and left the planner no turn. Nobody waits for them.
 const GROWS_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Committed deltas kept to bring others up to date without a full state; a node that pings each 100 ms lacks few.
-const HISTORY_MAX: usize = 128;
 
 /// How a node takes part in its cluster.
 #[derive(Clone, Debug)]
@@ -87,7 +86,7 @@ pub struct Brain {
     generation: Option<Generation>,
     log_generation: Option<Generation>,
     view: ClusterState,
-    history: VecDeque<ClusterDelta>,
+    history: History,
     log: LogStatus,
     elections: bool,
     /// Whether this node begins the log that it takes part in, and so founds or reforms its generation.
@@ -136,7 +135,7 @@ impl Brain {
             generation: None,
             log_generation: None,
             view: ClusterState::new(),
-            history: VecDeque::new(),
+            history: History::default(),
             log: LogStatus::default(),
             elections: true,
             begins_log: false,
@@ -453,10 +452,7 @@ impl Brain {
         if lost > 0 && !delta.table.changes.is_empty() && self.data.note_lost_slots(lost) {
             self.event(NodeEvent::SlotsLost(lost));
         }
-        if self.history.len() >= HISTORY_MAX {
-            self.history.pop_front();
-        }
-        self.history.push_back(delta.clone());
+        self.history.push(delta.clone());
         self.data.apply_view(&self.view, delta, now);
         self.see_own_loss(now);
         // Whoever is drained by others must not join again once it is struck.
@@ -488,12 +484,7 @@ impl Brain {
         if version >= self.view.version() {
             return Vec::new();
         }
-        let known =
-            self.history.iter().position(|delta| delta.table.from == version && version > 0);
-        match known {
-            Some(start) => self.history.iter().skip(start).cloned().collect(),
-            None => vec![self.view.full_delta()],
-        }
+        self.history.since(version).unwrap_or_else(|| vec![self.view.full_delta()])
     }
 
     fn tick_leave(&mut self, now: MonoTime) {

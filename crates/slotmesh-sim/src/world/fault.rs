@@ -241,13 +241,15 @@ impl World {
         leavers.is_empty() || self.may_end(&leavers)
     }
 
-    /// Whether it was not told before, and another member is there to go on, which can be reached if that is necessary.
+    /// Whether it was not told before, and another member that was not told is there to go on, which can be reached if that is
+    /// necessary.
     fn may_leave(&self, place: usize) -> bool {
         let members = self.committed().members();
         let goes_on = |process: &&Process| {
             let member = members.get(&process.node);
             process.place != place
                 && !process.paused
+                && !process.leaves
                 && member.is_some_and(slotmesh_control::Member::may_hold)
         };
         let told = self.places[place].and_then(|node| self.processes.get(&node));

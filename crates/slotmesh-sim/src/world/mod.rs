@@ -246,6 +246,8 @@ impl World {
         if self.scenario.copies_differ() {
             self.run_until(self.now + MENDING_MAX)?;
         }
+        // Slots may have begun to move meanwhile, because of what the clients did.
+        self.run_until_settled(HEALING_MAX)?;
         self.check_copies_equal()?;
         self.final_reads()?;
         self.work.check(&self.watch.excused)?;
