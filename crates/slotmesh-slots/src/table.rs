@@ -1,6 +1,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
+use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{DecodeError, Reader, Writer};
@@ -267,11 +268,15 @@ impl TableDelta {
     /// Groups the changes of single slots, named in ascending order, by their new state.
     pub fn new(from: u64, to: u64, changed: impl IntoIterator<Item = (Slot, SlotState)>) -> Self {
         let mut changes: Vec<(SlotRanges, SlotState)> = Vec::new();
-        let mut groups: HashMap<SlotState, usize> = HashMap::new();
+        let mut groups: HashMap<SlotState, usize, RandomState> = HashMap::default();
+        // Neighbours mostly have the same state.
+        let mut group = 0;
         for (slot, state) in changed {
-            let group = *groups.entry(state).or_insert(changes.len());
-            if group == changes.len() {
-                changes.push((SlotRanges::default(), state));
+            if changes.get(group).is_none_or(|(_, known)| *known != state) {
+                group = *groups.entry(state).or_insert(changes.len());
+                if group == changes.len() {
+                    changes.push((SlotRanges::default(), state));
+                }
             }
             let ascends = changes[group].0.push(slot);
             debug_assert!(ascends, "{slot:?} does not come after the others");

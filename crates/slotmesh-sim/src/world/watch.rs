@@ -12,6 +12,7 @@ use slotmesh_slots::{Epoch, Generation, NodeId, SLOT_COUNT, Slot, SlotState};
 
 use super::World;
 use super::work::Workload;
+use crate::process::Process;
 
 /// Slots watched beside those that hold keys.
 const SAMPLE: usize = 24;
@@ -97,26 +98,21 @@ impl World {
 
     /// I1 and I6: nobody serves a slot beside another.
     pub(super) fn check_owners(&mut self) {
-        for index in 0..self.watch.slots.len() {
-            let slot = self.watch.slots[index];
-            let mut serving = self.processes.values().filter(|process| process.data.serves(slot));
-            if let (Some(one), Some(other)) = (serving.next(), serving.next())
-                && (!self.scenario.two_sides || one.brain.generation() == other.brain.generation())
-            {
-                let tell = |node: NodeId| {
-                    let process = &self.processes[&node];
-                    let held = process.brain.view().table().slot(slot);
-                    let left = process.data.lease_until().saturating_since(process.now());
-                    format!("{node} (view {held:?}, lease lasts {left:?})")
-                };
-                let problem = format!(
-                    "I1/I6: {slot} is served by {} and {}",
-                    tell(one.node),
-                    tell(other.node)
-                );
-                self.watch.wrong(|| problem);
-            }
-        }
+        let processes: Vec<&Process> = self.processes.values().collect();
+        let beside = self.watch.slots.iter().find_map(|&slot| {
+            let mut serving = processes.iter().filter(|process| process.data.serves(slot));
+            let (one, other) = (serving.next()?, serving.next()?);
+            let strangers = one.brain.generation() != other.brain.generation();
+            (!self.scenario.two_sides || !strangers).then_some((slot, *one, *other))
+        });
+        let Some((slot, one, other)) = beside else { return };
+        let tell = |process: &Process| {
+            let held = process.brain.view().table().slot(slot);
+            let left = process.data.lease_until().saturating_since(process.now());
+            format!("{} (view {held:?}, lease lasts {left:?})", process.node)
+        };
+        let problem = format!("I1/I6: {slot} is served by {} and {}", tell(one), tell(other));
+        self.watch.wrong(|| problem);
     }
 
     /// I3 and I4: what a primary counts as committed is on every copy that may be asked to take over.
