@@ -6,6 +6,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("slotmesh-arena", 0),
     ("slotmesh-slots", 0),
     ("slotmesh-store", 1),
+    ("slotmesh-coherence", 1),
     ("slotmesh-gossip", 1),
     ("slotmesh-replication", 1),
     ("slotmesh-control", 1),
@@ -30,6 +31,7 @@ const SIMULATOR: &str = "slotmesh-sim";
 const SIMULATED: &[&str] = &[
     "slotmesh-slots",
     "slotmesh-store",
+    "slotmesh-coherence",
     "slotmesh-gossip",
     "slotmesh-replication",
     "slotmesh-control",
