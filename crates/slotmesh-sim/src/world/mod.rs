@@ -407,11 +407,13 @@ impl World {
         self.settle(node);
     }
 
-    /// Whether one more process without a cluster makes as many as found one, should they see no member: who operates a cluster
-    /// must not start so many at once.
+    /// Whether one more process without a cluster makes as many as found one, should they not see the members that there are:
+    /// who operates a cluster must not start so many at once.
     fn would_found_anew(&self) -> bool {
-        let fresh = self.processes.values().filter(|it| it.brain.generation().is_none()).count();
-        self.committed().generation().is_some() && fresh + 1 >= usize::from(self.scenario.expect)
+        let mut processes = self.processes.values();
+        let fresh = processes.clone().filter(|it| it.brain.generation().is_none()).count();
+        processes.any(|it| it.brain.generation().is_some())
+            && fresh + 1 >= usize::from(self.scenario.expect)
     }
 
     fn info(&self, place: usize) -> NodeInfo {

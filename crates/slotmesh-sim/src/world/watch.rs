@@ -183,12 +183,19 @@ impl World {
         let log = self.processes.get(&node).and_then(|process| process.log.as_ref());
         let Some(generation) = log.map(|log| log.generation) else { return };
         let known = *self.watch.era.generation.get_or_insert(generation);
+        let belongs = |process: &Process| process.brain.generation() == Some(known);
         if generation.supersedes(known) {
             let before = std::mem::take(&mut self.watch.era);
             self.watch.era.generation = Some(generation);
             self.watch.former.push(before);
         } else if known.supersedes(generation) {
             return self.watch.wrong(|| format!("{generation} commits after {known}"));
+        } else if generation != known
+            && self.began.is_none()
+            && !self.processes.values().any(belongs)
+        {
+            // A founder that crashed before anybody heard of its cluster leaves none behind.
+            self.watch.era = Era { generation: Some(generation), ..Era::default() };
         } else if generation != known {
             if !self.scenario.two_sides {
                 self.watch.wrong(|| format!("two generations commit: {generation} and {known}"));
