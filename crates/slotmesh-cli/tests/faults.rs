@@ -211,6 +211,49 @@ fn sigterm_under_load_fails_no_write_and_a_newcomer_is_filled() {
 }
 
 #[test]
+fn two_that_are_told_to_leave_at_once_do_so_one_after_the_other() {
+    for _ in 0..3 {
+        let mut nodes = cluster(2);
+        let mut client = nodes[0].client();
+        for number in 0..500 {
+            assert_eq!(client.set(&format!("k{number}"), "v"), Answer::Ok);
+        }
+        nodes.iter().for_each(|node| node.signal(Signal::TERM));
+        for node in &mut nodes {
+            assert_eq!(node.exit_code(), Some(0));
+        }
+        // The one that leaves first gives all it has to the other, which has nobody to give to.
+        nodes.iter().for_each(|node| node.says("left the cluster"));
+    }
+}
+
+#[test]
+fn a_reform_that_the_majority_overtakes_changes_nothing() {
+    let mut nodes = cluster(3);
+    let mut client = nodes[0].client();
+    for number in 0..500 {
+        assert_eq!(client.set(&format!("k{number}"), "v"), Answer::Ok);
+    }
+    nodes[1..].iter().for_each(|node| node.signal(Signal::STOP));
+    // Refused as long as a majority may still be there.
+    until("the reform to begin", || {
+        nodes[0].post("/api/reform");
+        nodes[0].log().contains("asks the others to go on without it")
+    });
+    nodes[1..].iter().for_each(|node| node.signal(Signal::CONT));
+    nodes[0].says("goes on as before");
+    until("all to be safe", || nodes.iter().all(Process::is_safe));
+    // All three vote as before: any of them may go.
+    nodes.remove(2).signal(Signal::KILL);
+    let mut client = nodes[0].client();
+    for number in 0..500 {
+        let (key, expected) = (format!("k{number}"), Answer::Value("v".to_owned()));
+        until("every key to be read", || client.get(&key) == expected);
+    }
+    assert!(!nodes[0].log().contains("without the majority"));
+}
+
+#[test]
 fn a_node_that_cannot_write_its_log_works_and_leaves() {
     let addrs = addresses(1);
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

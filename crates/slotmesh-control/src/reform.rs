@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use slotmesh_slots::{Generation, MonoTime, NodeId};
@@ -33,16 +33,26 @@ pub const LEASES_OVER_AFTER: Duration = Duration::from_micros(
 /// A promise binds until the one who asked for it has been silent for this long.
 const PROMISE_BINDS: Duration = Duration::from_secs(3);
 
+/// How long promises are asked for before that is given up. Whoever had it begun has been told by then that nothing came
+/// of it, and does not expect it to happen later.
+pub const REFORM_ASKS_FOR: Duration = Duration::from_secs(8);
+
 /// How a cluster goes on without the majority of its voters.
 ///
-/// One survivor asks all others that it sees to promise a new generation. Whoever promises leaves the old generation's log
-/// for good, so that no old leader finds a quorum with it any more. When all have promised and every old lease is over, the
-/// one who asked begins the new generation's log. Of two who ask, the larger identity gives way.
+/// One survivor asks all others that it sees to promise a new generation. Whoever promises takes no part in the old
+/// generation's log any more, so that no old leader finds a quorum with it. When all have promised and every old lease is over,
+/// the one who asked begins the new generation's log. Of two who ask, the larger identity gives way.
+///
+/// Who asked gives up when the majority is back, or after [`REFORM_ASKS_FOR`], and releases those who promised: it will never
+/// begin that generation, so all of them go on in the old log where they left off. Only a promise to somebody who is gone is
+/// never given back.
 #[derive(Debug)]
 pub struct Reforming {
     me: NodeId,
     stage: Stage,
     has_left_log: bool,
+    /// Promises that were not given back.
+    owed: BTreeMap<NodeId, Generation>,
     /// How long all old leases are waited for.
     wait: Duration,
 }
@@ -50,9 +60,20 @@ pub struct Reforming {
 #[derive(Debug)]
 enum Stage {
     Idle,
-    Asking { generation: Generation, promised: BTreeSet<NodeId>, over_at: Option<MonoTime> },
-    Promised { to: NodeId, generation: Generation, asked: Option<MonoTime> },
-    Founding { generation: Generation },
+    Asking {
+        generation: Generation,
+        since: MonoTime,
+        promised: BTreeSet<NodeId>,
+        over_at: Option<MonoTime>,
+    },
+    Promised {
+        to: NodeId,
+        generation: Generation,
+        asked: Option<MonoTime>,
+    },
+    Founding {
+        generation: Generation,
+    },
 }
 
 /// What the reform wants from its driver.
@@ -79,7 +100,7 @@ impl Reforming {
     /// Nothing is being reformed. Old leases are waited for so long: [`LEASES_OVER_AFTER`], or two owners serve one slot.
     #[must_use]
     pub const fn new(me: NodeId, wait: Duration) -> Self {
-        Self { me, stage: Stage::Idle, has_left_log: false, wait }
+        Self { me, stage: Stage::Idle, has_left_log: false, owed: BTreeMap::new(), wait }
     }
 
     /// Begins to ask for promises of this generation, unless this node asks already or is bound to another; false then.
@@ -90,14 +111,17 @@ impl Reforming {
             Stage::Asking { .. } | Stage::Founding { .. } => false,
         };
         if free {
-            self.stage = Stage::Asking { generation, promised: BTreeSet::new(), over_at: None };
+            let promised = BTreeSet::new();
+            self.stage = Stage::Asking { generation, since: now, promised, over_at: None };
         }
         free
     }
 
     /// Looks at who is there: `survivors` are all live members of the old generation, this node included.
     pub fn step(&mut self, survivors: &BTreeSet<NodeId>, now: MonoTime) -> Option<ReformStep> {
-        let Stage::Asking { generation, promised, over_at } = &mut self.stage else { return None };
+        let Stage::Asking { generation, promised, over_at, .. } = &mut self.stage else {
+            return None;
+        };
         let generation = *generation;
         let others: BTreeSet<NodeId> =
             survivors.iter().copied().filter(|&node| node != self.me).collect();
@@ -145,12 +169,14 @@ impl Reforming {
         }
         self.stage = Stage::Promised { to: from, generation, asked: Some(now) };
         self.has_left_log = true;
+        // Who asks for another generation than before will not begin that one.
+        self.owed.insert(from, generation);
         Asked::Promised(released.0, released.1)
     }
 
     /// A node answered our question with its promise.
     pub fn handle_promise(&mut self, from: NodeId, generation: Generation, now: MonoTime) {
-        if let Stage::Asking { generation: asked, promised, over_at } = &mut self.stage
+        if let Stage::Asking { generation: asked, promised, over_at, .. } = &mut self.stage
             && *asked == generation
             && promised.insert(from)
             && let Some(at) = over_at
@@ -159,13 +185,44 @@ impl Reforming {
         }
     }
 
-    /// The one who asked gave way to another.
+    /// The one who asked will never begin that generation.
     pub fn handle_release(&mut self, from: NodeId, generation: Generation) {
-        if let Stage::Promised { to, generation: bound, asked } = &mut self.stage
-            && (*to, *bound) == (from, generation)
-        {
-            *asked = None;
+        if self.owed.get(&from) == Some(&generation) {
+            self.owed.remove(&from);
+            if matches!(&self.stage, Stage::Promised { to, .. } if *to == from) {
+                self.stage = Stage::Idle;
+            }
         }
+    }
+
+    /// Asks no more; the generation that will never begin by this node, whose promises are to be released.
+    pub fn cancel(&mut self) -> Option<Generation> {
+        let Stage::Asking { generation, .. } = self.stage else { return None };
+        self.stage = Stage::Idle;
+        Some(generation)
+    }
+
+    /// Whether promises were asked for as long as that may take.
+    #[must_use]
+    pub fn is_overdue(&self, now: MonoTime) -> bool {
+        matches!(self.stage, Stage::Asking { since, .. } if now.saturating_since(since) >= REFORM_ASKS_FOR)
+    }
+
+    /// Goes back into the old log if nothing keeps this node from it; true when it does now.
+    pub fn return_to_log(&mut self) -> bool {
+        let free = matches!(self.stage, Stage::Idle) && self.owed.is_empty();
+        free && std::mem::take(&mut self.has_left_log)
+    }
+
+    /// Who has a promise of this node and was not heard of for a while: ask what became of it.
+    #[must_use]
+    pub fn unheard(&self, now: MonoTime) -> Vec<(NodeId, Generation)> {
+        let current = match &self.stage {
+            Stage::Promised { to, asked, .. } if is_fresh(*asked, now) => Some(*to),
+            _ => None,
+        };
+        let owed = self.owed.iter().filter(|(node, _)| Some(**node) != current);
+        owed.map(|(node, generation)| (*node, *generation)).collect()
     }
 
     /// The generation whose log this node takes part in instead of the old one's.
@@ -192,7 +249,13 @@ impl Reforming {
         matches!(self.stage, Stage::Asking { .. })
     }
 
-    /// Whether this node gave its part in the old generation's log up: it can never have it back.
+    /// Whether this node asks for promises of this generation.
+    #[must_use]
+    pub fn is_asking_for(&self, wanted: Generation) -> bool {
+        matches!(self.stage, Stage::Asking { generation, .. } if generation == wanted)
+    }
+
+    /// Whether this node takes no part in the old generation's log: until all that it promised is given back.
     #[must_use]
     pub const fn has_left_log(&self) -> bool {
         self.has_left_log
@@ -208,6 +271,7 @@ impl Reforming {
     pub fn done(&mut self) {
         self.stage = Stage::Idle;
         self.has_left_log = false;
+        self.owed.clear();
     }
 }
 
@@ -266,6 +330,42 @@ mod tests {
         assert_eq!(third.handle_ask(node(1), generation(1), true, at(6_000)), promised);
         third.handle_release(node(1), generation(1));
         assert!(third.start(generation(4), at(6_001)) && third.has_left_log());
+    }
+
+    #[test]
+    fn who_owes_no_promise_goes_back_into_the_log() {
+        let mut third = Reforming::new(node(3), LEASES_OVER_AFTER);
+        for (from, draw, time) in [(2, 2, 0), (1, 1, 4_000), (1, 5, 5_000)] {
+            let asked = third.handle_ask(node(from), generation(draw), true, at(time));
+            assert!(matches!(asked, Asked::Promised(..)), "the one before is silent, or the same");
+        }
+        assert_eq!(third.unheard(at(5_001)), [(node(2), generation(2))]);
+        third.handle_release(node(1), generation(1));
+        assert_eq!(third.bound_to(), Some(generation(5)), "what was replaced is not what binds");
+        third.handle_release(node(1), generation(5));
+        assert!(
+            third.bound_to().is_none() && !third.return_to_log(),
+            "the other may still begin it"
+        );
+        third.handle_release(node(2), generation(2));
+        assert!(third.return_to_log() && !third.has_left_log() && !third.return_to_log());
+    }
+
+    #[test]
+    fn who_asks_gives_up_and_begins_nothing() {
+        let (seen, mut first) = (nodes(&[1, 2]), Reforming::new(node(1), LEASES_OVER_AFTER));
+        first.start(generation(1), at(0));
+        assert!(!first.is_overdue(at(7_999)) && first.is_overdue(at(8_000)));
+        first.handle_promise(node(2), generation(1), at(1));
+        assert_eq!(first.step(&seen, at(1)), Some(ReformStep::LeaveLog(generation(1))));
+        assert_eq!(first.cancel(), Some(generation(1)));
+        assert_eq!((first.step(&seen, at(60_000)), first.cancel()), (None, None));
+        assert!(first.return_to_log());
+        first.start(generation(2), at(61_000));
+        first.handle_promise(node(2), generation(2), at(61_000));
+        first.step(&seen, at(61_000));
+        assert!(matches!(first.step(&seen, at(63_000)), Some(ReformStep::Found(..))));
+        assert_eq!(first.cancel(), None, "what is founded is founded");
     }
 
     #[test]

@@ -12,12 +12,13 @@ use slotmesh_slots::Mistake;
 type Kind = fn(u64) -> Scenario;
 
 /// Scenarios with a plot; without any of these everything is drawn from the seed.
-const KINDS: [(&str, Kind); 9] = [
+const KINDS: [(&str, Kind); 10] = [
     ("--three", Scenario::three_nodes),
     ("--copies", Scenario::changing_copies),
     ("--witness", Scenario::two_and_a_witness),
     ("--reform", Scenario::reformed),
     ("--group", Scenario::reformed_group),
+    ("--overtaken", Scenario::overtaken_reform),
     ("--paused", Scenario::paused),
     ("--rolling", Scenario::rolling_restart),
     ("--skewed", Scenario::skewed),

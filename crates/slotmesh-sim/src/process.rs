@@ -117,6 +117,8 @@ pub(crate) struct Process {
     pub(crate) data: Arc<DataPlane>,
     pub(crate) brain: Brain,
     pub(crate) log: Option<LogNode>,
+    /// A log that it takes no part in for now.
+    pub(crate) parked: Option<LogNode>,
     pub(crate) told: LogStatus,
     pub(crate) woken: Arc<Mutex<BTreeSet<NodeId>>>,
     pub(crate) has_events: Arc<AtomicBool>,
@@ -182,6 +184,7 @@ impl Process {
             data,
             brain,
             log: None,
+            parked: None,
             told: LogStatus::default(),
             woken,
             has_events,

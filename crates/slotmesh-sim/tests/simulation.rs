@@ -67,6 +67,15 @@ fn a_lost_majority_is_given_up_and_who_comes_back_joins_anew() {
 }
 
 #[test]
+fn a_reform_that_the_majority_overtakes_is_none() {
+    for seed in 0..8 {
+        let replay = format!("{} --overtaken", replay_command(seed));
+        let summary = clean(Scenario::overtaken_reform(seed), &replay);
+        assert_eq!(summary.excused, 0, "nothing is lost: {summary:?}");
+    }
+}
+
+#[test]
 fn two_sides_that_go_on_apart_say_so_when_they_meet() {
     for seed in 0..3 {
         clean(Scenario::two_sides(seed), "in the test");

@@ -71,6 +71,9 @@ impl Brain {
         self.lease.forget_leader();
         self.lease.governed = now;
         self.history.clear();
+        if self.reforming.has_left_log() {
+            self.outputs.push_back(Output::DropParkedLog);
+        }
         self.start_log(generation, None);
         let meta = Meta { info: self.config.info.clone(), generation: Some(generation) };
         // The only error is metadata that is too large, and this grew by the generation alone: `new` had it checked.

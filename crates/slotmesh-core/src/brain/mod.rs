@@ -499,10 +499,19 @@ impl Brain {
             return;
         };
         if !self.view.has_heir(self.me) {
-            self.leave_now(now);
+            // The last one; but what others are giving away goes here, and this node may be the only one that votes.
+            if !self.is_given_slots() {
+                self.leave_now(now);
+            }
         } else if member.state == MemberState::Up {
             self.request(Command::Drain { node: self.me }, now);
         }
+    }
+
+    /// Whether somebody who leaves is still about.
+    fn is_given_slots(&self) -> bool {
+        let mut others = self.view.members().iter().filter(|(node, _)| **node != self.me);
+        others.any(|(node, member)| member.is_draining() && self.peers.is_alive(*node))
     }
 
     fn leave_now(&mut self, now: MonoTime) {

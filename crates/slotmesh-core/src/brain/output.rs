@@ -35,6 +35,13 @@ pub enum Output {
         /// Set on the founder alone: begin the log with these voters.
         found_with: Option<Vec<NodeId>>,
     },
+    /// Take no part in the running log from now on, as if its process were stopped, but keep it beside the one that is started
+    /// next. One that is kept already stays it.
+    ParkLog,
+    /// Stop the running log and take part in the one that was kept, where it was left.
+    ResumeLog,
+    /// Stop the log that was kept.
+    DropParkedLog,
     /// Change the log's voters to these, then call [`Brain::handle_voters_set`](crate::Brain::handle_voters_set).
     SetVoters(Vec<NodeId>),
     /// Whether the local log may campaign.
@@ -78,6 +85,9 @@ pub enum NodeEvent {
     },
     /// The majority is lost, and this node asks the others that it sees to go on without it.
     Reforming(Generation),
+    /// The majority is back, or not all that are seen promised in time: nothing was reformed, and nothing will be until this is
+    /// asked for again.
+    ReformCancelled(Generation),
     /// This node goes on with these survivors, without the majority of the voters there were.
     Reformed {
         /// The new generation.

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use rand::Rng;
+use slotmesh_control::log::LogStatus;
 use slotmesh_control::{Asked, Command, LEASE, Reform, ReformStep};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
@@ -47,9 +48,20 @@ impl Brain {
         if self.reforming.is_founding() {
             return self.begin_log();
         }
-        let waits = self.reforming.bound_to().is_some_and(|bound| bound != ours);
-        if waits && self.reforming.is_stranded(now) && self.sees_majority() {
-            // The old generation goes on, but this node left its log and must not come back as the same voter.
+        if self.reforming.is_asking()
+            && (!self.is_ungoverned(now) || self.reforming.is_overdue(now))
+        {
+            self.cancel_reform();
+        }
+        let unheard = self.reforming.unheard(now);
+        for &(node, generation) in &unheard {
+            // Asks what became of it: a release may have been lost.
+            self.send(node, Message::ReformPromise { generation, deltas: vec![] });
+        }
+        let is_gone = |(node, _): &(NodeId, Generation)| !self.peers.is_alive(*node);
+        if unheard.iter().any(is_gone) && !self.reforming.is_asking() && self.sees_majority() {
+            // The old generation goes on. So may the one that was promised, by somebody out of sight: with this node in both,
+            // both would decide.
             return self.give_up(ours, now);
         }
         let survivors = self.survivors();
@@ -102,16 +114,40 @@ impl Brain {
         deltas: &[slotmesh_control::ClusterDelta],
         now: MonoTime,
     ) {
-        if self.reforming.is_asking() {
+        if self.reforming.is_asking_for(generation) {
             for delta in deltas {
                 self.advance(delta, now);
             }
             self.reforming.handle_promise(from, generation, now);
+        } else if self.generation != Some(generation) {
+            // It came late, or is repeated because nothing was heard since.
+            self.send(from, Message::ReformRelease(generation));
         }
     }
 
     pub(super) fn handle_reform_release(&mut self, from: NodeId, generation: Generation) {
         self.reforming.handle_release(from, generation);
+        self.return_to_log();
+    }
+
+    /// The majority is back, or this took too long: whoever promised is free again.
+    fn cancel_reform(&mut self) {
+        let Some(generation) = self.reforming.cancel() else { return };
+        self.event(NodeEvent::ReformCancelled(generation));
+        // Some may have promised whose answer is still under way.
+        let survivors = self.survivors();
+        self.send_all(survivors, Message::ReformRelease(generation));
+        self.return_to_log();
+    }
+
+    /// Takes part in the old log again, as it was left, if this node owes nobody a promise not to.
+    fn return_to_log(&mut self) {
+        if self.reforming.return_to_log() {
+            self.log_generation = self.generation;
+            self.log = LogStatus::default();
+            self.elections = true;
+            self.outputs.push_back(Output::ResumeLog);
+        }
     }
 
     /// A node of this generation is about.
@@ -180,10 +216,13 @@ impl Brain {
         }
     }
 
-    /// The promise: no part in the old generation's log any more, only in this one's.
+    /// The promise: no part in the old generation's log, only in this one's. The old one is kept as it is.
     fn leave_log_for(&mut self, generation: Generation) {
         self.leader = None;
         self.lease.forget_leader();
+        if self.log_generation == self.generation {
+            self.outputs.push_back(Output::ParkLog);
+        }
         self.start_log(generation, None);
     }
 

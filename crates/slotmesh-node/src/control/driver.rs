@@ -230,6 +230,12 @@ impl Driver {
                     }
                     self.log_news = self.parts.log.watch();
                 }
+                Output::ParkLog => self.parts.log.park(),
+                Output::ResumeLog => {
+                    self.parts.log.resume().await;
+                    self.log_news = self.parts.log.watch();
+                }
+                Output::DropParkedLog => self.parts.log.drop_parked().await,
                 Output::SetGeneration(generation) => {
                     for endpoint in &self.parts.endpoints {
                         // Fails for a hello that is too long only, and this one carries nothing more.
@@ -377,6 +383,9 @@ fn log_event(event: &NodeEvent) {
         }
         NodeEvent::Reforming(generation) => {
             tracing::error!(%generation, "the majority is lost, asks the others to go on without it");
+        }
+        NodeEvent::ReformCancelled(generation) => {
+            tracing::warn!(%generation, "goes on as before: the majority is back, or not all promised");
         }
         NodeEvent::Reformed { generation, survivors } => {
             tracing::error!(%generation, survivors, "goes on without the majority");

@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Mute,
     /// The process is stopped and continued.
     Pause,
+    /// All that are stopped are continued, and no operator asks for anything any more.
+    Wake,
     /// Everything it does takes longer.
     Slow,
     /// What others decide reaches it late, and then it is cut off from them while the last of it is still on its way.

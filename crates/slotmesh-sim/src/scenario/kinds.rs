@@ -64,6 +64,41 @@ impl Scenario {
         }
     }
 
+    /// The majority is only stopped, and continues while those that were asked to go on without it prepare that: nothing is
+    /// reformed then, and nothing later, when it is stopped once more and nobody asks.
+    #[must_use]
+    pub fn overtaken_reform(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x0e72_7a4e);
+        // With two replicas all five vote.
+        let (nodes, replicas) = if rng.random_bool(0.5) { (3, 1) } else { (5, 2) };
+        let others = if nodes == 3 { 1 } else { 2 };
+        let mut faults = Vec::new();
+        for (at, lasts) in [(3_000_u64, 9_000..9_001), (15_000, 3_000..5_000)] {
+            let lasts = Duration::from_millis(rng.random_range(lasts));
+            let planned = |micros: u64, target| {
+                let at = Duration::from_micros(at * 1_000 + micros);
+                Planned::at(at, Fault::Pause, target, lasts)
+            };
+            faults.extend((0..others).map(|_| planned(rng.random_range(0..20_000), Target::Voter)));
+            // The leader last: another one might be elected in between.
+            faults.push(planned(21_000, Target::Leader));
+        }
+        let at = Duration::from_millis(3_100);
+        let wake = Planned::at(at, Fault::Wake, Target::Any, Duration::ZERO);
+        let later = Duration::from_millis(rng.random_range(0..900));
+        faults.push(Planned { moment: Moment::Reforming, later, ..wake });
+        Self {
+            nodes,
+            replicas,
+            expect: nodes as u16,
+            loss: 0.0,
+            safety: Duration::from_secs(24),
+            faults,
+            operator: Some(Duration::from_millis(3_000)),
+            ..Self::plain(seed)
+        }
+    }
+
     /// Of five nodes a majority of the voters ends and two are left. Mostly one of the two ends as well, or is stopped for a moment, while
     /// they go on or right after.
     #[must_use]

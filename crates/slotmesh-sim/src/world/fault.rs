@@ -112,6 +112,7 @@ impl World {
                 self.block(ways.collect(), end);
             }
             Fault::Pause => self.pause(place, end),
+            Fault::Wake => self.wake(),
             Fault::Slow => {
                 self.network.slow_down(place, Some(SLOWNESS));
                 self.schedule(end, Event::FaultEnds(Undo::Hurry(place)));
@@ -333,6 +334,14 @@ impl World {
             process.paused = true;
             process.clock.stop(cached);
             self.schedule(end, Event::Resume(node));
+        }
+    }
+
+    fn wake(&mut self) {
+        self.scenario.operator = None;
+        let stopped = self.processes.values().filter(|process| process.paused);
+        for node in stopped.map(|process| process.node).collect::<Vec<_>>() {
+            self.resume(node);
         }
     }
 

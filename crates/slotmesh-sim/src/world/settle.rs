@@ -113,6 +113,15 @@ impl World {
                 }
                 process.log = Some(log);
             }
+            // One that is parked already stays it.
+            Output::ParkLog => {
+                process.parked = process.parked.take().or_else(|| process.log.take())
+            }
+            Output::ResumeLog => {
+                process.log = process.parked.take();
+                process.told = Default::default();
+            }
+            Output::DropParkedLog => process.parked = None,
             Output::SetVoters(voters) => match &mut process.log {
                 Some(log) => log.set_voters(voters.into_iter().collect(), now),
                 None => process.brain.handle_voters_set(now),

@@ -394,6 +394,12 @@ impl World {
                 ));
             }
         }
+        let outside = |process: &&Process| {
+            process.log.as_ref().map(|log| log.generation) != state.generation()
+        };
+        if let Some(process) = self.processes.values().find(outside) {
+            return Some(format!("{} takes no part in the log", process.node));
+        }
         if let Some(why) = self.unfulfilled() {
             return Some(why);
         }

@@ -71,6 +71,9 @@ impl World {
 
     /// An operator has a node go on without the majority; what comes of it is seen by the generation.
     pub(super) fn operate(&mut self) {
+        if self.scenario.operator.is_none() {
+            return;
+        }
         let reformed = self.committed().generation().is_some_and(|known| known.reform > 0);
         // One who went on may be lost as well.
         let again = if reformed { OPERATOR_LOOKS_AGAIN } else { OPERATOR_INTERVAL };
