@@ -23,6 +23,8 @@ pub(super) struct Peers {
     proven_dead: BTreeSet<NodeId>,
     guard_refused: BTreeMap<NodeId, MonoTime>,
     guard_asked: BTreeMap<NodeId, MonoTime>,
+    /// Generations that nodes told when they connected, until gossip tells of them.
+    hosts: BTreeMap<NodeId, Generation>,
     strangers: BTreeMap<NodeId, Generation>,
     foreign: Option<Generation>,
 }
@@ -129,9 +131,27 @@ impl Peers {
         self.live().filter(move |(_, peer)| peer.generation == wanted).map(|(node, _)| *node)
     }
 
+    /// Whether a live node is known there.
+    pub(super) fn lives_at(&self, addr: SocketAddr) -> bool {
+        self.live().any(|(_, peer)| peer.addr == addr)
+    }
+
+    /// The node said when it connected to which generation it belongs.
+    pub(super) fn note_host(&mut self, node: NodeId, theirs: Generation) {
+        if self.hosts.len() < PROOFS_MAX {
+            self.hosts.insert(node, theirs);
+        }
+    }
+
+    /// The connection to the node broke.
+    pub(super) fn forget_host(&mut self, node: NodeId) {
+        self.hosts.remove(&node);
+    }
+
     /// A generation that a live node reports. Of several the lowest, but of one cluster's the one reformed last.
     pub(super) fn reported_generation(&self) -> Option<Generation> {
-        let reported = || self.live().filter_map(|(_, peer)| peer.generation);
+        let told = || self.hosts.values().copied();
+        let reported = || self.live().filter_map(|(_, peer)| peer.generation).chain(told());
         let latest = |ours: &Generation| !reported().any(|other| other.supersedes(*ours));
         reported().filter(latest).min()
     }
