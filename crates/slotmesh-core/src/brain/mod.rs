@@ -200,7 +200,7 @@ impl Brain {
         self.left
     }
 
-    /// Whether a node of another generation of this cluster name was met: an operator has to look.
+    /// Whether a node of another generation of this cluster name was heard of in the last 45 s: an operator has to look.
     #[must_use]
     pub fn met_other_generation(&self) -> bool {
         self.peers.met_other_generation(self.generation)
@@ -402,6 +402,7 @@ impl Brain {
         }
         self.next_tick = now + TICK;
         self.data.handle_timeout(now);
+        self.peers.tick_strangers();
         if self.generation.is_none() {
             self.tick_founding(now);
         } else {
