@@ -138,6 +138,11 @@ pub enum ControlError {
     /// No decision within the time: no majority, or its leader is being replaced. It may come yet.
     #[error("nothing was decided in time; the change may come yet")]
     Undecided,
+    /// The reform did not happen within the time: not all the nodes that this one sees have promised it. It may come yet.
+    #[error(
+        "the reform did not happen in time: not all the nodes seen from here agreed; it may come yet"
+    )]
+    NotReformed,
     /// The node is shut down.
     #[error("the node is shut down")]
     Stopped,

@@ -13,6 +13,7 @@ use slotmesh_slots::{MonoTime, NodeId, Slot};
 use slotmesh_transport::Endpoint;
 use tokio::sync::{mpsc, watch};
 
+pub use self::decisions::REFORM_TIMEOUT;
 use crate::client::Router;
 use crate::control::Input;
 use crate::status::{NodeStatus, Phase};
