@@ -68,9 +68,13 @@ const SLEEPERS: &[(&str, &str)] = &[
     ),
     ("crates/slotmesh-node/src/lane/throttle.rs", "a timer whose lateness is what is measured"),
     ("crates/slotmesh-node/src/node/local.rs", "the upkeep thread of a node without a runtime"),
+    ("crates/slotmesh-node/tests/restarts.rs", "the time for which nobody is at an address"),
     ("crates/slotmesh-resp/src/listener.rs", "pause after a failed accept"),
     ("crates/slotmesh-resp/tests/commands.rs", "polls until an entry has expired"),
-    ("crates/slotmesh-resp/tests/limits.rs", "polls until a connection is gone"),
+    (
+        "crates/slotmesh-resp/tests/limits.rs",
+        "polls until a connection is gone; clients that are slow",
+    ),
     ("crates/slotmesh-transport/src/drive.rs", "sweep of connections"),
     ("crates/slotmesh-transport/src/peer.rs", "deadline of a call and back-off between dials"),
     (

@@ -30,4 +30,4 @@ mod routes;
 mod status;
 
 pub use config::{AdminConfig, AdminError};
-pub use listener::{Admin, BoundAdmin, CONNECTIONS_MAX};
+pub use listener::{Admin, BoundAdmin, CONNECTIONS_MAX, REQUEST_PATIENCE};

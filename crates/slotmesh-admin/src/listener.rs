@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
-use slotmesh_node::Node;
+use slotmesh_node::{Node, REFORM_TIMEOUT};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -20,8 +20,9 @@ use crate::routes;
 /// Connections at once; more wait. Probes, a scraper and some people need a handful.
 pub const CONNECTIONS_MAX: usize = 64;
 
-/// How long a request may take to arrive, and an idle connection may stay: a place that is held costs a probe its own.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a request may take to arrive and to be answered, and an idle connection may stay: a place that is held costs a probe its
+/// own. It is a little longer than the longest that the node takes for anything, so that it always answers.
+pub const REQUEST_PATIENCE: Duration = REFORM_TIMEOUT.saturating_add(Duration::from_secs(1));
 
 /// Pause after a failed accept: the usual reason, too many open files, does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use slotmesh_admin::REQUEST_PATIENCE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -10,8 +11,8 @@ use tokio::time::timeout;
 use crate::arguments::BalanceAction;
 use crate::secrets;
 
-/// How long the node may take to answer; a decision may take it five seconds.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the node may take to answer: a little longer than it takes at most.
+const ANSWER_TIMEOUT: Duration = REQUEST_PATIENCE.saturating_add(Duration::from_secs(1));
 
 /// More is no answer of ours: a hundred members take 30 KiB.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -87,6 +88,7 @@ async fn tell(addr: SocketAddr, what: &str, body: &str) -> ExitCode {
                 let status = head.lines().next().and_then(|line| line.split_once(' '));
                 format!("{}: {body}", status.map_or("no status", |(_, status)| status))
             }
+            None if answer.is_empty() => "closed the connection without an answer".to_owned(),
             None => "no HTTP".to_owned(),
         },
         Ok(Err(error)) => error.to_string(),

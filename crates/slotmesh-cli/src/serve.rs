@@ -84,15 +84,17 @@ impl Service {
         };
         tracing::info!("{signal}: hands its slots over, at most {} s", DRAIN_MAX.as_secs());
         let given = tokio::select! {
-            given = self.node.leave(DRAIN_MAX) => given,
+            given = self.node.hand_over(DRAIN_MAX) => given,
             () = self.signals.interrupt() => {
                 tracing::warn!("interrupted again, ends at once");
                 return ExitCode::from(EXIT_INTERRUPTED);
             }
         };
+        // Clients' commands are still carried to the others until they are answered.
         if let Some(resp) = self.resp.take() {
             resp.stop().await;
         }
+        let _given = self.node.leave(Duration::ZERO).await;
         if let Some(admin) = self.admin.take() {
             admin.stop().await;
         }

@@ -21,8 +21,9 @@ pub struct NodeConfig {
     pub bind: SocketAddr,
     /// Control endpoints of other nodes; one that is alive is enough. This node's own may be among them.
     pub seeds: Vec<SocketAddr>,
-    /// Found a cluster only when this many candidates see each other. More than half of the nodes meant to start, or two
-    /// halves may found two clusters; 1 founds alone.
+    /// Found a cluster only when this many candidates see each other, and every seed has answered or had 3 s for it: so with 1,
+    /// which founds alone, one that starts beside a cluster joins it. More than half of the nodes meant to start, or two
+    /// halves may found two clusters.
     pub expect: u16,
     /// Copies beside the primary that a newly founded cluster wants, 0 to 3. One survives any single crash.
     pub replicas: u8,

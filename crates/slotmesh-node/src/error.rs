@@ -138,6 +138,12 @@ pub enum ControlError {
     /// No decision within the time: no majority, or its leader is being replaced. It may come yet.
     #[error("nothing was decided in time; the change may come yet")]
     Undecided,
+    /// The reform did not happen within the time: not all the nodes that this one sees promised it, or the majority is back. It
+    /// was given up; ask again if it is still wanted.
+    #[error(
+        "nothing was reformed: not all nodes seen from here agreed in time, or the majority is back"
+    )]
+    NotReformed,
     /// The node is shut down.
     #[error("the node is shut down")]
     Stopped,

@@ -19,7 +19,7 @@ mod status;
 pub use client::{CallOptions, PutOptions};
 pub use config::{NodeConfig, ReadySettings};
 pub use error::{ConfigError, ControlError, OpError, StartError};
-pub use node::Node;
+pub use node::{Node, REFORM_TIMEOUT};
 pub use slotmesh_control::{
     AbsenceEvent, ClusterState, Member, MemberState, NodeInfo, Progress, Rebalance, Reform,
 };

@@ -231,7 +231,10 @@ async fn a_node_that_stops_loses_nothing_and_a_leaver_fails_nothing() {
         assert_eq!(get(&nodes[index % 2], &format!("k{index}")).await, Some(index.to_string()));
     }
     let leaver = nodes.remove(0);
-    assert!(leaver.leave(Duration::from_secs(20)).await, "left in time");
+    assert!(leaver.hand_over(Duration::from_secs(20)).await, "left in time");
+    assert!(put(&leaver, "handed over", "routes on").await.is_ok());
+    assert_eq!(get(&leaver, "handed over").await.as_deref(), Some("routes on"));
+    assert!(leaver.leave(Duration::ZERO).await, "has left");
     until(&nodes[0], "alone", |status| status.cluster.members().len() == 1).await;
     for index in 0..500 {
         assert_eq!(get(&nodes[0], &format!("k{index}")).await, Some(index.to_string()));

@@ -6,10 +6,12 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::exec;
 use crate::gateway::Gateway;
+use crate::listener::stopped;
 use crate::protocol::{CommandDecoder, Frame};
 use crate::session::Session;
 
@@ -41,13 +43,14 @@ impl Connection {
         Self { stream, session, gateway, decoder, replies: BytesMut::new() }
     }
 
-    pub(crate) async fn run(mut self) {
-        if let Err(error) = self.serve().await {
+    /// Serves until the client goes, or all that has arrived is answered after the listener stops.
+    pub(crate) async fn run(mut self, stop: watch::Receiver<bool>) {
+        if let Err(error) = self.serve(stop).await {
             tracing::debug!(client = self.session.id, %error, "a Redis client's connection ended");
         }
     }
 
-    async fn serve(&mut self) -> io::Result<()> {
+    async fn serve(&mut self, mut stop: watch::Receiver<bool>) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         loop {
             self.carry_out_all().await?;
@@ -55,7 +58,12 @@ impl Connection {
             if self.session.closing {
                 return self.stream.shutdown().await;
             }
-            if self.read().await? == 0 {
+            let read = tokio::select! {
+                biased;
+                read = self.read() => read?,
+                () = stopped(&mut stop) => return self.stream.shutdown().await,
+            };
+            if read == 0 {
                 return Ok(());
             }
         }

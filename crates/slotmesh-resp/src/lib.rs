@@ -38,5 +38,5 @@ mod topology;
 
 pub use config::RespConfig;
 pub use error::RespError;
-pub use listener::{BoundResp, Resp};
+pub use listener::{BoundResp, Resp, STOP_PATIENCE};
 pub use protocol::CommandLimits;

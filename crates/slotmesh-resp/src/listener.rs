@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use slotmesh_node::Node;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use crate::config::RespConfig;
 use crate::connection::Connection;
@@ -17,11 +19,15 @@ use crate::session::Session;
 /// Pause after a failed accept: the usual reason, too many open files, does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long commands may go on after a stop: above what a failover takes, of which their slots may be in need.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A listener that serves Redis clients until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Resp {
     addr: SocketAddr,
     task: JoinHandle<()>,
+    stopping: watch::Sender<bool>,
 }
 
 /// A listener whose address is known and that accepts nobody yet: for a node that announces the address when it starts.
@@ -60,11 +66,12 @@ impl Resp {
         self.addr
     }
 
-    /// Closes the listener and all connections; commands under way are dropped, so their writes may happen or not.
+    /// Closes the listener, and each connection once the commands that have arrived on it are answered, at most [`STOP_PATIENCE`] later.
+    /// Those that are not by then are dropped, so their writes may happen or not.
     pub async fn stop(mut self) {
-        self.task.abort();
-        // Aborted, so the outcome says nothing.
-        let _ = (&mut self.task).await;
+        self.stopping.send_replace(true);
+        // Late or not, there is nothing more to be waited for.
+        let _ = timeout(STOP_PATIENCE, &mut self.task).await;
     }
 }
 
@@ -85,17 +92,19 @@ impl BoundResp {
     #[must_use]
     pub fn serve(self, node: Node) -> Resp {
         let gateway = Arc::new(Gateway::new(node, self.config));
-        let task = tokio::spawn(accept(self.listener, gateway));
-        Resp { addr: self.addr, task }
+        let (stopping, stop) = watch::channel(false);
+        let task = tokio::spawn(accept(self.listener, gateway, stop));
+        Resp { addr: self.addr, task, stopping }
     }
 }
 
-async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
+async fn accept(listener: TcpListener, gateway: Arc<Gateway>, mut stop: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     let mut next_id = 1;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => break,
             Some(_) = connections.join_next() => {
                 gateway.counters.connected.store(connections.len(), Ordering::Relaxed);
                 continue;
@@ -116,10 +125,19 @@ async fn accept(listener: TcpListener, gateway: Arc<Gateway>) {
         let Ok(local) = stream.local_addr() else { continue };
         let session = Session::new(next_id, local, &gateway);
         next_id += 1;
-        connections.spawn(Connection::new(stream, session, Arc::clone(&gateway)).run());
+        let connection = Connection::new(stream, session, Arc::clone(&gateway));
+        connections.spawn(connection.run(stop.clone()));
         gateway.counters.accepted.fetch_add(1, Ordering::Relaxed);
         gateway.counters.connected.store(connections.len(), Ordering::Relaxed);
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Waits until the listener is to stop.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the handle is gone, and this task with it.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Says why, if the socket takes it at once, as a fresh one does.

@@ -216,3 +216,23 @@ async fn stopping_closes_everything() {
     assert_eq!(client.reply().await, None);
     assert!(tokio::net::TcpStream::connect(addr).await.is_err());
 }
+
+/// The client takes nothing yet, so that its commands are under way when the listener stops.
+#[tokio::test]
+async fn what_has_arrived_is_answered_before_a_stop() {
+    let resp = serve(loopback()).await;
+    let mut client = Client::connect(&resp).await;
+    let value = vec![b'x'; 8 << 20];
+    assert_eq!(client.call(&[b"SET", b"large", &value]).await, Frame::OK);
+    let mut pipeline = command(&[b"GET", b"large"]);
+    pipeline.extend(command(&[b"SET", b"small", b"1"]));
+    client.send(&pipeline).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let read = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(client.reply().await, Some(Frame::bulk(value)));
+        assert_eq!(client.reply().await, Some(Frame::OK));
+        assert_eq!(client.reply().await, None);
+    };
+    tokio::join!(resp.stop(), read);
+}

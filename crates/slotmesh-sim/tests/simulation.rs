@@ -282,7 +282,7 @@ fn a_log_that_commits_without_a_majority_is_found() {
 
 #[test]
 fn acknowledging_before_the_replicas_have_it_is_found() {
-    found(Bug::AckBeforeReplicas, &[11], "not linearizable");
+    found(Bug::AckBeforeReplicas, &[12], "not linearizable");
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn mistakes_in_leases_are_found() {
 
 #[test]
 fn mistakes_in_moves_and_expiry_are_found() {
-    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[3], "I1/I6");
+    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[27], "I1/I6");
     found(Bug::Planted(Mistake::DeleteBeforeCommit), &[2], "I3");
     found(Bug::Planted(Mistake::ReplicaExpires), &[2], "cannot be read");
 }

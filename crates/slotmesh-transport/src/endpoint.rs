@@ -16,7 +16,7 @@ use crate::connection_id::RandomIds;
 use crate::disconnect::{CODE_CLOSED, CODE_LEAVING, Disconnect};
 use crate::drive::ReadyLink;
 use crate::error::BindError;
-use crate::handler::Handler;
+use crate::handler::{Handler, PeerInfo};
 use crate::handshake::{self, Ours};
 use crate::hello::{CLUSTER_NAME_BYTES_MAX, HELLO_INFO_BYTES_MAX, Hello};
 use crate::identity::Identity;
@@ -212,8 +212,19 @@ impl EndpointInner {
             handshake::dial(&self.quic, self.client.clone(), addr, expect, self.ours()).await;
         if let Err(why) = &outcome {
             self.note_failure(addr, why);
+            self.handler.unanswered(addr, why);
         }
         outcome
+    }
+
+    /// A peer has connected: whoever waits for it need not any more.
+    fn heard_from(&self, peer: &PeerInfo) {
+        let peers = self.peers.lock();
+        for expect in [None, Some(peer.node)] {
+            if let Some(handle) = peers.get(&(peer.addr, expect)).and_then(Weak::upgrade) {
+                handle.heard();
+            }
+        }
     }
 
     fn ours(&self) -> Ours {
@@ -282,6 +293,7 @@ async fn serve(
     match handshake::accept(incoming, endpoint.ours()).await {
         Ok(ready) => {
             drop(half_open);
+            endpoint.heard_from(&ready.link.info);
             let handler = endpoint.handler.clone();
             // Held no longer than needed: the endpoint must be able to end while this connection lives.
             drop(endpoint);

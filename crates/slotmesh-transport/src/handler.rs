@@ -66,6 +66,11 @@ pub trait Handler: Send + Sync + 'static {
     fn refused(&self, addr: SocketAddr, why: &Disconnect) {
         let _ = (addr, why);
     }
+
+    /// An attempt of this side ended without a connection, for whatever reason; more of them follow.
+    fn unanswered(&self, addr: SocketAddr, why: &Disconnect) {
+        let _ = (addr, why);
+    }
 }
 
 /// A request as it arrived.

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,6 +25,10 @@ use crate::stream::FrameStream;
 /// Largest body of [`Peer::datagram`], in bytes: with the headers below it fits a 1,280 byte packet, the least that IPv6
 /// links carry.
 pub const DATAGRAM_BYTES_MAX: usize = 1200;
+
+/// What an attempt has left after its peer was heard from: where both sides dial at once, each hears from the other half a
+/// round trip before its own attempt succeeds.
+const MOMENT: Duration = Duration::from_millis(25);
 
 /// A handle to one process: calls, messages, datagrams and streams go out through it.
 ///
@@ -104,11 +109,12 @@ impl Peer {
         Ok(FrameStream::new(kind, send, recv, link.config.stream_frame_bytes_max))
     }
 
-    /// Starts to connect, or the next attempt at once and without the grown pause: for callers who know that the
-    /// peer is back.
+    /// Starts to connect, or the next attempt at once and without the grown pause, also beside one that is under way: for
+    /// callers who know that the peer is back. It happens by itself when the peer connects to this endpoint.
     pub fn redial(&self) {
-        self.0.want();
-        self.0.redial();
+        if !self.0.want() {
+            self.0.redial();
+        }
     }
 
     /// Whether a connection stands.
@@ -195,7 +201,7 @@ struct Dialler {
     phase: watch::Sender<Phase>,
     wanted: AtomicBool,
     abandoned: AtomicBool,
-    /// Ends the pause between attempts.
+    /// Ends the pause between attempts, or has another attempt begun beside the one under way.
     nudge: Notify,
 }
 
@@ -229,6 +235,14 @@ impl PeerHandle {
         self.dialler.nudge.notify_one();
     }
 
+    /// The peer has just connected to this side, so it listens: nobody need wait for the next attempt, or for one whose
+    /// packets went to a process that is gone.
+    pub(crate) fn heard(&self) {
+        if self.dialler.wanted.load(Ordering::Acquire) && self.link().is_none() {
+            self.redial();
+        }
+    }
+
     fn link(&self) -> Option<Arc<Link>> {
         self.dialler.link.lock().clone()
     }
@@ -260,13 +274,15 @@ impl PeerHandle {
         self.link_now()
     }
 
-    /// Starts the dialling task if nobody has.
-    fn want(&self) {
-        if !self.dialler.wanted.swap(true, Ordering::AcqRel) {
+    /// Starts the dialling task if nobody has; true if nobody had.
+    fn want(&self) -> bool {
+        let first = !self.dialler.wanted.swap(true, Ordering::AcqRel);
+        if first {
             let endpoint = self.endpoint.clone();
             let (addr, expect) = (self.addr, self.expect);
             self.endpoint.runtime.spawn(self.dialler.clone().run(endpoint, addr, expect));
         }
+        first
     }
 
     /// Waits for a future with the endpoint's timer, so that callers need no runtime of their own; `None` when the time
@@ -304,7 +320,7 @@ impl Dialler {
         let mut backoff = Backoff::default();
         while !self.is_over(&endpoint) {
             self.phase.send_replace(Phase::Dialling);
-            let why = match endpoint.dial(addr, expect).await {
+            let why = match self.attempt(&endpoint, addr, expect).await {
                 Ok(ready) => {
                     backoff.reset();
                     self.work(ready, &endpoint).await
@@ -325,6 +341,43 @@ impl Dialler {
         self.phase.send_replace(Phase::Down(Disconnect::Closed));
     }
 
+    /// One attempt to connect. When it turns out meanwhile that somebody listens at the address, its packets may have gone to
+    /// a process that is gone, and QUIC repeats them after seconds only: unless it succeeds in a moment another one is begun
+    /// beside it. It is not given up for that: two who dial each other over a slow path would give up for ever.
+    async fn attempt(
+        &self,
+        endpoint: &EndpointInner,
+        addr: SocketAddr,
+        expect: Option<NodeId>,
+    ) -> Result<ReadyLink, Disconnect> {
+        let mut first = None;
+        let mut last = Box::pin(endpoint.dial(addr, expect));
+        loop {
+            tokio::select! {
+                outcome = &mut last => return outcome,
+                outcome = settled(&mut first) => match outcome {
+                    Ok(ready) => return Ok(ready),
+                    Err(_) => first = None,
+                },
+                () = self.nudged(endpoint) => {
+                    if self.is_over(endpoint) {
+                        return Err(Disconnect::Closed);
+                    }
+                    let before = std::mem::replace(&mut last, Box::pin(endpoint.dial(addr, expect)));
+                    first.get_or_insert(before);
+                }
+            }
+        }
+    }
+
+    /// Waits until the peer was heard from and a moment has passed, or all is over.
+    async fn nudged(&self, endpoint: &EndpointInner) {
+        self.nudge.notified().await;
+        if !self.is_over(endpoint) {
+            tokio::time::sleep(MOMENT).await;
+        }
+    }
+
     /// Gives the link out until it ends.
     async fn work(&self, ready: ReadyLink, endpoint: &EndpointInner) -> Disconnect {
         let link = ready.link.clone();
@@ -340,5 +393,13 @@ impl Dialler {
 
     fn is_over(&self, endpoint: &EndpointInner) -> bool {
         self.abandoned.load(Ordering::Acquire) || endpoint.is_closing()
+    }
+}
+
+/// The outcome of the attempt, if there is one.
+async fn settled<T>(attempt: &mut Option<Pin<Box<impl Future<Output = T>>>>) -> T {
+    match attempt {
+        Some(attempt) => attempt.await,
+        None => std::future::pending().await,
     }
 }

@@ -108,6 +108,11 @@ fn an_address_without_answer_is_asked_ever_more_rarely_and_for_ever() {
     scenes::an_hour_without_a_peer();
 }
 
+#[test]
+fn a_peer_that_dials_is_dialled_back_at_once() {
+    scenes::a_peer_that_calls_back();
+}
+
 fn seeds() -> Range<u64> {
     let Ok(text) = std::env::var(SEEDS_VARIABLE) else { return SEEDS };
     let number = |text: &str| text.trim().parse::<u64>();

@@ -6,7 +6,7 @@ use slotmesh_control::NodeInfo;
 use slotmesh_gossip::Event;
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
-use super::{Brain, NodeEvent};
+use super::{Brain, NodeEvent, TICK};
 use crate::message::Meta;
 use crate::wire;
 
@@ -16,6 +16,10 @@ const REFUSAL_COUNTS_FOR: Duration = Duration::from_secs(3);
 /// Proofs of death kept; identities are never reused, so old ones only take room.
 const PROOFS_MAX: usize = 1024;
 
+/// How long a node of another generation counts as being about after it was heard of: whoever is there is heard of with each
+/// attempt to connect, and those are at most 30 s and what an attempt takes apart.
+const STRANGER_COUNTS_FOR: Duration = Duration::from_secs(45);
+
 /// What gossip and the connections tell about the other nodes: evidence, not decisions.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
@@ -23,8 +27,29 @@ pub(super) struct Peers {
     proven_dead: BTreeSet<NodeId>,
     guard_refused: BTreeMap<NodeId, MonoTime>,
     guard_asked: BTreeMap<NodeId, MonoTime>,
-    strangers: BTreeMap<NodeId, Generation>,
-    foreign: Option<Generation>,
+    /// Generations that nodes told when they connected, until gossip tells of them.
+    hosts: BTreeMap<NodeId, Generation>,
+    strangers: BTreeMap<NodeId, Stranger>,
+    foreign: Option<Stranger>,
+}
+
+/// A generation with which ours has nothing in common, and for how many looks it still counts.
+#[derive(Debug, Clone, Copy)]
+struct Stranger {
+    generation: Generation,
+    looks_left: u32,
+}
+
+impl Stranger {
+    fn met(generation: Generation) -> Self {
+        Self { generation, looks_left: (STRANGER_COUNTS_FOR.as_millis() / TICK.as_millis()) as u32 }
+    }
+
+    /// Whether it still counts after one more look.
+    fn lasts(&mut self) -> bool {
+        self.looks_left = self.looks_left.saturating_sub(1);
+        self.looks_left > 0
+    }
 }
 
 #[derive(Debug)]
@@ -129,9 +154,27 @@ impl Peers {
         self.live().filter(move |(_, peer)| peer.generation == wanted).map(|(node, _)| *node)
     }
 
+    /// Whether a live node is known there.
+    pub(super) fn lives_at(&self, addr: SocketAddr) -> bool {
+        self.live().any(|(_, peer)| peer.addr == addr)
+    }
+
+    /// The node said when it connected to which generation it belongs.
+    pub(super) fn note_host(&mut self, node: NodeId, theirs: Generation) {
+        if self.hosts.len() < PROOFS_MAX {
+            self.hosts.insert(node, theirs);
+        }
+    }
+
+    /// The connection to the node broke.
+    pub(super) fn forget_host(&mut self, node: NodeId) {
+        self.hosts.remove(&node);
+    }
+
     /// A generation that a live node reports. Of several the lowest, but of one cluster's the one reformed last.
     pub(super) fn reported_generation(&self) -> Option<Generation> {
-        let reported = || self.live().filter_map(|(_, peer)| peer.generation);
+        let told = || self.hosts.values().copied();
+        let reported = || self.live().filter_map(|(_, peer)| peer.generation).chain(told());
         let latest = |ours: &Generation| !reported().any(|other| other.supersedes(*ours));
         reported().filter(latest).min()
     }
@@ -143,18 +186,27 @@ impl Peers {
 
     /// A generation that neither joins ours nor makes us join it, met without knowing whose it is.
     pub(super) fn note_stranger(&mut self, theirs: Generation) {
-        self.foreign = Some(theirs);
+        self.foreign = Some(Stranger::met(theirs));
     }
 
     pub(super) fn note_generation(&mut self, node: NodeId, theirs: Option<Generation>) {
         if let Some(theirs) = theirs.filter(|_| self.strangers.len() < PROOFS_MAX) {
-            self.strangers.insert(node, theirs);
+            self.strangers.insert(node, Stranger::met(theirs));
+        }
+    }
+
+    /// One look at the time: strangers that were not heard of for long are gone.
+    pub(super) fn tick_strangers(&mut self) {
+        self.strangers.retain(|_, stranger| stranger.lasts());
+        if self.foreign.as_mut().is_some_and(|stranger| !stranger.lasts()) {
+            self.foreign = None;
         }
     }
 
     pub(super) fn met_other_generation(&self, ours: Option<Generation>) -> bool {
         let told = self.live().filter_map(|(_, peer)| peer.generation);
-        let mut theirs = told.chain(self.strangers.values().copied()).chain(self.foreign);
+        let met = self.strangers.values().chain(&self.foreign).map(|stranger| stranger.generation);
+        let mut theirs = told.chain(met);
         // Nodes of a generation that ours supersedes join us by themselves.
         let strange = |ours: Generation, theirs| theirs != ours && !ours.supersedes(theirs);
         ours.is_some_and(|ours| theirs.any(|theirs| strange(ours, theirs)))
@@ -209,6 +261,34 @@ impl Brain {
         self.peers.put(node, addr, meta);
         if let Some(theirs) = theirs {
             self.meet_generation(Some(node), theirs, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_that_is_not_heard_of_any_more_is_forgotten_and_one_that_comes_back_is_not() {
+        let ours = Generation { cluster: 1, reform: 0 };
+        let theirs = Generation { cluster: 2, reform: 0 };
+        let looks = |seconds: u128| (1..=seconds * 1_000 / TICK.as_millis()).map(drop);
+        for meet in [
+            |peers: &mut Peers, theirs| peers.note_stranger(theirs),
+            |peers: &mut Peers, theirs| peers.note_generation(NodeId::from_random(1), Some(theirs)),
+        ] {
+            let mut peers = Peers::default();
+            for _twice in 0..2 {
+                meet(&mut peers, theirs);
+                looks(30).for_each(|()| peers.tick_strangers());
+                meet(&mut peers, theirs);
+                // As long as attempts to connect can be apart.
+                looks(34).for_each(|()| peers.tick_strangers());
+                assert!(peers.met_other_generation(Some(ours)));
+                looks(11).for_each(|()| peers.tick_strangers());
+                assert!(!peers.met_other_generation(Some(ours)));
+            }
         }
     }
 }

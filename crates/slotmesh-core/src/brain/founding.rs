@@ -20,6 +20,9 @@ impl Brain {
         }
         let candidates = self.candidates();
         self.say_waiting(candidates.len());
+        if self.awaits_seeds(now) {
+            return;
+        }
         let rng = &mut self.rng;
         match self.founding.step(&candidates, || rng.random()) {
             Some(FoundingStep::Ask(nodes, generation)) => {
@@ -40,9 +43,12 @@ impl Brain {
         }
     }
 
-    pub(super) fn handle_found_ask(&mut self, from: NodeId, generation: Generation) {
+    pub(super) fn handle_found_ask(&mut self, from: NodeId, generation: Generation, now: MonoTime) {
         let candidates = self.candidates();
-        if self.generation.is_some() || !self.founding.handle_ask(from, generation, &candidates) {
+        if self.generation.is_some()
+            || self.awaits_seeds(now)
+            || !self.founding.handle_ask(from, generation, &candidates)
+        {
             return;
         }
         self.start_log(generation, None);

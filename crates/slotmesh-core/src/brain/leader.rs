@@ -64,6 +64,8 @@ struct Survey {
     primaries: BTreeSet<NodeId>,
     /// The epoch of each slot that is frozen, and who is to have it.
     moving: BTreeMap<Slot, (Epoch, NodeId)>,
+    /// Members at whose address another one joined later.
+    succeeded: Vec<NodeId>,
 }
 
 impl Survey {
@@ -74,8 +76,20 @@ impl Survey {
         let moving = |(slot, held): (Slot, &SlotState)| Some((slot, (held.epoch, held.moving_to?)));
         self.moving = view.table().iter().filter_map(moving).collect();
         self.primaries = view.table().primaries();
+        self.succeeded = succeeded(view);
         self.version = view.version();
     }
+}
+
+fn succeeded(view: &ClusterState) -> Vec<NodeId> {
+    let mut latest = BTreeMap::new();
+    for member in view.members().values() {
+        let joined = latest.entry(member.info.control).or_insert(member.joined);
+        *joined = member.joined.max(*joined);
+    }
+    let before_it = |member: &Member| member.joined < latest[&member.info.control];
+    let members = view.members().iter().filter(|(_, member)| before_it(member));
+    members.map(|(node, _)| *node).collect()
 }
 
 /// A failover under way.
@@ -129,6 +143,11 @@ impl Leader {
             self.ledger.grant(node, now);
         }
         free
+    }
+
+    /// Members at whose address another one joined later, so that they have ended unless two are set to the same address.
+    pub(super) fn succeeded(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.survey.succeeded.iter().copied()
     }
 
     pub(super) fn handle_promised(&mut self, from: NodeId, promised: &[(Slot, Version)]) {
@@ -191,6 +210,7 @@ impl Brain {
         };
         leader.survey.update(&self.view);
         leader.begin_round(now);
+        self.see_succeeded(now);
         self.start_takeovers(now);
         self.remove_dead(now);
         self.abort_stuck_moves(now);
@@ -529,7 +549,7 @@ mod tests {
     use super::*;
     use crate::brain::BrainConfig;
     use crate::data::{Clock, DataConfig, DataPlane, Wakers};
-    use crate::message::{Meta, Ping};
+    use crate::message::{Envelope, Meta, Ping};
 
     struct Stopped;
 
@@ -718,5 +738,26 @@ mod tests {
         brain.handle_log_status(LogStatus { voters, ..LogStatus::default() }, at(0));
         brain.leave(at(0));
         assert!(brain.has_left());
+    }
+
+    /// The former process was heard of a moment before another one joined at its address, so nobody had missed it.
+    #[test]
+    fn who_joined_before_another_at_its_address_is_dead_once_it_is_silent() {
+        let mut brain = leading(&[2, 3]);
+        brain.handle_timeout(at(300));
+        let ping = Message::Ping(Ping { sent_micros: 1, version: 0, join: None });
+        let envelope = Envelope { generation: brain.generation, message: ping };
+        let status = LogStatus { quorum_acked: Some(at(300)), ..brain.log.clone() };
+        brain.handle_log_status(status, at(300));
+        for number in [2, 3] {
+            brain.handle_message(node(number), &wire::encode(&envelope), at(300)).unwrap();
+        }
+        let info = NodeInfo { name: "again".to_owned(), ..info(2) };
+        apply(&mut brain, &Command::AddMember { node: node(4), info });
+        brain.handle_timeout(at(500));
+        assert!(!brain.is_given_up(node(2)), "it may live, and the addresses be wrong");
+        brain.handle_timeout(at(600));
+        assert!(brain.is_given_up(node(2)));
+        assert!(!brain.is_given_up(node(3)) && !brain.is_given_up(node(4)), "silent alone");
     }
 }

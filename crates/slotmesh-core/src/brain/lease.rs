@@ -152,6 +152,15 @@ impl Brain {
         }
     }
 
+    /// Who restarted fast enough joined before its former process was missed.
+    pub(super) fn see_succeeded(&mut self, now: MonoTime) {
+        let Some(leader) = &self.leader else { return };
+        let ended = |node: &NodeId| *node != self.me && leader.ledger.is_silent(*node, now);
+        for node in leader.succeeded().filter(ended) {
+            self.peers.prove_death(node);
+        }
+    }
+
     pub(super) fn handle_pong(&mut self, from: NodeId, pong: Pong, now: MonoTime) {
         let sent = MonoTime::from_micros(pong.sent_micros);
         if !self.lease.sent.contains(&sent) {

@@ -12,6 +12,7 @@ mod lease;
 mod output;
 mod placing;
 mod reform;
+mod seeds;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -36,6 +37,7 @@ use self::lease::LeaseClient;
 pub use self::output::{NodeEvent, Output};
 use self::placing::Placing;
 pub use self::reform::ReformError;
+use self::seeds::Seeds;
 use crate::data::{DataEvent, DataPlane};
 use crate::message::{Envelope, Message, Meta};
 use crate::wire::{self, WireError};
@@ -82,6 +84,7 @@ pub struct Brain {
     data: Arc<DataPlane>,
     gossip: Gossip,
     peers: Peers,
+    seeds: Seeds,
     founding: Founding,
     generation: Option<Generation>,
     log_generation: Option<Generation>,
@@ -126,6 +129,7 @@ impl Brain {
         gossip.add_seeds(config.seeds.iter().copied());
         Self {
             me,
+            seeds: Seeds::new(&config.seeds, control, now),
             founding: Founding::new(me, config.expect),
             reforming: Reforming::new(me, config.reform_wait),
             config,
@@ -196,7 +200,7 @@ impl Brain {
         self.left
     }
 
-    /// Whether a node of another generation of this cluster name was met: an operator has to look.
+    /// Whether a node of another generation of this cluster name was heard of in the last 45 s: an operator has to look.
     #[must_use]
     pub fn met_other_generation(&self) -> bool {
         self.peers.met_other_generation(self.generation)
@@ -231,7 +235,7 @@ impl Brain {
         }
         let ours = self.generation.is_some() && self.generation == generation;
         match message {
-            Message::FoundAsk(asked) => self.handle_found_ask(from, asked),
+            Message::FoundAsk(asked) => self.handle_found_ask(from, asked, now),
             Message::FoundPromise(asked) => self.handle_found_promise(from, asked),
             Message::FoundRelease(asked) => self.founding.handle_release(from, asked),
             Message::ReformAsk { generation, version } if ours => {
@@ -346,6 +350,7 @@ impl Brain {
         use slotmesh_gossip::Evidence;
         let evidence = if departed { Evidence::Departed } else { Evidence::ConnectionLost };
         self.gossip.handle_evidence(node, evidence, now);
+        self.peers.forget_host(node);
         if departed {
             self.peers.prove_death(node);
         }
@@ -397,6 +402,7 @@ impl Brain {
         }
         self.next_tick = now + TICK;
         self.data.handle_timeout(now);
+        self.peers.tick_strangers();
         if self.generation.is_none() {
             self.tick_founding(now);
         } else {

@@ -21,7 +21,9 @@ use crate::status::{NodeStatus, Phase};
 pub(crate) enum Input {
     Datagram(SocketAddr, Bytes),
     Message(NodeId, Bytes),
+    Connected(NodeId, SocketAddr, Option<Generation>),
     Disconnected(NodeId, bool),
+    Unanswered(SocketAddr),
     Guard(NodeId, bool),
     Proposed,
     VotersSet,
@@ -180,6 +182,10 @@ impl Driver {
                     tracing::debug!(%from, %error, "control message dropped");
                 }
             }
+            Input::Connected(node, addr, generation) => {
+                brain.handle_connected(node, addr, generation, now);
+            }
+            Input::Unanswered(addr) => brain.handle_unanswered(addr),
             Input::Disconnected(node, departed) => brain.handle_disconnect(node, departed, now),
             Input::Guard(node, refused) => brain.handle_guard(node, refused, now),
             Input::Proposed => brain.handle_proposed(now),

@@ -39,6 +39,14 @@ impl Handler for ControlHandler {
         self.push(Input::Datagram(from.addr, body));
     }
 
+    fn connected(&self, peer: &PeerInfo) {
+        self.push(Input::Connected(peer.node, peer.addr, peer.generation));
+    }
+
+    fn unanswered(&self, addr: SocketAddr, _why: &Disconnect) {
+        self.push(Input::Unanswered(addr));
+    }
+
     fn disconnected(&self, peer: &PeerInfo, why: &Disconnect) {
         tracing::debug!(node = %peer.node, %why, "control connection ended");
         if *why != Disconnect::Closed {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use slotmesh_control::{ClusterState, Rebalance, WANTED_REPLICAS_MAX};
+use slotmesh_control::{ClusterState, REFORM_ASKS_FOR, Rebalance, WANTED_REPLICAS_MAX};
 use slotmesh_core::ReformError;
 use slotmesh_slots::NodeId;
 use tokio::sync::oneshot;
@@ -159,15 +159,17 @@ impl Node {
                 Err(_) => Err(ControlError::NoCluster),
             }
         };
-        timeout_at(deadline, asked).await.map_err(|_| ControlError::Undecided)??;
+        timeout_at(deadline, asked).await.map_err(|_| ControlError::NotReformed)??;
         let done = status.wait_for(|status| {
             let known = status.cluster.generation();
             status.generation != before && known == status.generation
         });
-        let done = timeout_at(deadline, done).await.map_err(|_| ControlError::Undecided)?;
+        let done = timeout_at(deadline, done).await.map_err(|_| ControlError::NotReformed)?;
         done.map(|_| ()).map_err(|_| ControlError::Stopped)
     }
 }
 
-/// How long a reform may take: the promises, the end of all old leases and an election.
-const REFORM_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a reform may take: the promises, the end of all old leases and an election. The promises are asked for no longer than
+/// `REFORM_ASKS_FOR`. Nothing else that is asked of a node takes as long, so whoever answers for a node has to wait a little
+/// longer than this.
+pub const REFORM_TIMEOUT: Duration = REFORM_ASKS_FOR.saturating_add(Duration::from_secs(2));

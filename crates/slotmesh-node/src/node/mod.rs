@@ -13,6 +13,7 @@ use slotmesh_slots::{MonoTime, NodeId, Slot};
 use slotmesh_transport::Endpoint;
 use tokio::sync::{mpsc, watch};
 
+pub use self::decisions::REFORM_TIMEOUT;
 use crate::client::Router;
 use crate::control::Input;
 use crate::status::{NodeStatus, Phase};
@@ -114,14 +115,25 @@ impl Node {
     /// true when everything was given away in time. What was not is taken over by the others as after a crash, only
     /// sooner, because they are told.
     pub async fn leave(&self, within: Duration) -> bool {
+        let given = self.hand_over(within).await;
+        if self.inner.inputs.is_some() {
+            self.end(true).await;
+        }
+        given
+    }
+
+    /// The first part of [`Node::leave`]: gives all slots away and leaves the cluster, and still carries calls to the others, so that
+    /// those under way are answered. Waits at most this long; true when everything was given away in time. [`Node::leave`], which
+    /// is soon over then, has to follow.
+    ///
+    /// Cancellation safe: what was begun goes on.
+    pub async fn hand_over(&self, within: Duration) -> bool {
         let Some(inputs) = &self.inner.inputs else { return true };
         let left = async {
             inputs.send(Input::Leave).await.is_ok()
                 && self.wait_until(|status| is_over(status.phase)).await
         };
-        let left = tokio::time::timeout(within, left).await.unwrap_or(false);
-        self.end(true).await;
-        left
+        tokio::time::timeout(within, left).await.unwrap_or(false)
     }
 
     /// Stops at once. The others notice as they would notice a crash; use [`Node::leave`] to spare them that. The addresses

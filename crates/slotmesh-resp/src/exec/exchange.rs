@@ -98,11 +98,11 @@ pub(super) async fn set(call: &Call<'_>) -> Result<Frame, Frame> {
     let ttl = options.ttl("set")?;
     let keep_ttl = matches!(options.lasting, Some((Lasting::Word, _)));
     let condition = options.condition;
-    let put =
-        PutOptions { ttl, keep_ttl, condition, call: CallOptions::once(), ..PutOptions::default() };
+    let put = PutOptions { ttl, keep_ttl, condition, ..PutOptions::default() };
     if options.get {
+        let once = PutOptions { call: CallOptions::once(), ..put };
         let node = &call.gateway.node;
-        return previous(call, node.get_and_put(call.bytes(1), call.bytes(2), put).await);
+        return previous(call, node.get_and_put(call.bytes(1), call.bytes(2), once).await);
     }
     let applied = self::put(call, call.bytes(2), put).await?;
     Ok(if applied { Frame::OK } else { Frame::Null })
@@ -145,12 +145,13 @@ pub(super) async fn getex(call: &Call<'_>) -> Result<Frame, Frame> {
     }
 }
 
-/// Writes the command's key; whether the condition held.
+/// Writes the command's key; whether the condition held. With a condition it takes a token, for a repetition would find what the
+/// first attempt wrote, and Redis clients cannot tell that from another's write themselves. Without one it is the same twice,
+/// and a token would cost memory for nothing.
 async fn put(call: &Call<'_>, value: Bytes, options: PutOptions) -> Result<bool, Frame> {
-    let PutOptions { ttl, keep_ttl, condition, call: how, .. } = options;
+    let PutOptions { ttl, keep_ttl, condition, .. } = options;
     let op = Op::Put { key: call.bytes(1), value, ttl, keep_ttl, condition, class: Class::Cache };
-    // Redis clients cannot tell a repetition from another write themselves.
-    let how = CallOptions { once: !op.is_idempotent(), ..how };
+    let how = CallOptions { once: !op.is_idempotent(), ..CallOptions::default() };
     match call.gateway.node.execute(op, how).await {
         Ok(Reply::Put { applied, .. }) => Ok(applied),
         Ok(_) => Err(failure::unexpected()),

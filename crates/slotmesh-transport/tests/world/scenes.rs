@@ -115,3 +115,29 @@ pub fn an_hour_without_a_peer() {
         }
     });
 }
+
+/// Whoever is dialled in vain is reached at once when it dials from its side, be it in the pause between two attempts or in one
+/// whose packets went to nobody.
+pub fn a_peer_that_calls_back() {
+    let pause = HOUR;
+    // QUIC repeats the first packet after 0.3 s, and then 0.9 s after the beginning.
+    let attempt = Duration::from_millis(350);
+    for silence in [pause, attempt] {
+        play(async |scene: &Scene| {
+            scene.peer.redial();
+            tokio::time::sleep(silence).await;
+            let far = scene.world.start(1);
+            let back = far.endpoint.peer(scene.world.addr(0), None);
+            back.redial();
+            let started = Instant::now();
+            while !scene.peer.connected() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let took = started.elapsed();
+                assert!(
+                    took <= Duration::from_millis(100),
+                    "{silence:?}: not reached after {took:?}"
+                );
+            }
+        });
+    }
+}
