@@ -45,6 +45,8 @@ pub struct NodeStatus {
     pub all_voters: bool,
     /// Failovers this node saw finished since it started, as leader.
     pub failovers: u64,
+    /// Reforms that this node began and gave up since it started.
+    pub reforms_cancelled: u64,
 }
 
 impl NodeStatus {

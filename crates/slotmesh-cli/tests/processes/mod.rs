@@ -131,17 +131,6 @@ impl Process {
         answer
     }
 
-    /// Asks an admin endpoint for something that takes a while, and does not wait for it.
-    pub fn post(&self, path: &str) {
-        let mut stream = self.door_to(self.admin).connect().unwrap();
-        let head = "Host: a\r\nContent-Type: application/json\r\nContent-Length: 2";
-        let request = format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\n{{}}");
-        stream.write_all(request.as_bytes()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        // A refusal, or nothing yet.
-        let _ = stream.read(&mut [0; 64]);
-    }
-
     /// Whether it leads the control plane, as far as it knows.
     pub fn leads(&self) -> bool {
         self.http_whole("/api/status").replace(' ', "").contains("\"leading\":true")

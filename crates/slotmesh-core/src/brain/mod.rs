@@ -9,6 +9,7 @@ mod founding;
 mod history;
 mod leader;
 mod lease;
+mod leaving;
 mod output;
 mod placing;
 mod reform;
@@ -24,8 +25,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slotmesh_control::log::LogStatus;
 use slotmesh_control::{
-    Absences, ClusterDelta, ClusterState, Command, Founding, LoadFloor, Member, MemberState,
-    NodeInfo, Reform, Reforming,
+    Absences, ClusterDelta, ClusterState, Command, Founding, LoadFloor, Member, NodeInfo, Reform,
+    Reforming,
 };
 use slotmesh_gossip::{Gossip, GossipConfig};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
@@ -491,42 +492,6 @@ impl Brain {
             return Vec::new();
         }
         self.history.since(version).unwrap_or_else(|| vec![self.view.full_delta()])
-    }
-
-    fn tick_leave(&mut self, now: MonoTime) {
-        if !self.leaving || self.left {
-            return;
-        }
-        let Some(member) = self.view.members().get(&self.me) else {
-            // As long as it votes the others might be too few without it: one of them may have failed just now.
-            if !self.is_voter() {
-                self.leave_now(now);
-            }
-            return;
-        };
-        if !self.view.has_heir(self.me) {
-            // The last one; but what others are giving away goes here, and this node may be the only one that votes.
-            if !self.is_given_slots() {
-                self.leave_now(now);
-            }
-        } else if member.state == MemberState::Up {
-            self.request(Command::Drain { node: self.me }, now);
-        }
-    }
-
-    /// Whether somebody who leaves is still about.
-    fn is_given_slots(&self) -> bool {
-        let mut others = self.view.members().iter().filter(|(node, _)| **node != self.me);
-        others.any(|(node, member)| member.is_draining() && self.peers.is_alive(*node))
-    }
-
-    fn leave_now(&mut self, now: MonoTime) {
-        if !self.left {
-            self.left = true;
-            self.gossip.leave(now);
-            self.drain_gossip(now);
-            self.event(NodeEvent::Left);
-        }
     }
 
     /// Has the leader propose the command; repeated by whoever wants it until the table shows it.

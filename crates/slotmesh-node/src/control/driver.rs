@@ -69,6 +69,7 @@ pub(crate) struct Driver {
     shared_view: Arc<ClusterState>,
     published: Instant,
     failovers: u64,
+    reforms_cancelled: u64,
     leaving: bool,
     superseded: bool,
     stopped: bool,
@@ -101,6 +102,7 @@ impl Driver {
             shared_view,
             published,
             failovers: 0,
+            reforms_cancelled: 0,
             leaving: false,
             superseded: false,
             stopped: false,
@@ -299,6 +301,7 @@ impl Driver {
     fn note(&mut self, event: &NodeEvent) {
         match event {
             NodeEvent::FailoverDone { .. } => self.failovers += 1,
+            NodeEvent::ReformCancelled(_) => self.reforms_cancelled += 1,
             NodeEvent::Left => self.leaving = true,
             _ => {}
         }
@@ -363,6 +366,7 @@ impl Driver {
             met_other_generation: brain.met_other_generation(),
             all_voters: brain.has_all_voters(),
             failovers: self.failovers,
+            reforms_cancelled: self.reforms_cancelled,
         }
     }
 }
@@ -372,7 +376,7 @@ fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
         (
             (status.phase, status.generation, status.cluster.version()),
             (status.leader, status.leading, status.alive_peers),
-            (status.met_other_generation, status.failovers),
+            (status.met_other_generation, status.failovers, status.reforms_cancelled),
             status.all_voters,
         )
     };

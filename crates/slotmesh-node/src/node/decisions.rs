@@ -148,7 +148,10 @@ impl Node {
     pub async fn reform(&self) -> Result<(), ControlError> {
         let Some(inputs) = &self.inner.inputs else { return Err(ControlError::NoCluster) };
         let mut status = self.watch_status();
-        let before = status.borrow().generation;
+        let (before, cancelled) = {
+            let status = status.borrow();
+            (status.generation, status.reforms_cancelled)
+        };
         let deadline = Instant::now() + REFORM_TIMEOUT;
         let (answer, answered) = oneshot::channel();
         let asked = async {
@@ -162,10 +165,12 @@ impl Node {
         timeout_at(deadline, asked).await.map_err(|_| ControlError::NotReformed)??;
         let done = status.wait_for(|status| {
             let known = status.cluster.generation();
-            status.generation != before && known == status.generation
+            let done = status.generation != before && known == status.generation;
+            done || status.reforms_cancelled != cancelled
         });
         let done = timeout_at(deadline, done).await.map_err(|_| ControlError::NotReformed)?;
-        done.map(|_| ()).map_err(|_| ControlError::Stopped)
+        let done = done.map_err(|_| ControlError::Stopped)?;
+        if done.generation == before { Err(ControlError::NotReformed) } else { Ok(()) }
     }
 }
 

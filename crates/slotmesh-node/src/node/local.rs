@@ -103,5 +103,6 @@ fn status(node: NodeId, cluster: &Arc<ClusterState>) -> NodeStatus {
         met_other_generation: false,
         all_voters: true,
         failovers: 0,
+        reforms_cancelled: 0,
     }
 }

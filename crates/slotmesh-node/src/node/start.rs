@@ -170,6 +170,7 @@ impl Starting {
             met_other_generation: false,
             all_voters: false,
             failovers: 0,
+            reforms_cancelled: 0,
         }
     }
 }
