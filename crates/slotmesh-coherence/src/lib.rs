@@ -34,6 +34,7 @@ pub use self::publisher::{Published, Publisher, Wake};
 pub use self::subscriber::{Readable, Sink, Stamp, Subscriber, Ticket};
 
 use slotmesh_slots::NodeId;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Who wants to hear of writes, and on which of its streams.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,4 +43,11 @@ pub struct Watcher {
     pub node: NodeId,
     /// Number of its stream to the primary; each stream has a higher one than those before.
     pub stream: u64,
+}
+
+/// What stands for a key in an invalidation: the same on every node, platform and build (XXH3, without a seed). Two keys that
+/// share it cost a value that is fetched again.
+#[must_use]
+pub fn key_hash(key: &[u8]) -> u64 {
+    xxh3_64(key)
 }

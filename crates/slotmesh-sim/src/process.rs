@@ -165,6 +165,7 @@ impl Process {
                 let has_events = Arc::clone(&has_events);
                 move || has_events.store(true, Ordering::Relaxed)
             }),
+            ..Wakers::default()
         };
         let log_bytes = memory.log_bytes;
         let mut sizes = DataConfig { log_bytes, ..DataConfig::default() };

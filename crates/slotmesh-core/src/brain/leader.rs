@@ -575,7 +575,7 @@ mod tests {
 
     /// The first of three members, all of which vote; it leads and has met these others.
     fn leading(met: &[u64]) -> Brain {
-        let wakers = Wakers { link: Box::new(|_| {}), events: Box::new(|| {}) };
+        let wakers = Wakers::default();
         let sizes = DataConfig::default();
         let data = Arc::new(DataPlane::new(node(1), sizes, Arc::new(Stopped), wakers));
         let config = BrainConfig {

@@ -323,7 +323,7 @@ mod tests {
     /// A node alone that founded its cluster, which was reformed once since.
     fn reformed_once() -> (Brain, Generation) {
         let (me, now) = (NodeId::from_random(1), MonoTime::from_micros(1));
-        let wakers = Wakers { link: Box::new(|_| {}), events: Box::new(|| {}) };
+        let wakers = Wakers::default();
         let data = Arc::new(DataPlane::new(me, DataConfig::default(), Arc::new(Stopped), wakers));
         let info = NodeInfo {
             name: "n".to_owned(),

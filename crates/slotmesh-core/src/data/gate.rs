@@ -176,7 +176,7 @@ impl Gate {
         epoch == u64::from(role.epoch().next().0) && seq.0 <= base && self.has_lease()
     }
 
-    fn has_lease(&self) -> bool {
+    pub(super) fn has_lease(&self) -> bool {
         self.is_leased_at(self.clock.now())
     }
 

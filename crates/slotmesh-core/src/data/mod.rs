@@ -15,6 +15,7 @@ mod read;
 mod survey;
 mod table;
 mod upkeep;
+mod watch;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use parking_lot::Mutex;
+use slotmesh_coherence::Publisher;
 use slotmesh_control::{Claim, Command};
 use slotmesh_replication::{Primary, Replica, Ring};
 use slotmesh_slots::{Epoch, MonoTime, NodeId, Seq, Slot, SlotTable};
@@ -112,6 +114,15 @@ pub struct Wakers {
     pub link: Box<dyn Fn(NodeId) + Send + Sync>,
     /// There are events: [`DataPlane::poll_event`].
     pub events: Box<dyn Fn() + Send + Sync>,
+    /// The stream to this watcher has frames to write, or has ended: [`DataPlane::poll_watcher`].
+    pub watchers: Box<dyn Fn(NodeId) + Send + Sync>,
+}
+
+impl Default for Wakers {
+    /// For those who look by themselves.
+    fn default() -> Self {
+        Self { link: Box::new(|_| {}), events: Box::new(|| {}), watchers: Box::new(|_| {}) }
+    }
 }
 
 /// Called once with what came of an operation, on the thread that learns it.
@@ -205,6 +216,7 @@ pub struct DataPlane {
     primary: Primary,
     replica: Replica,
     gate: Arc<Gate>,
+    publisher: Publisher,
     answers: Answers,
     events: Mutex<VecDeque<DataEvent>>,
     /// Frozen slots with their epoch, and when their readiness was last told.
@@ -242,6 +254,7 @@ impl DataPlane {
             primary: Primary::new(config.replication.clone(), Arc::clone(&ring), wakers.link),
             replica: Replica::new(config.replication, ring),
             gate: Arc::new(Gate::new(clock)),
+            publisher: Publisher::new(wakers.watchers),
             answers,
             events: Mutex::default(),
             moves: Mutex::default(),

@@ -119,15 +119,20 @@ impl DataPlane {
     /// Under the slot's lock.
     fn set_role(&self, slot: Slot, held: &SlotState, version: Version, now: MonoTime) {
         let serves = held.primary == Some(self.me) && version.seq >= held.base;
+        let moving = held.moving_to.is_some();
+        let (in_sync, copying) = (held.in_sync, held.copying);
+        let role = match serves {
+            true => RoleWord::primary(held.epoch, in_sync.len() + 1, moving),
+            false => RoleWord::default(),
+        };
+        self.note_reign(slot, self.gate.role(slot), role);
         // Never serve before the log is ready, never log after serving ended.
         if !serves {
-            self.gate.set_role(slot, RoleWord::default());
+            self.gate.set_role(slot, role);
         }
         // Also where this node has no part: it may be filled by a primary that knows a later table.
         let replica = ReplicaSlot { epoch: held.epoch, primary: held.primary };
         self.replica.set_slot(slot, Some(replica));
-        let moving = held.moving_to.is_some();
-        let (in_sync, copying) = (held.in_sync, held.copying);
         let primary = serves.then_some(PrimarySlot {
             epoch: held.epoch,
             in_sync,
@@ -138,7 +143,7 @@ impl DataPlane {
         });
         self.primary.set_slot(slot, primary, version, now);
         if serves {
-            self.gate.set_role(slot, RoleWord::primary(held.epoch, in_sync.len() + 1, moving));
+            self.gate.set_role(slot, role);
         }
     }
 

@@ -53,6 +53,9 @@ impl DataPlane {
         if let Op::Get { key } = &op {
             return self.read(slot, key, done);
         }
+        if let Op::Watch { key, by } = &op {
+            return self.watch(slot, key, *by, done);
+        }
         if let Some(key) = op.read_key().cloned() {
             let done = move |found: Result<Reply, _>| done(found.map(|found| op.answer(found)));
             return self.read(slot, &key, Box::new(done));
@@ -99,8 +102,14 @@ impl DataPlane {
                 let (have, wanted) = (role.copies(), copies_min);
                 return Err(DataError::TooFewCopies { have, wanted });
             }
+            let clears = matches!(op, Op::Clear { .. });
             let (mut record, reply) = mutate(&mut guard, role, op, now)?;
+            if clears {
+                // Also where the slot is empty: what was evicted may be kept by watchers.
+                self.publisher.drop_slot(slot);
+            }
             if let Some(record) = &mut record {
+                self.publish(record);
                 record.answer = once.map(|once| Box::new(once.answer(&reply)));
                 self.append(record)?;
                 if let Some(answer) = &record.answer {
@@ -174,9 +183,11 @@ fn mutate(
     let epoch = role.epoch();
     let deadline = |ttl: Option<Duration>| ttl.map(|ttl| now + ttl);
     let (record, reply) = match op {
-        Op::Get { .. } | Op::GetRange { .. } | Op::Touch { .. } | Op::Once { .. } => {
-            return Err(DataError::Ambiguous);
-        }
+        Op::Get { .. }
+        | Op::GetRange { .. }
+        | Op::Touch { .. }
+        | Op::Watch { .. }
+        | Op::Once { .. } => return Err(DataError::Ambiguous),
         Op::Put { key, value, ttl, keep_ttl: keep_deadline, condition, class } => {
             let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline, class };
             told_put(guard.put(epoch, put, now)?)

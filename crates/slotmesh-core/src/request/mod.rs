@@ -77,10 +77,13 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
+    use slotmesh_coherence::Watcher;
     use slotmesh_slots::{Class, Epoch, NodeId, Seq, Slot, Token, Version};
     use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
     use super::*;
+
+    const NODE: NodeId = NodeId::new(77).unwrap();
 
     fn ops() -> Vec<Op> {
         let key = Bytes::from_static(b"key");
@@ -100,6 +103,8 @@ mod tests {
             Op::Increment { key: key.clone(), delta: -7 },
             Op::GetRange { key: key.clone(), range: ByteRange { start: 1, end: -2 } },
             Op::Touch { key: key.clone() },
+            Op::Watch { key: key.clone(), by: None },
+            Op::Watch { key: key.clone(), by: Some(Watcher { node: NODE, stream: 1 << 40 }) },
             Op::Append { key: key.clone(), value: value.clone() },
             Op::SetRange { key: key.clone(), offset: u64::MAX, value: value.clone() },
             Op::GetAndPut {
@@ -161,7 +166,7 @@ mod tests {
             let mut bytes = Request::encode(Ack::All, std::slice::from_ref(&op)).to_vec();
             let inner = 4 + size_of::<Token>() + size_of::<u64>();
             // Nothing, a read, another token, what does not exist.
-            for tag in [0, 1, 14, 255] {
+            for tag in [0, 1, 14, 15, 255] {
                 bytes[inner] = tag;
                 let refused = Request::decode(&mut Reader::new(&bytes));
                 assert!(refused.is_err(), "{op:?} of {tag}");
@@ -170,8 +175,8 @@ mod tests {
         for op in ops().into_iter().chain(expires()) {
             let mut bytes = Request::encode(Ack::All, std::slice::from_ref(&op)).to_vec();
             // Behind the ack level and the count.
-            assert!((1..=13).contains(&bytes[3]), "the tag of {op:?}");
-            for tag in [0, 15, 255] {
+            assert!((1..=13).contains(&bytes[3]) || bytes[3] == 15, "the tag of {op:?}");
+            for tag in [0, 16, 255] {
                 bytes[3] = tag;
                 let refused = Request::decode(&mut Reader::new(&bytes));
                 assert!(refused.is_err(), "{op:?} as {tag}");
@@ -192,12 +197,15 @@ mod tests {
             Value { value: Bytes::from_static(b"v"), version, ttl: Some(Duration::from_secs(1)) };
         let previous =
             |previous, version| Ok(Reply::Previous { previous, applied: true, version, copies: 2 });
+        let watched = |found| Ok(Reply::Watched { owner: NODE, stream: 7, found: Box::new(found) });
         let replies = vec![
             previous(Some(value.clone()), None),
             previous(None, Some(version)),
             Ok(Reply::Touched { existed: true }),
             Ok(Reply::Length { bytes: 1 << 40, version: Some(version), copies: 2 }),
             Ok(Reply::Length { bytes: 0, version: None, copies: 1 }),
+            watched(Reply::Value(value.clone())),
+            watched(Reply::Missing { slot: version }),
             Ok(Reply::Value(value)),
             Ok(Reply::Missing { slot: version }),
             Ok(Reply::Put { applied: true, version: Some(version), existed: false, copies: 2 }),
@@ -222,6 +230,8 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(decode_replies(&bytes.slice(..cut)).is_err(), "cut at {cut}");
         }
+        let odd = Reply::Watched { owner: NODE, stream: 7, found: Box::new(Reply::Cleared) };
+        assert!(decode_replies(&encode_replies(&[Ok(odd)])).is_err());
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use slotmesh_coherence::Watcher;
 use slotmesh_slots::{Class, Slot, Token};
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
@@ -108,6 +109,14 @@ pub enum Op {
         /// The lifetime.
         ttl: Option<Duration>,
     },
+    /// Reads an entry as [`Op::Get`] does, for somebody who keeps it and has to hear when it is overwritten.
+    Watch {
+        /// The key.
+        key: Bytes,
+        /// By which stream: answered with [`Reply::Watched`] if the primary tells of the slot's writes there from now on, else
+        /// as a get.
+        by: Option<Watcher>,
+    },
     /// Empties a slot.
     Clear {
         /// The slot.
@@ -183,7 +192,7 @@ impl Op {
         key_len + value_len + REST
     }
 
-    /// The key that is read; none if it is a write. What such an operation answers follows from what a get of the key
+    /// The key that is read; none if it is a write, or a read that does more than read. What such an operation answers follows from what a get of the key
     /// answers: [`Op::answer`].
     #[must_use]
     pub const fn read_key(&self) -> Option<&Bytes> {
@@ -209,6 +218,7 @@ impl Op {
             | Self::GetAndDelete { .. }
             | Self::Expire { .. }
             | Self::GetAndExpire { .. }
+            | Self::Watch { .. }
             | Self::Clear { .. } => false,
             Self::Once { op, .. } => op.may_grow(),
         }
@@ -217,7 +227,7 @@ impl Op {
     /// Whether it changes nothing.
     #[must_use]
     pub const fn is_read(&self) -> bool {
-        self.read_key().is_some()
+        self.read_key().is_some() || matches!(self, Self::Watch { .. })
     }
 
     /// What it answers if it is a read, given what a get of its key answers.
@@ -243,6 +253,7 @@ impl Op {
             Self::Get { .. }
             | Self::GetRange { .. }
             | Self::Touch { .. }
+            | Self::Watch { .. }
             | Self::SetRange { .. }
             | Self::Clear { .. }
             | Self::Once { .. } => true,
@@ -273,6 +284,7 @@ impl Op {
             | Self::SetRange { key, .. }
             | Self::GetAndPut { key, .. }
             | Self::GetAndDelete { key }
+            | Self::Watch { key, .. }
             | Self::GetAndExpire { key, .. } => Target::Key(key),
             Self::Clear { slot } => Target::Slot(*slot),
             Self::Once { op, .. } => op.target(),

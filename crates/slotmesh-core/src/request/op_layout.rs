@@ -1,5 +1,6 @@
 //! The layout of an operation on the wire: the tag, the key or the slot, then what else there is.
 
+use slotmesh_coherence::Watcher;
 use slotmesh_slots::{Class, DecodeError, Reader, Token, Writer};
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
@@ -23,6 +24,10 @@ impl Op {
             | Self::GetAndDelete { .. }
             | Self::Clear { .. }
             | Self::Once { .. } => {}
+            Self::Watch { by, .. } => {
+                out.node_option(by.map(|by| by.node));
+                by.iter().for_each(|by| out.u64(by.stream));
+            }
             Self::GetRange { range, .. } => {
                 out.u64(range.start.cast_unsigned());
                 out.u64(range.end.cast_unsigned());
@@ -76,6 +81,11 @@ impl Op {
                 Self::GetRange { key, range: ByteRange { start, end } }
             }
             TAG_TOUCH => Self::Touch { key },
+            TAG_WATCH => {
+                let by =
+                    input.node_option()?.map(|node| Ok(Watcher { node, stream: input.u64()? }));
+                Self::Watch { key, by: by.transpose()? }
+            }
             TAG_PUT | TAG_GET_AND_PUT => {
                 let (value, ttl) = (input.bytes()?, input.duration_option()?);
                 let (keep_ttl, condition) = (decode_bool(input)?, decode_condition(input)?);
@@ -111,6 +121,7 @@ impl Op {
             Self::Clear { .. } => TAG_CLEAR,
             Self::GetRange { .. } => TAG_GET_RANGE,
             Self::Touch { .. } => TAG_TOUCH,
+            Self::Watch { .. } => TAG_WATCH,
             Self::Append { .. } => TAG_APPEND,
             Self::SetRange { .. } => TAG_SET_RANGE,
             Self::GetAndPut { .. } => TAG_GET_AND_PUT,
@@ -192,3 +203,4 @@ const TAG_GET_AND_PUT: u8 = 11;
 const TAG_GET_AND_DELETE: u8 = 12;
 const TAG_GET_AND_EXPIRE: u8 = 13;
 const TAG_ONCE: u8 = 14;
+const TAG_WATCH: u8 = 15;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_slots::{DecodeError, Reader, Version, Writer};
+use slotmesh_slots::{DecodeError, NodeId, Reader, Version, Writer};
 
 use super::OPS_MAX;
 use super::error::DataError;
@@ -105,6 +105,15 @@ pub enum Reply {
     },
     /// The slot is empty.
     Cleared,
+    /// What the key holds, and whoever asked is told of the slot's writes from before that was looked up.
+    Watched {
+        /// The slot's primary.
+        owner: NodeId,
+        /// The stream.
+        stream: u64,
+        /// [`Reply::Value`] or [`Reply::Missing`].
+        found: Box<Self>,
+    },
 }
 
 /// The replies to a request as bytes.
@@ -114,6 +123,10 @@ pub fn encode_replies(replies: &[Result<Reply, DataError>]) -> Bytes {
         Ok(Reply::Value(value) | Reply::Previous { previous: Some(value), .. }) => {
             REPLY_BYTES + value.value.len()
         }
+        Ok(Reply::Watched { found, .. }) => match &**found {
+            Reply::Value(value) => REPLY_BYTES + value.value.len(),
+            _ => REPLY_BYTES,
+        },
         _ => REPLY_BYTES,
     };
     let mut out = Writer::with_capacity(2 + replies.iter().map(bytes).sum::<usize>());
@@ -148,7 +161,10 @@ pub fn decode_replies(bytes: &Bytes) -> Result<Vec<Result<Reply, DataError>>, De
 impl Reply {
     /// Whether it answers a read, which changed nothing.
     pub(crate) const fn is_read(&self) -> bool {
-        matches!(self, Self::Value(_) | Self::Missing { .. } | Self::Touched { .. })
+        matches!(
+            self,
+            Self::Value(_) | Self::Missing { .. } | Self::Touched { .. } | Self::Watched { .. }
+        )
     }
 
     /// The same reply of a write, held by this many nodes.
@@ -224,6 +240,12 @@ impl Reply {
                 previous.iter().for_each(|value| value.encode(out));
                 out.u8(*copies);
             }
+            Self::Watched { owner, stream, found } => {
+                out.u8(TAG_WATCHED);
+                out.node(*owner);
+                out.u64(*stream);
+                found.encode(out);
+            }
         }
     }
 }
@@ -233,7 +255,21 @@ fn decode_reply(input: &mut Reader<'_>) -> Result<Result<Reply, DataError>, Deco
     if tag >= DataError::TAG_FIRST {
         return Ok(Err(DataError::decode(tag, input)?));
     }
-    Ok(Ok(match tag {
+    if tag != TAG_WATCHED {
+        return Ok(Ok(decode_plain(tag, input)?));
+    }
+    let (owner, stream) = (input.node()?, input.u64()?);
+    match decode_plain(input.u8()?, input)? {
+        found @ (Reply::Value(_) | Reply::Missing { .. }) => {
+            Ok(Ok(Reply::Watched { owner, stream, found: Box::new(found) }))
+        }
+        _ => Err(DecodeError::Invalid("a watched reply of something else")),
+    }
+}
+
+/// One that has no other in it.
+fn decode_plain(tag: u8, input: &mut Reader<'_>) -> Result<Reply, DecodeError> {
+    Ok(match tag {
         TAG_VALUE => Reply::Value(Value::decode(input)?),
         TAG_MISSING => Reply::Missing { slot: input.version()? },
         TAG_PUT => {
@@ -261,7 +297,7 @@ fn decode_reply(input: &mut Reader<'_>) -> Result<Result<Reply, DataError>, Deco
             Reply::Previous { previous, applied, version, copies: input.u8()? }
         }
         _ => return Err(DecodeError::Invalid("reply tag")),
-    }))
+    })
 }
 
 fn encode_outcome(out: &mut Writer, (applied, existed): (bool, bool), version: Option<Version>) {
@@ -296,3 +332,4 @@ const TAG_CLEARED: u8 = 7;
 const TAG_TOUCHED: u8 = 8;
 const TAG_LENGTH: u8 = 9;
 const TAG_PREVIOUS: u8 = 10;
+const TAG_WATCHED: u8 = 11;

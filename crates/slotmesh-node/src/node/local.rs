@@ -24,7 +24,7 @@ impl Node {
     pub fn local(max_memory_bytes: usize) -> Self {
         let id = NodeId::from_random(rand::random());
         let config = DataConfig::within(max_memory_bytes, false);
-        let wakers = Wakers { link: Box::new(|_| {}), events: Box::new(|| {}) };
+        let wakers = Wakers::default();
         let data = Arc::new(DataPlane::new(id, config, Arc::new(BootClock), wakers));
         let cluster = Arc::new(own_everything(id, &data));
         let (status_sender, status) = watch::channel(Arc::new(status(id, &cluster)));

@@ -62,6 +62,7 @@ impl Starting {
         let hooks = Wakers {
             link: Box::new(move |node| link_wakers.wake(node)),
             events: Box::new(move || events.notify_one()),
+            ..Wakers::default()
         };
         let data_config = DataConfig::within(config.max_memory_bytes, true);
         let data = Arc::new(DataPlane::new(id, data_config, Arc::new(BootClock), hooks));

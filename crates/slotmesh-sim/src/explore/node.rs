@@ -93,7 +93,7 @@ impl Node {
             link: Box::new(move |node| {
                 waking.lock().insert(node);
             }),
-            events: Box::new(|| {}),
+            ..Wakers::default()
         };
         Self {
             id,
