@@ -12,7 +12,7 @@ use slotmesh_slots::Mistake;
 type Kind = fn(u64) -> Scenario;
 
 /// Scenarios with a plot; without any of these everything is drawn from the seed.
-const KINDS: [(&str, Kind); 10] = [
+const KINDS: [(&str, Kind); 11] = [
     ("--three", Scenario::three_nodes),
     ("--copies", Scenario::changing_copies),
     ("--witness", Scenario::two_and_a_witness),
@@ -23,6 +23,7 @@ const KINDS: [(&str, Kind); 10] = [
     ("--rolling", Scenario::rolling_restart),
     ("--skewed", Scenario::skewed),
     ("--sides", Scenario::two_sides),
+    ("--near", Scenario::near),
 ];
 
 fn main() -> ExitCode {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use slotmesh_coherence::Watcher;
 use slotmesh_control::log::LogStatus;
 use slotmesh_core::{
     Ack, Brain, BrainConfig, DataConfig, DataError, DataPlane, Op, Reply, Share, Wakers,
@@ -13,6 +14,7 @@ use slotmesh_slots::{Generation, MonoTime, NodeId};
 
 use crate::clock::NodeClock;
 use crate::log::{LogMessage, LogNode};
+use crate::world::Near;
 
 /// What part of the time nodes let copies take, in percent.
 const SHARES: [u8; 3] = [100, 50, 10];
@@ -74,6 +76,23 @@ pub(crate) enum Input {
         down: bool,
         frame: Bytes,
     },
+    /// An application reads a key through the local tier.
+    NearRead {
+        key: usize,
+    },
+    /// A frame of a stream of invalidations, down from the primary or up to it.
+    StreamFrame {
+        peer: NodeId,
+        by: Watcher,
+        down: bool,
+        frame: Bytes,
+    },
+    /// The stream ended.
+    StreamEnd {
+        peer: NodeId,
+        by: Watcher,
+        down: bool,
+    },
     /// A client of this node begins a try.
     Call {
         call: Call,
@@ -95,7 +114,7 @@ pub(crate) enum Input {
 impl Input {
     /// Whether an application's own thread does it, which may run before any other after a stop.
     pub(crate) fn is_application(&self) -> bool {
-        matches!(self, Self::Call { .. } | Self::Request { .. })
+        matches!(self, Self::Call { .. } | Self::Request { .. } | Self::NearRead { .. })
     }
 }
 
@@ -121,6 +140,9 @@ pub(crate) struct Process {
     pub(crate) parked: Option<LogNode>,
     pub(crate) told: LogStatus,
     pub(crate) woken: Arc<Mutex<BTreeSet<NodeId>>>,
+    pub(crate) woken_watchers: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// Its local tier, where the world has such.
+    pub(crate) near: Option<Near>,
     pub(crate) has_events: Arc<AtomicBool>,
     pub(crate) replies: Replies,
     pub(crate) timer: Option<MonoTime>,
@@ -153,6 +175,7 @@ impl Process {
     ) -> Self {
         let clock = Arc::new(clock);
         let woken: Arc<Mutex<BTreeSet<NodeId>>> = Arc::default();
+        let woken_watchers: Arc<Mutex<BTreeSet<NodeId>>> = Arc::default();
         let has_events: Arc<AtomicBool> = Arc::default();
         let wakers = Wakers {
             link: Box::new({
@@ -165,7 +188,12 @@ impl Process {
                 let has_events = Arc::clone(&has_events);
                 move || has_events.store(true, Ordering::Relaxed)
             }),
-            ..Wakers::default()
+            watchers: Box::new({
+                let woken = Arc::clone(&woken_watchers);
+                move |node| {
+                    woken.lock().insert(node);
+                }
+            }),
         };
         let log_bytes = memory.log_bytes;
         let mut sizes = DataConfig { log_bytes, ..DataConfig::default() };
@@ -188,6 +216,8 @@ impl Process {
             parked: None,
             told: LogStatus::default(),
             woken,
+            woken_watchers,
+            near: None,
             has_events,
             replies: Arc::default(),
             timer: None,

@@ -246,6 +246,24 @@ fn the_last_two_of_five_go_on() {
     }
 }
 
+#[test]
+fn local_tiers_serve_nothing_beyond_their_bound() {
+    for seed in 0..6 {
+        clean(Scenario::near(seed), &format!("{} --near", replay_command(seed)));
+    }
+}
+
+#[test]
+fn mistakes_in_coherence_are_found() {
+    for (mistake, seed) in
+        [(Mistake::WriteUntold, 0), (Mistake::EchoWithoutLease, 5), (Mistake::WatchersKept, 0)]
+    {
+        let scenario = Scenario::near(seed).with_bug(Bug::Planted(mistake));
+        let problem = run(scenario, false).err();
+        assert!(problem.is_some_and(|it| it.contains("I10")), "{mistake:?} is not found");
+    }
+}
+
 /// The mistake is found with one of the seeds, and by this check.
 #[track_caller]
 fn found(bug: Bug, seeds: &[u64], by: &str) {

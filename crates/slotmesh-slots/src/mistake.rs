@@ -31,13 +31,19 @@ pub enum Mistake {
     OlderGrantsForgotten,
     /// Replicas do not keep the answers of writes that are carried out once.
     AnswersForgotten,
+    /// Watchers are not told of some writes.
+    WriteUntold,
+    /// Pings of watchers are echoed without a lease.
+    EchoWithoutLease,
+    /// Watchers of a slot that is handed over or taken over are not told.
+    WatchersKept,
     /// Some records are applied wrongly. Nothing else is wrong then: the copies have to be mended.
     CopiesDiffer,
 }
 
 impl Mistake {
     /// Those that are to be found, not mended.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::AckBeforeShrink,
         Self::ShrinkWithoutCommit,
         Self::NoEpochCheck,
@@ -51,6 +57,9 @@ impl Mistake {
         Self::RepairInPlace,
         Self::OlderGrantsForgotten,
         Self::AnswersForgotten,
+        Self::WriteUntold,
+        Self::EchoWithoutLease,
+        Self::WatchersKept,
     ];
 
     /// Whether this one is planted on this thread.

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use slotmesh_coherence::{FrameError, Watcher, key_hash};
-use slotmesh_slots::{Effect, NodeId, Record, Slot};
+use slotmesh_slots::{Effect, Mistake, NodeId, Record, Slot};
 
 use super::gate::RoleWord;
 use super::{DataPlane, Done};
@@ -21,7 +21,8 @@ impl DataPlane {
     /// When it breaks the protocol: close the stream.
     pub fn handle_watcher_frame(&self, watcher: Watcher, frame: &[u8]) -> Result<(), FrameError> {
         // Without a lease somebody else may own the slots by now, and be writing.
-        self.publisher.handle_frame(watcher, frame, self.gate.has_lease())
+        let leased = self.gate.has_lease() || Mistake::EchoWithoutLease.is_planted();
+        self.publisher.handle_frame(watcher, frame, leased)
     }
 
     /// Frames to write on the stream to the watcher; `None` when it has ended: close it.
@@ -57,6 +58,9 @@ impl DataPlane {
 
     /// Tells watchers of a write, under the slot's lock.
     pub(super) fn publish(&self, record: &Record) {
+        if Mistake::WriteUntold.is_planted() && record.seq.0 % 20 == 7 {
+            return;
+        }
         match &record.effect {
             Effect::Put { key, .. } | Effect::Delete { key } | Effect::Expire { key, .. } => {
                 self.publisher.publish(record.slot, record.seq, || key_hash(key));
@@ -68,7 +72,7 @@ impl DataPlane {
     /// The role changes from one to the other, under the slot's lock: watchers of a reign that ends, or is about to, are told.
     pub(super) fn note_reign(&self, slot: Slot, before: RoleWord, after: RoleWord) {
         let goes_on = after.is_primary() && !after.is_frozen() && after.epoch() == before.epoch();
-        if before.is_primary() && !goes_on {
+        if before.is_primary() && !goes_on && !Mistake::WatchersKept.is_planted() {
             self.publisher.drop_slot(slot);
         }
     }

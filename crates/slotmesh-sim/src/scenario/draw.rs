@@ -75,6 +75,7 @@ impl Scenario {
             refused_is_death: apart.random_ratio(1, 4),
             reform: Reform::Never,
             operator: None,
+            near: false,
             two_sides: false,
             bug: None,
         }

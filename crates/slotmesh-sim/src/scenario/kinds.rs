@@ -64,6 +64,12 @@ impl Scenario {
         }
     }
 
+    /// As the mix, with a local tier in every process.
+    #[must_use]
+    pub fn near(seed: u64) -> Self {
+        Self { near: true, ..Self::general(seed) }
+    }
+
     /// The majority is only stopped, and continues while those that were asked to go on without it prepare that: nothing is
     /// reformed then, and nothing later, when it is stopped once more and nobody asks.
     #[must_use]

@@ -52,6 +52,8 @@ pub struct Scenario {
     pub(crate) reform: Reform,
     /// From when on an operator has the survivors go on, asking again and again until they have.
     pub(crate) operator: Option<Duration>,
+    /// Whether processes keep what they read of others' slots.
+    pub(crate) near: bool,
     /// Whether two sides go on without each other, so that they meet as strangers.
     pub(crate) two_sides: bool,
     pub(crate) bug: Option<Bug>,

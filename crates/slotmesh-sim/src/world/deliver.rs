@@ -3,6 +3,7 @@ use std::time::Duration;
 use slotmesh_core::Ack;
 use slotmesh_slots::NodeId;
 
+use super::near::FILLS;
 use super::{Event, World};
 use crate::process::{Input, Waiter};
 use crate::scenario::Bug;
@@ -104,7 +105,15 @@ impl World {
                     process.execute(Waiter { home: from, call }, op, ack);
                 }
             }
+            Input::Answer { call, result } if call.client == FILLS => {
+                self.near_answered(call.attempt, result);
+            }
             Input::Answer { call, result } => self.client_answered(call, result),
+            Input::NearRead { key } => self.near_read(node, key),
+            Input::StreamFrame { peer, by, down, frame } => {
+                self.take_stream(node, peer, by, down, &frame);
+            }
+            Input::StreamEnd { peer, by, down } => self.end_stream(node, peer, by, down),
             input => self.take_link(node, input),
         }
     }

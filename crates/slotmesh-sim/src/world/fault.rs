@@ -300,6 +300,7 @@ impl World {
         let Some(node) = self.places[place].take() else { return };
         self.former[place] = Some(node);
         self.break_links_of(node);
+        self.break_streams_of(node);
         if let Some(process) = self.processes.remove(&node) {
             self.count_up(&process);
         }
@@ -348,6 +349,7 @@ impl World {
     fn reset(&mut self, place: usize) {
         let Some(node) = self.places[place] else { return };
         self.break_links_of(node);
+        self.break_streams_of(node);
         self.tell_lost(node, place);
     }
 

@@ -6,6 +6,7 @@ mod fault;
 mod leave;
 mod link;
 mod moment;
+mod near;
 mod settle;
 mod watch;
 mod wish;
@@ -23,6 +24,8 @@ use slotmesh_slots::{MonoTime, NodeId};
 
 use self::coverage::Coverage;
 use self::link::Link;
+pub(crate) use self::near::Near;
+use self::near::Nears;
 use self::watch::Watch;
 use self::work::Workload;
 use crate::clock::NodeClock;
@@ -55,6 +58,10 @@ enum Event {
     Wish(usize),
     /// Regular work of the world itself.
     Beat,
+    /// Somebody reads through a local tier.
+    NearTurn,
+    /// Streams of local tiers are opened, and pings sent.
+    NearTick,
 }
 
 /// A run's outcome in numbers.
@@ -110,6 +117,7 @@ pub(crate) struct World {
     /// When the safety phase began.
     began: Option<MonoTime>,
     calm: bool,
+    nears: Nears,
 }
 
 /// Longest virtual time from the start until every slot is served, faults of that time included.
@@ -142,7 +150,8 @@ const BEAT: Duration = Duration::from_millis(100);
 
 impl World {
     pub(crate) fn new(scenario: Scenario, print: bool) -> Self {
-        let mut rng = StdRng::seed_from_u64(scenario.seed);
+        let seed = scenario.seed;
+        let mut rng = StdRng::seed_from_u64(seed);
         let draws = StdRng::seed_from_u64(rng.random());
         let network = Network::new(scenario.loss, scenario.latency, draws);
         let work = Workload::new(&scenario, StdRng::seed_from_u64(rng.random()));
@@ -172,7 +181,12 @@ impl World {
             granted: 0,
             began: None,
             calm: false,
+            nears: Nears::new(seed),
         };
+        if world.scenario.near {
+            world.schedule(world.now, Event::NearTurn);
+            world.schedule(world.now, Event::NearTick);
+        }
         world.schedule(world.now, Event::Beat);
         for place in 0..nodes {
             let at = Duration::from_micros(world.rng.random_range(0..2_000_000));
@@ -189,6 +203,7 @@ impl World {
     pub(crate) fn run(mut self) -> Result<Summary, String> {
         let healed = self.phases();
         let mended = self.processes.values().map(|it| it.data.stats().corrupted).sum();
+        self.count_hits();
         let processes = std::mem::take(&mut self.processes);
         processes.values().for_each(|process| self.count_up(process));
         match healed {
@@ -206,6 +221,13 @@ impl World {
             Err(problem) => {
                 Err(format!("{problem}\nat {:?}; before:\n{}", self.now, self.trace.last_lines()))
             }
+        }
+    }
+
+    /// What the local tiers served.
+    fn count_hits(&mut self) {
+        if self.scenario.near {
+            self.coverage.add(format_args!("tier hits"), self.nears.hits);
         }
     }
 
@@ -346,6 +368,8 @@ impl World {
             Event::Wish(index) => self.wish(index),
             Event::Operator => self.operate(),
             Event::Beat => self.beat(),
+            Event::NearTurn => self.near_turn(),
+            Event::NearTick => self.near_tick(),
         }
     }
 
@@ -402,7 +426,9 @@ impl World {
             log_bytes: self.scenario.log_bytes,
             budget_bytes: budget.unwrap_or(PLENTY_BYTES),
         };
-        self.processes.insert(node, Process::start(node, place, clock, (config, sizes), seed));
+        let mut process = Process::start(node, place, clock, (config, sizes), seed);
+        process.near = self.scenario.near.then(|| Near::new(node));
+        self.processes.insert(node, process);
         self.places[place] = Some(node);
         self.settle(node);
     }

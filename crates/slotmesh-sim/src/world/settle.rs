@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use slotmesh_core::{NodeEvent, Output};
 use slotmesh_slots::NodeId;
 
+use super::near::FILLS;
 use super::{Event, World, addr, place_of};
 use crate::log::{LogEvent, LogNode};
 use crate::network::Plane;
@@ -33,6 +34,7 @@ impl World {
                 busy = true;
             }
             busy |= self.settle_links(node);
+            busy |= self.settle_watchers(node);
             busy |= self.settle_replies(node);
             if !busy {
                 self.see_left(node);
@@ -182,6 +184,10 @@ impl World {
         let (place, replies) = (process.place, std::mem::take(&mut *process.replies.lock()));
         let busy = !replies.is_empty();
         for (waiter, result) in replies {
+            if waiter.call.client == FILLS {
+                self.near_reply(node, waiter.home, waiter.call, result);
+                continue;
+            }
             let answer = Input::Answer { call: waiter.call, result };
             if waiter.home == node {
                 self.schedule(self.now + Duration::from_micros(1), Event::Input(node, answer));

@@ -88,6 +88,15 @@ struct Current {
 }
 
 impl Workload {
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(super) fn name(&self, key: usize) -> &Bytes {
+        &self.keys[key].name
+    }
+
     pub(super) fn new(scenario: &Scenario, rng: StdRng) -> Self {
         let tight = scenario.is_tight();
         let kind = |number: usize| match number % 8 {
@@ -310,6 +319,7 @@ impl World {
         let backoff = self.work.rng.random_range(2_000..40_000);
         match result {
             Ok(reply) => {
+                self.note_written(&current, &reply);
                 let answer = self.understand(&current, reply);
                 self.work.operation(&current).returned = answer.map(|answer| (at, answer));
             }
@@ -395,6 +405,19 @@ impl World {
             self.handled += 1;
         }
         Ok(())
+    }
+
+    /// What a local tier holds that is older than what was acknowledged here may be served for a moment only.
+    fn note_written(&mut self, current: &Current, reply: &Reply) {
+        let version = match reply {
+            Reply::Put { applied: true, version, .. }
+            | Reply::Previous { applied: true, version, .. } => *version,
+            Reply::Integer { version, .. } => Some(*version),
+            _ => None,
+        };
+        if let Some(version) = version {
+            self.nears.note_acked(current.key, version, self.now);
+        }
     }
 
     fn understand(&mut self, current: &Current, reply: Reply) -> Option<Answer> {
