@@ -1,4 +1,4 @@
-use std::fmt::Write as _;
+use std::cell::Cell;
 use std::hash::Hash;
 
 use bytes::Bytes;
@@ -11,28 +11,58 @@ use bytes::Bytes;
 pub trait CacheKey: Clone + Eq + Hash + Send + Sync + 'static {
     /// Appends the key's text.
     fn write(&self, out: &mut Vec<u8>);
+
+    /// Hands the key's text to `read`. The local tier finds keys by their text, so every read does this once; a key that has its text
+    /// at hand, or can write it on the stack, should do better than this default, which writes it into a buffer of the thread.
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        thread_local! {
+            static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+        }
+        let mut text = BUFFER.take();
+        text.clear();
+        self.write(&mut text);
+        let outcome = read(&text);
+        // A single huge key should not occupy the thread for ever.
+        if text.capacity() <= BUFFER_BYTES_MAX {
+            BUFFER.set(text);
+        }
+        outcome
+    }
 }
 
+/// What a thread keeps for the texts of keys.
+const BUFFER_BYTES_MAX: usize = 4096;
+
 macro_rules! decimal {
-    ($($integer:ty),*) => {$(
+    ($($integer:ty: $magnitude:expr),*) => {$(
         /// In decimal.
         impl CacheKey for $integer {
             fn write(&self, out: &mut Vec<u8>) {
-                let mut digits = Digits::default();
-                // Digits takes any integer: it cannot fail.
-                let _ = write!(digits, "{self}");
-                out.extend_from_slice(digits.as_bytes());
+                self.with_text(|text| out.extend_from_slice(text));
+            }
+
+            fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+                let (negative, magnitude) = $magnitude(*self);
+                read(Digits::new(negative, magnitude.into()).as_bytes())
             }
         }
     )*};
 }
 
-decimal!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
+decimal!(u8: |n| (false, n), u16: |n| (false, n), u32: |n| (false, n), u64: |n| (false, n), u128: |n| (false, n));
+decimal!(usize: |n| (false, n as u64), isize: |n: isize| (n < 0, n.unsigned_abs() as u64));
+decimal!(i8: |n: i8| (n < 0, n.unsigned_abs()), i16: |n: i16| (n < 0, n.unsigned_abs()));
+decimal!(i32: |n: i32| (n < 0, n.unsigned_abs()), i64: |n: i64| (n < 0, n.unsigned_abs()));
+decimal!(i128: |n: i128| (n < 0, n.unsigned_abs()));
 
 /// As it is.
 impl CacheKey for String {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.as_bytes());
+    }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self.as_bytes())
     }
 }
 
@@ -41,6 +71,10 @@ impl CacheKey for &'static str {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.as_bytes());
     }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self.as_bytes())
+    }
 }
 
 /// As they are.
@@ -48,12 +82,31 @@ impl CacheKey for Vec<u8> {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self);
     }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self)
+    }
+}
+
+/// As they are.
+impl CacheKey for Box<[u8]> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self)
+    }
 }
 
 /// As they are.
 impl CacheKey for Bytes {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self);
+    }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self)
     }
 }
 
@@ -105,34 +158,53 @@ fn write_escaped(part: &impl CacheKey, out: &mut Vec<u8>) {
     }
 }
 
-/// Room for the digits of any integer, without the heap.
+/// The digits of an integer, without the heap.
 struct Digits {
     bytes: [u8; DIGITS_MAX],
-    length: usize,
+    /// Where they begin; they end with the array.
+    start: usize,
 }
 
 /// `i128::MIN` has 39 digits and a sign.
 const DIGITS_MAX: usize = 40;
 
 impl Digits {
+    fn new(negative: bool, magnitude: u128) -> Self {
+        let mut digits = Self { bytes: [b'0'; DIGITS_MAX], start: DIGITS_MAX };
+        let mut rest = magnitude;
+        let low = loop {
+            match u64::try_from(rest) {
+                Ok(low) => break low,
+                // Divisions of 128 bits are slow.
+                Err(_) => digits.push((rest % 10) as u8),
+            }
+            rest /= 10;
+        };
+        digits.push_all(low);
+        if negative {
+            digits.start -= 1;
+            digits.bytes[digits.start] = b'-';
+        }
+        digits
+    }
+
+    fn push_all(&mut self, mut rest: u64) {
+        loop {
+            self.push((rest % 10) as u8);
+            rest /= 10;
+            if rest == 0 {
+                return;
+            }
+        }
+    }
+
+    fn push(&mut self, digit: u8) {
+        self.start -= 1;
+        self.bytes[self.start] = b'0' + digit;
+    }
+
     fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-impl Default for Digits {
-    fn default() -> Self {
-        Self { bytes: [0; DIGITS_MAX], length: 0 }
-    }
-}
-
-impl std::fmt::Write for Digits {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        let room = self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
+        &self.bytes[self.start..]
     }
 }
 
@@ -144,11 +216,16 @@ mod tests {
         let mut out = Vec::new();
         key.write(&mut out);
         assert_eq!(String::from_utf8_lossy(&out), expected);
+        key.with_text(|text| assert_eq!(text, out));
     }
 
     #[test]
     fn keys_are_readable() {
         check(&42_u64, "42");
+        check(&0_u8, "0");
+        check(&u128::MAX, "340282366920938463463374607431768211455");
+        check(&(u128::from(u64::MAX) + 1), "18446744073709551616");
+        check(&isize::MIN, "-9223372036854775808");
         check(&i128::MIN, "-170141183460469231731687303715884105728");
         check(&"ann@example.org".to_owned(), "ann@example.org");
         check(&"a:b", "a:b");
