@@ -143,9 +143,11 @@ impl<K, V> Entry<K, V> {
     /// Takes one use away, if there is one.
     pub(super) fn age(&mut self) -> bool {
         let life = self.life.get_mut();
-        let used = *life & USES_MAX != 0;
-        *life -= u64::from(used);
-        used
+        if *life & USES_MAX == 0 {
+            return false;
+        }
+        *life -= 1;
+        true
     }
 
     pub(super) fn queue(&self) -> Queue {

@@ -19,12 +19,12 @@ pub(super) struct Ghosts {
 }
 
 impl Ghosts {
-    /// Bytes for each key of its length.
-    pub(super) const BYTES_PER_KEY: usize = size_of::<u32>();
+    /// Bytes for each key of its length; a fifth is spare, or buckets that many keys fall into would forget early.
+    pub(super) const BYTES_PER_KEY: usize = size_of::<u32>() * 5 / 4;
 
     /// Remembers the last `length` keys.
     pub(super) fn new(length: usize) -> Self {
-        let buckets = vec![[0; WIDTH]; length.div_ceil(WIDTH).max(1)].into();
+        let buckets = vec![[0; WIDTH]; (length * 5 / 4).div_ceil(WIDTH).max(1)].into();
         let length = length as u32;
         Self { buckets, length, step: (length / STEPS).max(1), remembered: 0 }
     }
