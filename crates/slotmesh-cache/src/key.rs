@@ -1,4 +1,5 @@
 use std::cell::Cell;
+use std::fmt::Write as _;
 use std::hash::Hash;
 
 use bytes::Bytes;
@@ -28,32 +29,35 @@ pub trait CacheKey: Clone + Eq + Hash + Send + Sync + 'static {
         }
         outcome
     }
+
+    /// The number whose decimal digits the text is, where that is known without looking at it; the local tier then needs no text.
+    fn number(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What a thread keeps for the texts of keys.
 const BUFFER_BYTES_MAX: usize = 4096;
 
 macro_rules! decimal {
-    ($($integer:ty: $magnitude:expr),*) => {$(
+    ($($integer:ty),*) => {$(
         /// In decimal.
         impl CacheKey for $integer {
             fn write(&self, out: &mut Vec<u8>) {
-                self.with_text(|text| out.extend_from_slice(text));
+                let mut digits = Digits::default();
+                // Digits takes any integer: it cannot fail.
+                let _ = write!(digits, "{self}");
+                out.extend_from_slice(digits.as_bytes());
             }
 
-            fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
-                let (negative, magnitude) = $magnitude(*self);
-                read(Digits::new(negative, magnitude.into()).as_bytes())
+            fn number(&self) -> Option<u64> {
+                u64::try_from(*self).ok()
             }
         }
     )*};
 }
 
-decimal!(u8: |n| (false, n), u16: |n| (false, n), u32: |n| (false, n), u64: |n| (false, n), u128: |n| (false, n));
-decimal!(usize: |n| (false, n as u64), isize: |n: isize| (n < 0, n.unsigned_abs() as u64));
-decimal!(i8: |n: i8| (n < 0, n.unsigned_abs()), i16: |n: i16| (n < 0, n.unsigned_abs()));
-decimal!(i32: |n: i32| (n < 0, n.unsigned_abs()), i64: |n: i64| (n < 0, n.unsigned_abs()));
-decimal!(i128: |n: i128| (n < 0, n.unsigned_abs()));
+decimal!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
 
 /// As it is.
 impl CacheKey for String {
@@ -158,53 +162,34 @@ fn write_escaped(part: &impl CacheKey, out: &mut Vec<u8>) {
     }
 }
 
-/// The digits of an integer, without the heap.
+/// Room for the digits of any integer, without the heap.
 struct Digits {
     bytes: [u8; DIGITS_MAX],
-    /// Where they begin; they end with the array.
-    start: usize,
+    length: usize,
 }
 
 /// `i128::MIN` has 39 digits and a sign.
 const DIGITS_MAX: usize = 40;
 
 impl Digits {
-    fn new(negative: bool, magnitude: u128) -> Self {
-        let mut digits = Self { bytes: [b'0'; DIGITS_MAX], start: DIGITS_MAX };
-        let mut rest = magnitude;
-        let low = loop {
-            match u64::try_from(rest) {
-                Ok(low) => break low,
-                // Divisions of 128 bits are slow.
-                Err(_) => digits.push((rest % 10) as u8),
-            }
-            rest /= 10;
-        };
-        digits.push_all(low);
-        if negative {
-            digits.start -= 1;
-            digits.bytes[digits.start] = b'-';
-        }
-        digits
-    }
-
-    fn push_all(&mut self, mut rest: u64) {
-        loop {
-            self.push((rest % 10) as u8);
-            rest /= 10;
-            if rest == 0 {
-                return;
-            }
-        }
-    }
-
-    fn push(&mut self, digit: u8) {
-        self.start -= 1;
-        self.bytes[self.start] = b'0' + digit;
-    }
-
     fn as_bytes(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.bytes[..self.length]
+    }
+}
+
+impl Default for Digits {
+    fn default() -> Self {
+        Self { bytes: [0; DIGITS_MAX], length: 0 }
+    }
+}
+
+impl std::fmt::Write for Digits {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        let room = self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
     }
 }
 

@@ -64,6 +64,7 @@ impl Coherence {
     }
 
     /// Whether an entry of this slot and generation may be read at this time.
+    #[inline]
     pub(super) fn is_readable(
         &self,
         slot: Slot,

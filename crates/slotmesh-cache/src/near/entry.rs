@@ -143,6 +143,7 @@ impl<K, V> Entry<K, V> {
     /// Takes one use away, if there is one.
     pub(super) fn age(&mut self) -> bool {
         let life = self.life.get_mut();
+        // With a branch: rustc 1.95 drops the subtraction of `u64::from(used)` where this is inlined into the loop of the hand.
         if *life & USES_MAX == 0 {
             return false;
         }

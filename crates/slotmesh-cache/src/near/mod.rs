@@ -51,6 +51,7 @@ pub use self::clock::Clock;
 pub use self::coherence::{Coherence, PeerIndex, SlotGeneration};
 use self::duel::Duel;
 pub use self::hash::{KeyHasher, cluster_key_hash};
+use self::index::Index;
 use self::shard::{Removed, Scene, Shard};
 use crate::key::CacheKey;
 
@@ -143,7 +144,8 @@ impl<K: CacheKey, V> Near<K, V> {
         let entries = entries_for(bytes);
         let wanted = (entries / ENTRIES_PER_SHARD_MIN).min(bytes / BYTES_PER_SHARD_MIN);
         let count = 1 << wanted.clamp(1, SHARDS_MAX).ilog2();
-        let each = Limits { entries: entries / count, bytes: bytes / count };
+        let each = (entries / count).min(Index::ENTRIES_MAX);
+        let each = Limits { entries: each, bytes: bytes / count };
         let shards = (0..count).map(|_| Locked(RwLock::new(Shard::new(each)))).collect();
         Self { shards, duel, hasher, coherence }
     }

@@ -1,3 +1,6 @@
+mod model;
+mod threads;
+
 use slotmesh_slots::{Epoch, Seq};
 
 use super::*;
