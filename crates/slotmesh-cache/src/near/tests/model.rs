@@ -9,7 +9,7 @@ use super::*;
 const KEYS: u32 = 40;
 const SLOTS: u16 = 4;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     /// A value is fetched: the ticket is taken now, the value arrives later.
     Fetch(u32),

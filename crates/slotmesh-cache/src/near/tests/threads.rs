@@ -45,7 +45,7 @@ impl World {
     fn fetch(&self, key: u32) -> u64 {
         let ticket = self.near.ticket(&key, slot());
         let value = self.source[key as usize].load(Ordering::SeqCst);
-        if value % 8 == 0 {
+        if value.is_multiple_of(8) {
             thread::yield_now();
         }
         self.near.fill(&key, ticket, fresh(value, value), at(0));
@@ -56,7 +56,7 @@ impl World {
     fn write(&self, key: u32) {
         let ticket = self.near.begin_write(&key, slot());
         let value = self.source[key as usize].fetch_add(1, Ordering::SeqCst) + 1;
-        let known = (value % 4 != 0).then(|| fresh(value, value));
+        let known = (!value.is_multiple_of(4)).then(|| fresh(value, value));
         self.near.end_write(&key, ticket, known, at(0));
         self.floor[key as usize].fetch_max(value, Ordering::SeqCst);
     }
