@@ -11,7 +11,7 @@ const STEPS: u32 = 8192;
 /// One in 4,000 keys is taken for one that it is not and gets a place in the main queue that it may not deserve.
 #[derive(Debug)]
 pub(super) struct Ghosts {
-    /// Print in the upper half, age in the lower; zero is free.
+    /// Print in the upper half, age in the lower; zero is free. There are none before the first eviction.
     buckets: Box<[[u32; WIDTH]]>,
     length: u32,
     step: u32,
@@ -24,12 +24,15 @@ impl Ghosts {
 
     /// Remembers the last `length` keys.
     pub(super) fn new(length: usize) -> Self {
-        let buckets = vec![[0; WIDTH]; (length * 5 / 4).div_ceil(WIDTH).max(1)].into();
         let length = length as u32;
-        Self { buckets, length, step: (length / STEPS).max(1), remembered: 0 }
+        Self { buckets: Box::new([]), length, step: (length / STEPS).max(1), remembered: 0 }
     }
 
     pub(super) fn remember(&mut self, hash: u64) {
+        if self.buckets.is_empty() {
+            let buckets = (self.length as usize * 5 / 4).div_ceil(WIDTH).max(1);
+            self.buckets = vec![[0; WIDTH]; buckets].into();
+        }
         let (home, print) = self.place(hash);
         let now = self.now();
         self.remembered = self.remembered.wrapping_add(1);
@@ -45,6 +48,9 @@ impl Ghosts {
 
     /// Whether it is remembered; it is forgotten by that.
     pub(super) fn take(&mut self, hash: u64) -> bool {
+        if self.buckets.is_empty() {
+            return false;
+        }
         let (home, print) = self.place(hash);
         let (now, length) = (self.now(), self.length / self.step);
         let is = |word: &u32| {

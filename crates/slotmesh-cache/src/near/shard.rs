@@ -43,6 +43,10 @@ const SPARE_SHARE: usize = 32;
 /// S3-FIFO remembers as many evicted keys as the main queue has entries.
 const GHOSTS_PER_MILLE: usize = 900;
 
+/// Places grow by this part, and by so many at least. A large block of memory grows without being copied.
+const GROWTH_SHARE: usize = 8;
+const GROWTH_MIN: usize = 4;
+
 /// No place.
 const NOWHERE: u32 = u32::MAX;
 
@@ -91,9 +95,9 @@ pub(super) struct Scene<'a> {
 pub(super) type Removed<V> = Vec<Arc<V>>;
 
 impl<K: CacheKey, V> Shard<K, V> {
-    /// What an entry takes beside its key's and value's own bytes. Places grow by a quarter at a time, so a fifth may be spare; two
-    /// allocations are rounded up, one of them has the two counts of an `Arc`.
-    pub(super) const OVERHEAD_BYTES: usize = size_of::<Entry<K, V>>() / 4 * 5
+    /// What an entry takes beside its key's and value's own bytes. Places grow by an eighth, which may be spare; two allocations are
+    /// rounded up, one of them has the two counts of an `Arc`.
+    pub(super) const OVERHEAD_BYTES: usize = size_of::<Entry<K, V>>() / 8 * 9
         + Index::BYTES_PER_ENTRY
         + Ghosts::BYTES_PER_KEY
         + size_of::<u32>()
@@ -422,8 +426,8 @@ impl<K: CacheKey, V> Shard<K, V> {
             return at;
         }
         if self.entries.len() == self.entries.capacity() {
-            let more =
-                (self.entries.len() / 4).max(4).min(self.limits.entries - self.entries.len());
+            let more = (self.entries.len() / GROWTH_SHARE).max(GROWTH_MIN);
+            let more = more.min(self.limits.entries - self.entries.len());
             self.entries.reserve_exact(more);
         }
         self.entries.push(entry);
