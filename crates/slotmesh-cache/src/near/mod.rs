@@ -15,19 +15,32 @@
 //!
 //! # A hit
 //!
-//! reads one line of the index, the entry (48 bytes, or one or two lines), its key where that is on the heap, and the two words of
-//! [`Coherence`]; it counts in the `Arc`, and in the entry until that has been read three times since the hand of eviction came by.
-//! Around it is a shared lock: parking_lot's, as quick_cache has. There is no log of reads and no maintenance that a reader might have
-//! to do. Locks are as many as entries allow and each on lines of its own, so that two threads rarely meet at one; readers of
-//! one hot key meet at its `Arc` anyway.
+//! hashes the key, takes a shared lock, and reads one line of the index, the entry (24 bytes beside key and value), the key where
+//! that is on the heap, and the two words of [`Coherence`]. It counts in the `Arc`, and in the entry until that has been
+//! read three times since the hand of eviction came by. There is no log of reads and no maintenance that a reader might have to do. Locks
+//! are as many as entries allow and each on lines of its own, so that threads rarely meet at one; readers of one hot key meet at
+//! its `Arc` anyway.
 //!
-//! A front of each thread's own would double the speed of the hottest keys (research: 2x at 64 k entries), but each removal would
-//! have to reach all of them; it is left out.
+//! Of some 30 ns with 64 k entries 20 are four locked instructions (lock, clone, unlock, drop), which quick_cache needs as well; 4 are
+//! the clock, 4 the words of `Coherence`, and the rest is what 24 bytes more in each entry cost in cache misses. So reads are 0.6 to 0.9
+//! times as fast as quick_cache's, which checks nothing, and 3 to 6 times as fast as moka's; `compare_near` prints all of it. What
+//! would make them faster has been left out:
+//! * a front of each thread's own saves the lock for hot keys (research: 2x at 64 k entries), but holds values that were evicted, beyond
+//!   the bound, and each removal would have to reach all of them;
+//! * a spinning lock saves one of the four instructions, but whoever meets a preempted holder waits for the scheduler;
+//! * entries aligned to cache lines save 1 ns and take 16 bytes more.
+//!
+//! # Memory
+//!
+//! For a key of 16 bytes in a box and a value of 32 in an `Arc` the allocator is asked for 122 bytes: 64 for those two, 48 for the entry, 5.3
+//! for the index, 4.5 for the memory of evicted keys. Links in place of a hand would be 8 more.
 //!
 //! # What stays
 //!
 //! S3-FIFO (Yang, Zhang, Qiu, Yue and Rashmi: FIFO queues are all you need for cache eviction, SOSP 2023), whose small queue a duel of
-//! simulations sizes (`duel`), and whose main queue takes new entries until it is full (`shard`).
+//! simulations sizes (`duel`), and whose main queue takes new entries until it is full (`shard`). Over the eleven traces of
+//! `compare_near_traces`, in 74 sizes, it is 0.2 points above the best of quick_cache, foyer's S3-FIFO and w-TinyLFU, and moka in the mean,
+//! and at worst 2.2 points below that.
 
 mod clock;
 mod coherence;

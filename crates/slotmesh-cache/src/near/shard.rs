@@ -43,7 +43,7 @@ const SPARE_SHARE: usize = 32;
 /// S3-FIFO remembers as many evicted keys as the main queue has entries.
 const GHOSTS_PER_MILLE: usize = 900;
 
-/// Places grow by this part, and by so many at least. A large block of memory grows without being copied.
+/// Places grow by this part, and by so many at least. A large block of memory mostly grows without being copied.
 const GROWTH_SHARE: usize = 8;
 const GROWTH_MIN: usize = 4;
 
