@@ -36,7 +36,7 @@ mod error;
 mod flight;
 mod key;
 mod load;
-/// For the benchmarks, which drive it without a node.
+// For the benchmarks, which drive it without a node.
 #[doc(hidden)]
 pub mod near;
 mod stats;
