@@ -41,6 +41,16 @@ impl Trace {
         sizes.filter(|&capacity| capacity >= LEAST_CAPACITY).collect()
     }
 
+    /// All powers of two from 512 up to the number of different keys.
+    #[must_use]
+    pub fn powers(&self) -> Vec<usize> {
+        let different = self.keys.iter().collect::<HashSet<_, RandomState>>().len();
+        (9..usize::BITS)
+            .map(|power| 1 << power)
+            .take_while(|&entries| entries < different)
+            .collect()
+    }
+
     /// So many hits as a part of all reads, in percent.
     #[must_use]
     pub fn percent(&self, hits: usize) -> f64 {

@@ -1,1 +1,3 @@
 //! Rivals measured beside slotmesh; the only package that depends on them.
+
+pub mod bounded;

@@ -15,6 +15,7 @@
 
 use ahash::RandomState;
 use slotmesh_benches::traces::{self, Lru, S3Fifo, Size, Trace, store_hits};
+use slotmesh_benches_compare::bounded::{foyer_lfu, hits, moka, quick_cache};
 
 const NAMES: [&str; 6] = ["store", "S3-FIFO", "LRU", "moka", "quick_cache", "foyer"];
 
@@ -27,107 +28,6 @@ type Cell = [f64; NAMES.len()];
 /// Every entry counts the same.
 const UNIT: Size = |_| 1;
 
-/// A rival with a bound.
-trait Bounded {
-    /// Whether the key is there.
-    fn get(&self, key: u64) -> bool;
-
-    /// Puts it in, after which the bound holds.
-    fn put(&self, key: u64);
-
-    /// Entries that it has.
-    fn len(&self) -> usize;
-}
-
-struct Moka(moka::sync::Cache<u64, (), RandomState>);
-
-impl Bounded for Moka {
-    fn get(&self, key: u64) -> bool {
-        self.0.get(&key).is_some()
-    }
-
-    fn put(&self, key: u64) {
-        self.0.insert(key, ());
-        self.0.run_pending_tasks();
-    }
-
-    fn len(&self) -> usize {
-        self.0.entry_count() as usize
-    }
-}
-
-struct QuickCache(quick_cache::sync::Cache<u64, (), quick_cache::UnitWeighter, RandomState>);
-
-impl Bounded for QuickCache {
-    fn get(&self, key: u64) -> bool {
-        self.0.get(&key).is_some()
-    }
-
-    fn put(&self, key: u64) {
-        self.0.insert(key, ());
-    }
-
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
-struct Foyer(foyer_memory::Cache<u64, (), RandomState>);
-
-impl Bounded for Foyer {
-    fn get(&self, key: u64) -> bool {
-        self.0.get(&key).is_some()
-    }
-
-    fn put(&self, key: u64) {
-        drop(self.0.insert(key, ()));
-    }
-
-    fn len(&self) -> usize {
-        self.0.entries()
-    }
-}
-
-fn moka(entries: usize, hasher: RandomState) -> Moka {
-    let builder = moka::sync::Cache::builder().max_capacity(entries as u64);
-    Moka(builder.build_with_hasher(hasher))
-}
-
-fn quick_cache(entries: usize, hasher: RandomState) -> QuickCache {
-    let options = quick_cache::OptionsBuilder::new()
-        .shards(1)
-        .estimated_items_capacity(entries)
-        .weight_capacity(entries as u64)
-        .build()
-        .expect("both capacities are set");
-    QuickCache(quick_cache::sync::Cache::with_options(
-        options,
-        quick_cache::UnitWeighter,
-        hasher,
-        quick_cache::sync::DefaultLifecycle::default(),
-    ))
-}
-
-fn foyer(entries: usize, hasher: RandomState) -> Foyer {
-    let builder = foyer_memory::CacheBuilder::new(entries)
-        .with_shards(1)
-        .with_eviction_config(foyer_memory::LfuConfig::default())
-        .with_hash_builder(hasher);
-    Foyer(builder.build())
-}
-
-fn hits(cache: &impl Bounded, entries: usize, keys: &[u64]) -> usize {
-    let read = |key: u64| {
-        let there = cache.get(key);
-        if !there {
-            cache.put(key);
-            assert!(cache.len() <= entries, "{} entries in room for {entries}", cache.len());
-        }
-        there
-    };
-    keys.iter().filter(|&&key| read(key)).count()
-}
-
 fn replay(trace: &Trace, entries: usize) -> Cell {
     let keys = &trace.keys[..];
     // Always the same one, so that a rival has the same ratios in every run.
@@ -138,7 +38,7 @@ fn replay(trace: &Trace, entries: usize) -> Cell {
         Lru::new(entries, UNIT).hits(keys),
         hits(&moka(entries, hasher()), entries, keys),
         hits(&quick_cache(entries, hasher()), entries, keys),
-        hits(&foyer(entries, hasher()), entries, keys),
+        hits(&foyer_lfu(entries, hasher()), entries, keys),
     ];
     cell.map(|hits| trace.percent(hits))
 }

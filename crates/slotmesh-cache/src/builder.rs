@@ -121,15 +121,16 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         self
     }
 
-    /// Bound of L1 in bytes, 32 MiB by default, estimated from the encoded sizes. An entry above a sixteenth of it may not
-    /// find room.
+    /// Bound of L1 in bytes, 32 MiB by default, estimated from the encoded sizes, with what L1 itself takes for each entry. An entry
+    /// above a 128th of it may not find room.
     pub fn l1_bytes(mut self, bytes: usize) -> Self {
         self.settings.l1.get_or_insert(Limits { entries: L1_ENTRIES_DEFAULT, bytes }).bytes = bytes;
         self
     }
 
     /// How long L1 serves a value, 500 ms by default: the longest time for which a write of another node may stay unseen
-    /// here. Longer spares the network, shorter shows writes sooner.
+    /// here. Longer spares the network, shorter shows writes sooner. The steps of the clock, 1 to 10 ms, are taken off, so nothing
+    /// is served for a time shorter than one.
     pub fn l1_ttl(mut self, ttl: Duration) -> Self {
         self.settings.l1_ttl = ttl;
         self

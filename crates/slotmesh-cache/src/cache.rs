@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use ahash::RandomState;
 use bytes::Bytes;
 use slotmesh_node::{CallOptions, Condition, Node, Op, OpError, PutOptions, Reply, Value};
-use slotmesh_slots::{Class, MonoTime, Slot, Version};
+use slotmesh_slots::{Class, Slot, Version};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use crate::builder::Settings;
 use crate::codec::Codec;
@@ -16,7 +16,7 @@ use crate::envelope;
 use crate::error::CacheError;
 use crate::flight::Flights;
 use crate::key::CacheKey;
-use crate::near::{Fresh, Near, Ticket};
+use crate::near::{Clock, Coherence, Fresh, KeyHasher, Limits, Near, Ticket};
 use crate::stats::{CacheStats, Count, Counters};
 
 /// Loads that may wait for their turn for each one that may run: further callers get an error instead of piling up.
@@ -48,8 +48,8 @@ pub(crate) struct Inner<K: CacheKey, V> {
     pub(crate) flights: Arc<Flights<K, V>>,
     pub(crate) turns: Semaphore,
     pub(crate) counters: Counters,
-    /// Origin of L1's time.
-    started: Instant,
+    /// L1's time.
+    clock: Clock,
 }
 
 /// What the cluster holds under a key.
@@ -63,15 +63,16 @@ pub(crate) enum Found<V> {
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     pub(crate) fn new(node: Node, settings: Settings, codec: Arc<dyn Codec<V>>) -> Self {
         let loads = settings.concurrent_loads_max.min(Semaphore::MAX_PERMITS);
+        let prefix = format!("{}:{}:", settings.name, settings.schema).into_bytes();
         let inner = Inner {
             node,
             codec,
-            prefix: format!("{}:{}:", settings.name, settings.schema).into_bytes().into(),
-            near: settings.l1.map(Near::new),
+            near: settings.l1.map(|limits| new_near(limits, &prefix)),
+            prefix: prefix.into(),
             flights: Arc::new(Flights::new(loads.saturating_mul(1 + WAITING_PER_LOAD))),
             turns: Semaphore::new(loads),
             counters: Counters::default(),
-            started: Instant::now(),
+            clock: Clock::start(),
             settings,
         };
         Self { inner: Arc::new(inner) }
@@ -135,8 +136,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`CacheError::Cluster`]; the value may still be there then.
     pub async fn invalidate(&self, key: &K) -> Result<Written, CacheError> {
         let inner = &*self.inner;
-        let writing = Writing::begin(inner, key);
-        let op = Op::Delete { key: inner.cluster_key(key), condition: Condition::Always };
+        let cluster_key = inner.cluster_key(key);
+        let writing = Writing::begin(inner, key, &cluster_key);
+        let op = Op::Delete { key: cluster_key, condition: Condition::Always };
         let reply = inner.execute(op, inner.write_options()).await?;
         writing.end(None);
         match reply {
@@ -175,17 +177,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     pub(crate) fn near_value(&self, key: &K) -> Option<Arc<V>> {
-        let value = self.near.as_ref()?.get(key, self.now())?;
+        let value = self.near.as_ref()?.get(key, self.clock.at_most())?;
         self.counters.add(Count::L1Hit);
         Some(value)
     }
 
     /// The value, if this node is the key's primary and can tell without waiting.
     pub(crate) async fn read_here(&self, key: &K, cluster_key: &Bytes) -> Option<Arc<V>> {
-        if self.node.owner(Slot::of_key(cluster_key)) != Some(self.node.id()) {
+        let slot = Slot::of_key(cluster_key);
+        if self.node.owner(slot) != Some(self.node.id()) {
             return None;
         }
-        let ticket = self.ticket(key);
+        let ticket = self.ticket(key, slot);
         let mut read = pin!(self.node.get(cluster_key));
         // One look, no timer: a read that has to wait is left to those who bound its time.
         let polled = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
@@ -202,7 +205,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         cluster_key: &Bytes,
         timeout: Option<Duration>,
     ) -> Result<Found<V>, CacheError> {
-        let ticket = self.ticket(key);
+        let ticket = self.ticket(key, Slot::of_key(cluster_key));
         let options = CallOptions { timeout, ..CallOptions::default() };
         match self.execute(Op::Get { key: cluster_key.clone() }, options).await? {
             Reply::Value(found) => Ok(match self.decode(key, ticket, &found) {
@@ -268,7 +271,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
             .map_err(CacheError::Encode)?;
         let cluster_key = self.cluster_key(key);
         let bytes = sealed.len() + cluster_key.len();
-        let writing = Writing::begin(self, key);
+        let writing = Writing::begin(self, key, &cluster_key);
         let op = Op::Put {
             key: cluster_key,
             value: sealed.into(),
@@ -286,8 +289,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         }
     }
 
-    pub(crate) fn ticket(&self, key: &K) -> Option<Ticket> {
-        self.near.as_ref().map(|near| near.ticket(key))
+    pub(crate) fn ticket(&self, key: &K, slot: Slot) -> Option<Ticket> {
+        self.near.as_ref().map(|near| near.ticket(key, slot))
     }
 
     fn decode(&self, key: &K, ticket: Option<Ticket>, found: &Value) -> Option<Arc<V>> {
@@ -305,7 +308,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
 
     fn near_fill(&self, key: &K, ticket: Option<Ticket>, fresh: Fresh<V>) {
         if let (Some(near), Some(ticket)) = (&self.near, ticket) {
-            near.fill(key, ticket, fresh, self.now());
+            near.fill(key, ticket, fresh, self.clock.at_least());
         }
     }
 
@@ -318,7 +321,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         bytes: usize,
     ) -> Fresh<V> {
         let l1_ttl = self.settings.l1_ttl;
-        Fresh { value, version, ttl: ttl.map_or(l1_ttl, |ttl| ttl.min(l1_ttl)), bytes }
+        let ttl = ttl.map_or(l1_ttl, |ttl| ttl.min(l1_ttl));
+        Fresh { value: Some(value), version, ttl, stale_for: Duration::ZERO, bytes }
     }
 
     async fn execute(&self, op: Op, options: CallOptions) -> Result<Reply, CacheError> {
@@ -332,10 +336,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     fn write_options(&self) -> CallOptions {
         CallOptions { ack: self.settings.ack, retry_ambiguous: true, ..CallOptions::default() }
     }
-
-    fn now(&self) -> MonoTime {
-        MonoTime::ZERO + self.started.elapsed()
-    }
 }
 
 /// A write under way. However it ends, also by being dropped, L1 keeps nothing that may be older than it, and loads that
@@ -348,8 +348,9 @@ struct Writing<'a, K: CacheKey, V: Send + Sync + 'static> {
 }
 
 impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
-    fn begin(inner: &'a Inner<K, V>, key: &'a K) -> Self {
-        let ticket = inner.near.as_ref().map(|near| near.begin_write(key));
+    fn begin(inner: &'a Inner<K, V>, key: &'a K, cluster_key: &[u8]) -> Self {
+        let slot = Slot::of_key(cluster_key);
+        let ticket = inner.near.as_ref().map(|near| near.begin_write(key, slot));
         inner.flights.forget(key);
         Self { inner, key, ticket, written: None }
     }
@@ -362,10 +363,16 @@ impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
 impl<K: CacheKey, V: Send + Sync + 'static> Drop for Writing<'_, K, V> {
     fn drop(&mut self) {
         if let (Some(near), Some(ticket)) = (&self.inner.near, self.ticket) {
-            near.end_write(self.key, ticket, self.written.take(), self.inner.now());
+            near.end_write(self.key, ticket, self.written.take(), self.inner.clock.at_least());
         }
         self.inner.flights.forget(self.key);
     }
+}
+
+/// A local tier of its own. No other node names keys to it yet, so hashes need not agree with theirs.
+fn new_near<K: CacheKey, V>(limits: Limits, prefix: &[u8]) -> Near<K, V> {
+    let hasher = KeyHasher::new(RandomState::new().hash_one(prefix), prefix);
+    Near::new(limits, hasher, Arc::new(Coherence::new(0)))
 }
 
 fn odd_reply() -> CacheError {

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::hash::Hash;
 
@@ -11,7 +12,32 @@ use bytes::Bytes;
 pub trait CacheKey: Clone + Eq + Hash + Send + Sync + 'static {
     /// Appends the key's text.
     fn write(&self, out: &mut Vec<u8>);
+
+    /// Hands the key's text to `read`. The local tier finds keys by their text, so every read does this once; a key that has its text
+    /// at hand, or can write it on the stack, should do better than this default, which writes it into a buffer of the thread.
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        thread_local! {
+            static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+        }
+        let mut text = BUFFER.take();
+        text.clear();
+        self.write(&mut text);
+        let outcome = read(&text);
+        // A single huge key should not occupy the thread for ever.
+        if text.capacity() <= BUFFER_BYTES_MAX {
+            BUFFER.set(text);
+        }
+        outcome
+    }
+
+    /// The number whose decimal digits the text is, where that is known without looking at it; the local tier then needs no text.
+    fn number(&self) -> Option<u64> {
+        None
+    }
 }
+
+/// What a thread keeps for the texts of keys.
+const BUFFER_BYTES_MAX: usize = 4096;
 
 macro_rules! decimal {
     ($($integer:ty),*) => {$(
@@ -22,6 +48,10 @@ macro_rules! decimal {
                 // Digits takes any integer: it cannot fail.
                 let _ = write!(digits, "{self}");
                 out.extend_from_slice(digits.as_bytes());
+            }
+
+            fn number(&self) -> Option<u64> {
+                u64::try_from(*self).ok()
             }
         }
     )*};
@@ -34,12 +64,20 @@ impl CacheKey for String {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.as_bytes());
     }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self.as_bytes())
+    }
 }
 
 /// As it is.
 impl CacheKey for &'static str {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.as_bytes());
+    }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self.as_bytes())
     }
 }
 
@@ -48,12 +86,31 @@ impl CacheKey for Vec<u8> {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self);
     }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self)
+    }
+}
+
+/// As they are.
+impl CacheKey for Box<[u8]> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self)
+    }
 }
 
 /// As they are.
 impl CacheKey for Bytes {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self);
+    }
+
+    fn with_text<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(self)
     }
 }
 
@@ -144,11 +201,16 @@ mod tests {
         let mut out = Vec::new();
         key.write(&mut out);
         assert_eq!(String::from_utf8_lossy(&out), expected);
+        key.with_text(|text| assert_eq!(text, out));
     }
 
     #[test]
     fn keys_are_readable() {
         check(&42_u64, "42");
+        check(&0_u8, "0");
+        check(&u128::MAX, "340282366920938463463374607431768211455");
+        check(&(u128::from(u64::MAX) + 1), "18446744073709551616");
+        check(&isize::MIN, "-9223372036854775808");
         check(&i128::MIN, "-170141183460469231731687303715884105728");
         check(&"ann@example.org".to_owned(), "ann@example.org");
         check(&"a:b", "a:b");

@@ -36,7 +36,9 @@ mod error;
 mod flight;
 mod key;
 mod load;
-mod near;
+// For the benchmarks, which drive it without a node.
+#[doc(hidden)]
+pub mod near;
 mod stats;
 
 pub use builder::{CacheBuilder, Caches};

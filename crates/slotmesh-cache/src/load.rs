@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use slotmesh_slots::Slot;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -102,7 +103,7 @@ struct Load<K: CacheKey, V> {
 impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
     async fn run(self, loader: Loader<V>) {
         let inner = &*self.inner;
-        let ticket = inner.ticket(&self.key);
+        let ticket = inner.ticket(&self.key, Slot::of_key(&self.cluster_key));
         let timeout = Some(inner.settings.cluster_timeout);
         let condition = match inner.read(&self.key, &self.cluster_key, timeout).await {
             Ok(Found::Value(value)) => return self.landing.publish(Ok(Some(value))),

@@ -1,5 +1,7 @@
 //! The local tier (L1): decoded values of this process, bounded in entries and bytes, each for a short time.
 //!
+//! # Nothing old comes back
+//!
 //! A value read from the cluster or loaded is older than the moment it arrives: in between, this process may have written
 //! or invalidated the key, and the old value must not come back. So whoever goes to fetch a value takes a [`Ticket`] before,
 //! which is the key's write stamp, and the value is taken in only if the stamp is still the same. Writers
@@ -7,240 +9,262 @@
 //! own ticket is still good then leaves its value; when two writes overlapped nobody knows which came last, and
 //! nothing is left.
 //!
-//! Other nodes' writes are not seen until the entry's time is up.
+//! Other nodes' writes are told to [`Near::invalidate_hash`], which raises the stamp as well. What cannot be told in time, a change
+//! of the slot's owner or a silence, is in [`Coherence`]: the ticket has the slot's generation too, so a value that was fetched before
+//! its slot was dropped is dead when it arrives. Without such messages a write elsewhere is unseen until the entry's time is up.
+//!
+//! # A hit
+//!
+//! hashes the key, takes a shared lock, and reads one line of the index, the entry (24 bytes beside key and value), the key where
+//! that is on the heap, and the two words of [`Coherence`]. It counts in the `Arc`, and in the entry until that has been
+//! read three times since the hand of eviction came by. There is no log of reads and no maintenance that a reader might have to do. Locks
+//! are as many as entries allow and each on lines of its own, so that threads rarely meet at one; readers of one hot key meet at
+//! its `Arc` anyway.
+//!
+//! Of some 30 ns with 64 k entries 20 are four locked instructions (lock, clone, unlock, drop), which quick_cache needs as well; 4 are
+//! the clock, 1 the words of `Coherence`, and the rest is the index's arithmetic and what larger entries cost in cache misses, which
+//! with a million entries becomes the most. So reads are 0.6 to 0.9 times as fast as quick_cache's, which checks nothing, and 3 to 6
+//! times as fast as moka's; `compare_near` prints all of it. What would make them faster has been left out:
+//! * a front of each thread's own saves the lock for hot keys (research: 2x at 64 k entries), but holds values that were evicted, beyond
+//!   the bound, and each removal would have to reach all of them;
+//! * a spinning lock saves one of the four instructions, but whoever meets a preempted holder waits for the scheduler;
+//! * entries aligned to cache lines save 1 ns and take 16 bytes more.
+//!
+//! # Memory
+//!
+//! For a key of 16 bytes in a box and a value of 32 in an `Arc` the allocator is asked for 122 bytes: 64 for those two, 48 for the entry, 5.3
+//! for the index, 4.5 for the memory of evicted keys. Links in place of a hand would be 8 more.
+//!
+//! # What stays
+//!
+//! S3-FIFO (Yang, Zhang, Qiu, Yue and Rashmi: FIFO queues are all you need for cache eviction, SOSP 2023), whose small queue a duel of
+//! simulations sizes (`duel`), and whose main queue takes new entries until it is full (`shard`). Over the eleven traces of
+//! `compare_near_traces`, in 74 sizes, it is 0.2 points above the best of quick_cache, foyer's S3-FIFO and w-TinyLFU, and moka in the mean,
+//! and at worst 2.3 points below that.
 
+mod clock;
+mod coherence;
+mod duel;
+mod entry;
+mod ghosts;
+mod hash;
+mod index;
+mod packed;
 mod shard;
-mod sieve;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use slotmesh_slots::{MonoTime, Version};
+use slotmesh_slots::{MonoTime, Slot, Version};
 
-use self::shard::{Hasher, Removed, Shard};
+pub use self::clock::Clock;
+pub use self::coherence::{Coherence, PeerIndex, SlotGeneration};
+use self::duel::Duel;
+pub use self::hash::{KeyHasher, cluster_key_hash};
+use self::index::Index;
+use self::shard::{Removed, Scene, Shard};
 use crate::key::CacheKey;
 
 /// Locks of an L1: enough that callers on a few dozen cores rarely meet.
-const SHARDS_MAX: usize = 16;
+const SHARDS_MAX: usize = 64;
 
 /// With fewer entries than this per shard, the shards would fill too unevenly.
 const ENTRIES_PER_SHARD_MIN: usize = 256;
 
+/// With fewer bytes, too little would be too large for a shard.
+const BYTES_PER_SHARD_MIN: usize = 256 << 10;
+
+/// Of the bytes, the part that the duel may take at most; a smaller tier does without.
+const DUEL_SHARE: usize = 32;
+
 /// Bounds of an L1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
-    pub(crate) entries: usize,
-    pub(crate) bytes: usize,
+pub struct Limits {
+    /// Entries that it holds at most.
+    pub entries: usize,
+    /// Bytes that it takes at most, estimated, its own for each entry included.
+    pub bytes: usize,
 }
 
 /// A value as it arrives.
-pub(crate) struct Fresh<V> {
-    pub(crate) value: Arc<V>,
+#[derive(Debug)]
+pub struct Fresh<V> {
+    /// None if there is no such value, which is worth knowing too.
+    pub value: Option<Arc<V>>,
     /// The version of the cluster's entry; the lowest one if the cluster did not take it.
-    pub(crate) version: Version,
+    pub version: Version,
     /// How long it may be served.
-    pub(crate) ttl: Duration,
-    /// Its size when encoded, for want of knowing its size in memory.
-    pub(crate) bytes: usize,
+    pub ttl: Duration,
+    /// How long after that it may be served to who asks for stale values.
+    pub stale_for: Duration,
+    /// Its size and its key's when encoded, for want of knowing the sizes in memory.
+    pub bytes: usize,
 }
 
-/// The write stamp of a key at some moment.
+/// The state of a key at some moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Ticket(u64);
+pub struct Ticket {
+    stamp: u64,
+    slot: Slot,
+    generation: SlotGeneration,
+}
+
+/// What is known of a key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Lookup<V> {
+    /// Its value.
+    Value(Arc<V>),
+    /// That it has none.
+    Absent,
+    /// Nothing.
+    Nothing,
+}
+
+impl<V> Lookup<V> {
+    /// The value, if there is one.
+    #[must_use]
+    pub fn value(self) -> Option<Arc<V>> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Absent | Self::Nothing => None,
+        }
+    }
+}
 
 /// The local tier.
-pub(crate) struct Near<K, V> {
-    shards: Box<[RwLock<Shard<K, V>>]>,
-    hasher: Hasher,
+pub struct Near<K, V> {
+    shards: Box<[Locked<K, V>]>,
+    duel: Option<Duel>,
+    hasher: KeyHasher,
+    coherence: Arc<Coherence>,
 }
 
+/// On cache lines of its own, two of them, as processors fetch them in pairs.
+#[repr(align(128))]
+struct Locked<K, V>(RwLock<Shard<K, V>>);
+
 impl<K: CacheKey, V> Near<K, V> {
-    pub(crate) fn new(limits: Limits) -> Self {
-        let wanted = (limits.entries / ENTRIES_PER_SHARD_MIN).clamp(1, SHARDS_MAX);
-        let count = 1 << wanted.ilog2();
-        let each = Limits { entries: limits.entries / count, bytes: limits.bytes / count };
-        let shards = (0..count).map(|_| RwLock::new(Shard::new(each))).collect();
-        Self { shards, hasher: Hasher::new() }
+    /// An empty one.
+    #[must_use]
+    pub fn new(limits: Limits, hasher: KeyHasher, coherence: Arc<Coherence>) -> Self {
+        let entries_for = |bytes: usize| limits.entries.min(bytes / Shard::<K, V>::OVERHEAD_BYTES);
+        let duel = Some(limits.bytes / DUEL_SHARE).filter(|share| *share >= Duel::BYTES_MAX);
+        let duel = duel.and_then(|_| Duel::new(entries_for(limits.bytes)));
+        let bytes = limits.bytes - duel.as_ref().map_or(0, |_| Duel::BYTES_MAX);
+        let entries = entries_for(bytes);
+        let wanted = (entries / ENTRIES_PER_SHARD_MIN).min(bytes / BYTES_PER_SHARD_MIN);
+        let count = 1 << wanted.clamp(1, SHARDS_MAX).ilog2();
+        let each = (entries / count).min(Index::ENTRIES_MAX);
+        let each = Limits { entries: each, bytes: bytes / count };
+        let shards = (0..count).map(|_| Locked(RwLock::new(Shard::new(each)))).collect();
+        Self { shards, duel, hasher, coherence }
     }
 
     /// The value, if it is here and its time is not up.
-    pub(crate) fn get(&self, key: &K, now: MonoTime) -> Option<Arc<V>> {
-        let hash = self.hasher.hash_one(key);
-        self.shard(hash).read().get(key, hash, now)
+    pub fn get(&self, key: &K, now: MonoTime) -> Option<Arc<V>> {
+        self.lookup(key, now).value()
     }
 
-    /// To be taken before the value is fetched.
-    pub(crate) fn ticket(&self, key: &K) -> Ticket {
-        let hash = self.hasher.hash_one(key);
-        self.shard(hash).read().ticket(hash)
+    /// What is here and may be shown now. `now` is not before the true time.
+    pub fn lookup(&self, key: &K, now: MonoTime) -> Lookup<V> {
+        self.read(key, now, false)
     }
 
-    /// Takes in a value fetched with this ticket, if it is still good.
-    pub(crate) fn fill(&self, key: &K, ticket: Ticket, fresh: Fresh<V>, now: MonoTime) {
-        let hash = self.hasher.hash_one(key);
+    /// As [`Near::lookup`], but values as well whose time is up and which may be shown nevertheless.
+    pub fn get_stale(&self, key: &K, now: MonoTime) -> Lookup<V> {
+        self.read(key, now, true)
+    }
+
+    /// To be taken before the value is fetched from its slot.
+    pub fn ticket(&self, key: &K, slot: Slot) -> Ticket {
+        let hash = self.hasher.hash(key);
+        self.shard(hash).read().ticket(hash, slot, &self.coherence)
+    }
+
+    /// Takes in a value fetched with this ticket, if it is still good. `now` is not after the true time.
+    pub fn fill(&self, key: &K, ticket: Ticket, fresh: Fresh<V>, now: MonoTime) {
+        let hash = self.hasher.hash(key);
+        self.note(hash);
         let mut removed = Removed::new();
-        {
-            let mut shard = self.shard(hash).write();
-            if shard.ticket(hash) == ticket {
-                shard.insert(key, hash, fresh, now, &mut removed);
-            }
+        let mut shard = self.shard(hash).write();
+        if shard.is_good(hash, ticket) {
+            shard.insert((key, hash), ticket, fresh, &self.scene(now), &mut removed);
         }
+        drop(shard);
     }
 
     /// A write of this key begins: nothing fetched before it is taken in any more.
-    pub(crate) fn begin_write(&self, key: &K) -> Ticket {
-        let hash = self.hasher.hash_one(key);
+    pub fn begin_write(&self, key: &K, slot: Slot) -> Ticket {
+        let hash = self.hasher.hash(key);
         let mut shard = self.shard(hash).write();
-        let removed = shard.remove(key, hash);
-        let ticket = shard.stamp(hash);
+        let removed = shard.remove(key, hash, &self.hasher);
+        shard.stamp(hash);
+        let ticket = shard.ticket(hash, slot, &self.coherence);
         drop(shard);
         drop(removed);
         ticket
     }
 
     /// The write that began with this ticket has ended; `fresh` is what it wrote, if that is known.
-    pub(crate) fn end_write(
-        &self,
-        key: &K,
-        ticket: Ticket,
-        fresh: Option<Fresh<V>>,
-        now: MonoTime,
-    ) {
-        let hash = self.hasher.hash_one(key);
+    pub fn end_write(&self, key: &K, ticket: Ticket, fresh: Option<Fresh<V>>, now: MonoTime) {
+        let hash = self.hasher.hash(key);
         let mut removed = Removed::new();
         let mut shard = self.shard(hash).write();
-        let alone = shard.ticket(hash) == ticket;
-        removed.extend(shard.remove(key, hash));
+        let alone = shard.is_good(hash, ticket);
+        removed.extend(shard.remove(key, hash, &self.hasher));
         if let Some(fresh) = fresh.filter(|_| alone) {
-            shard.insert(key, hash, fresh, now, &mut removed);
+            shard.insert((key, hash), ticket, fresh, &self.scene(now), &mut removed);
         }
         shard.stamp(hash);
         drop(shard);
     }
 
+    /// Another node wrote or removed the key with this hash, see [`cluster_key_hash`].
+    pub fn invalidate_hash(&self, slot: Slot, hash: u64) {
+        let mut shard = self.shard(hash).write();
+        let removed = shard.remove_hash(slot, hash, &self.hasher);
+        shard.stamp(hash);
+        drop(shard);
+        drop(removed);
+    }
+
     /// Entries and estimated bytes.
-    pub(crate) fn size(&self) -> (usize, usize) {
-        let sizes = self.shards.iter().map(|shard| shard.read().size());
+    pub fn size(&self) -> (usize, usize) {
+        let sizes = self.shards.iter().map(|shard| shard.0.read().size());
         sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1))
     }
 
+    fn read(&self, key: &K, now: MonoTime, stale: bool) -> Lookup<V> {
+        let hash = self.hasher.hash(key);
+        let (found, counted) =
+            self.shard(hash).read().get(key, hash, (&self.coherence, now), stale);
+        if counted {
+            self.note(hash);
+        }
+        found
+    }
+
+    fn note(&self, hash: u64) {
+        if let Some(duel) = &self.duel {
+            duel.note(hash);
+        }
+    }
+
+    fn scene(&self, now: MonoTime) -> Scene<'_> {
+        let small_share = self.duel.as_ref().map_or(Duel::SHARE_WITHOUT, Duel::small_share);
+        Scene { hasher: &self.hasher, coherence: &self.coherence, now, small_share }
+    }
+
     fn shard(&self, hash: u64) -> &RwLock<Shard<K, V>> {
-        &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)]
+        &self.shards[hash as usize & (self.shards.len() - 1)].0
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use slotmesh_slots::{Epoch, Seq};
-
-    const TTL: Duration = Duration::from_secs(1);
-
-    fn at(millis: u64) -> MonoTime {
-        MonoTime::from_micros(millis * 1_000)
-    }
-
-    fn near(entries: usize, bytes: usize) -> Near<u32, u64> {
-        Near::new(Limits { entries, bytes })
-    }
-
-    fn fresh(value: u64, seq: u64) -> Fresh<u64> {
-        let version = Version::new(Epoch(1), Seq(seq));
-        Fresh { value: Arc::new(value), version, ttl: TTL, bytes: 8 }
-    }
-
-    fn check(near: &Near<u32, u64>, key: u32, now: MonoTime, expected: Option<u64>) {
-        assert_eq!(near.get(&key, now).as_deref().copied(), expected);
-    }
-
-    #[test]
-    fn a_value_is_served_until_its_time_is_up() {
-        let near = near(10, 10_000);
-        near.fill(&1, near.ticket(&1), fresh(5, 1), at(0));
-        check(&near, 1, at(999), Some(5));
-        check(&near, 1, at(1_000), None);
-        near.fill(&2, near.ticket(&2), fresh(6, 2), at(1_000));
-        assert_eq!(near.size().0, 1, "the expired one was cleared away");
-    }
-
-    #[test]
-    fn a_slow_read_does_not_bring_back_what_was_overwritten_or_invalidated() {
-        let near = near(10, 10_000);
-        let (before, write) = (near.ticket(&1), near.begin_write(&1));
-        let during = near.ticket(&1);
-        near.fill(&1, before, fresh(5, 1), at(0));
-        check(&near, 1, at(0), None);
-        near.end_write(&1, write, None, at(0));
-        near.fill(&1, during, fresh(5, 1), at(0));
-        check(&near, 1, at(0), None);
-        near.fill(&1, near.ticket(&1), fresh(7, 3), at(0));
-        check(&near, 1, at(0), Some(7));
-    }
-
-    #[test]
-    fn a_read_during_a_write_is_erased_by_its_end() {
-        let near = near(10, 10_000);
-        let write = near.begin_write(&1);
-        near.fill(&1, near.ticket(&1), fresh(5, 1), at(0));
-        check(&near, 1, at(0), Some(5));
-        near.end_write(&1, write, None, at(0));
-        check(&near, 1, at(0), None);
-    }
-
-    #[test]
-    fn of_overlapping_writes_none_is_kept() {
-        for first_ends_first in [true, false] {
-            let near = near(10, 10_000);
-            let (a, b) = (near.begin_write(&1), near.begin_write(&1));
-            let mut ends = [(a, fresh(5, 2)), (b, fresh(6, 1))];
-            if !first_ends_first {
-                ends.reverse();
-            }
-            for (ticket, fresh) in ends {
-                near.end_write(&1, ticket, Some(fresh), at(0));
-            }
-            check(&near, 1, at(0), None);
-        }
-        let near = near(10, 10_000);
-        let alone = near.begin_write(&1);
-        near.end_write(&1, alone, Some(fresh(5, 2)), at(0));
-        check(&near, 1, at(0), Some(5));
-    }
-
-    #[test]
-    fn an_older_version_does_not_replace_a_newer_one() {
-        let near = near(10, 10_000);
-        let (slow, fast) = (near.ticket(&1), near.ticket(&1));
-        near.fill(&1, fast, fresh(6, 2), at(0));
-        near.fill(&1, slow, fresh(5, 1), at(0));
-        check(&near, 1, at(0), Some(6));
-        near.fill(&1, slow, fresh(5, 1), at(2_000));
-        check(&near, 1, at(2_000), Some(5));
-    }
-
-    #[test]
-    fn it_stays_within_its_bounds() {
-        for (entries, bytes) in [(10, 1 << 20), (5_000, 20_000), (1, 1_000), (3_000, 0)] {
-            let near = near(entries, bytes);
-            for key in 0..20_000 {
-                near.fill(&key, near.ticket(&key), fresh(1, 1), at(0));
-                check(&near, key, at(0), (bytes > 0).then_some(1));
-            }
-            let (held, size) = near.size();
-            assert!(held <= entries && size <= bytes, "{held} entries, {size} bytes");
-            assert!(bytes == 0 || held > 0);
-        }
-    }
-
-    #[test]
-    fn what_is_read_survives_a_scan() {
-        let near = near(100, 1 << 20);
-        let fill = |key| near.fill(&key, near.ticket(&key), fresh(1, 1), at(0));
-        (0..50).for_each(fill);
-        for key in 1_000..3_000 {
-            fill(key);
-            check(&near, key % 50, at(0), Some(1));
-        }
+impl<K, V> std::fmt::Debug for Near<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Near").field("shards", &self.shards.len()).finish_non_exhaustive()
     }
 }

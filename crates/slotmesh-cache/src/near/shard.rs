@@ -1,139 +1,512 @@
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ahash::RandomState;
-use hashbrown::HashTable;
-use slotmesh_slots::{MonoTime, Version};
+use slotmesh_slots::{MonoTime, Slot};
 
-use super::sieve::Sieve;
-use super::{Fresh, Limits, Ticket};
+use super::coherence::Coherence;
+use super::entry::{Entry, Queue, Terms};
+use super::ghosts::Ghosts;
+use super::hash::KeyHasher;
+use super::index::{Displaced, Index};
+use super::{Fresh, Limits, Lookup, Ticket};
 use crate::key::CacheKey;
 
 /// Write stamps of a shard; keys share them by hash. Sharing costs a lost fill now and then, never a wrong one.
 const STAMPS: usize = 64;
 
-/// Expired entries that an insertion clears away: more than one, so that they become fewer.
-const CLEARED_PER_INSERT: usize = 4;
+/// Places that an insertion looks at for entries that are over: more than one, so that they become fewer.
+const SWEPT_PER_INSERT: usize = 4;
 
-/// What an entry takes beside its key's and value's own bytes: the place in the queue, the index, two allocations.
-const ENTRY_OVERHEAD_BYTES: usize = 128;
+/// Entries that one insertion may evict before it gives up. One is enough where all are of a size.
+const EVICTIONS_MAX: usize = 64;
 
+/// Used entries that one eviction may pass by, those of the small queue and of the main one. With 16 the hit ratio begins to suffer.
+const SPARED_MAX: usize = 64;
+
+/// Places that the hand may pass in one eviction; few of them belong to other queues or nobody.
+const STEPS_MAX: usize = 256;
+
+/// Reads after which an entry of the small queue is worth keeping, as in S3-FIFO.
+const USES_TO_STAY: u64 = 2;
+
+/// Of the capacity, the part that entries without a value may take at most: they are cheap to find out again, and whoever asks
+/// for random keys can make any number of them.
+const ABSENT_SHARE: usize = 8;
+
+/// Of a shard's bytes, the part that one entry may take at most.
+const LARGEST_SHARE: usize = 2;
+
+/// Of a shard's bytes, the part that must be free before new entries skip their trial. An evicted one that was larger than what it
+/// made room for leaves some bytes, and those should not let the next one in.
+const SPARE_SHARE: usize = 32;
+
+/// S3-FIFO remembers as many evicted keys as the main queue has entries.
+const GHOSTS_PER_MILLE: usize = 900;
+
+/// Places grow by this part, and by so many at least. A large block of memory mostly grows without being copied.
+const GROWTH_SHARE: usize = 8;
+const GROWTH_MIN: usize = 4;
+
+/// No place.
+const NOWHERE: u32 = u32::MAX;
+
+/// A part of the tier with its own bound: an index, the entries, and S3-FIFO's queues over them.
+///
+/// The main queue is no list: a hand goes round over all places, takes a use from what was used, and evicts what was not. So an
+/// entry may be met sooner after its promotion than in a queue, which the simulation says costs nothing, and its order takes no
+/// memory. The small queue and that of absent values are rings of places. What is removed from their midst leaves a **hole**: a vacant
+/// place that nobody takes until the ring has come to it.
+///
+/// What a read needs comes first, so that it and the lock before it are one cache line.
+#[repr(C)]
 pub(super) struct Shard<K, V> {
-    index: HashTable<u32>,
-    queue: Sieve<Entry<K, V>>,
-    stamps: [u64; STAMPS],
-    bytes: usize,
+    index: Index,
+    entries: Vec<Entry<K, V>>,
+    /// The first vacant place that is no hole, each naming the next.
+    vacant: u32,
+    small: VecDeque<u32>,
+    absent: VecDeque<u32>,
+    ghosts: Ghosts,
+    hand: usize,
+    sweep: usize,
+    /// By queue.
+    used: [Used; 3],
     limits: Limits,
+    stamps: [u64; STAMPS],
 }
 
-struct Entry<K, V> {
-    key: K,
-    hash: u64,
-    value: Arc<V>,
-    version: Version,
-    deadline: MonoTime,
+#[derive(Clone, Copy, Default)]
+struct Used {
+    entries: usize,
     bytes: usize,
 }
 
-/// Entries taken out, to be dropped when the lock is no longer held.
+/// What a change of a shard depends on beside the shard.
+pub(super) struct Scene<'a> {
+    pub(super) hasher: &'a KeyHasher,
+    pub(super) coherence: &'a Coherence,
+    /// Not later than the true time.
+    pub(super) now: MonoTime,
+    /// What the small queue should have, in 1024ths of the capacity.
+    pub(super) small_share: usize,
+}
+
+/// Values taken out, to be dropped when the lock is no longer held.
 pub(super) type Removed<V> = Vec<Arc<V>>;
 
 impl<K: CacheKey, V> Shard<K, V> {
+    /// What an entry takes beside its key's and value's own bytes. Places grow by an eighth, which may be spare; two allocations are
+    /// rounded up, one of them has the two counts of an `Arc`.
+    pub(super) const OVERHEAD_BYTES: usize = size_of::<Entry<K, V>>() / 8 * 9
+        + Index::BYTES_PER_ENTRY
+        + Ghosts::BYTES_PER_KEY
+        + size_of::<u32>()
+        + 32;
+
     pub(super) fn new(limits: Limits) -> Self {
-        let index = HashTable::new();
-        Self { index, queue: Sieve::new(), stamps: [0; STAMPS], bytes: 0, limits }
+        Self {
+            index: Index::new(limits.entries),
+            entries: Vec::new(),
+            vacant: NOWHERE,
+            small: VecDeque::new(),
+            absent: VecDeque::new(),
+            ghosts: Ghosts::new(limits.entries * GHOSTS_PER_MILLE / 1000),
+            hand: 0,
+            sweep: 0,
+            used: [Used::default(); 3],
+            limits,
+            stamps: [0; STAMPS],
+        }
     }
 
     pub(super) fn size(&self) -> (usize, usize) {
-        (self.queue.len(), self.bytes)
+        let all = self.all();
+        (all.entries, all.bytes)
     }
 
-    pub(super) fn get(&self, key: &K, hash: u64, now: MonoTime) -> Option<Arc<V>> {
-        let at = self.find(key, hash)?;
-        let entry = self.queue.get(at).filter(|entry| entry.deadline > now)?;
-        let value = Arc::clone(&entry.value);
-        self.queue.visit(at);
-        Some(value)
-    }
-
-    pub(super) fn ticket(&self, hash: u64) -> Ticket {
-        Ticket(self.stamps[stamp_of(hash)])
-    }
-
-    /// Makes every ticket for this key so far worthless, and gives out a new one.
-    pub(super) fn stamp(&mut self, hash: u64) -> Ticket {
-        self.stamps[stamp_of(hash)] += 1;
-        self.ticket(hash)
-    }
-
-    pub(super) fn remove(&mut self, key: &K, hash: u64) -> Option<Arc<V>> {
-        let at = self.find(key, hash)?;
-        self.remove_at(at)
-    }
-
-    /// Takes the value in, unless the entry that is there is newer.
-    pub(super) fn insert(
-        &mut self,
+    /// What is there under a key, and whether reading it made a difference to its standing. `stale` asks for values as well whose
+    /// time is up but which may still be shown.
+    #[inline]
+    pub(super) fn get(
+        &self,
         key: &K,
         hash: u64,
+        (coherence, now): (&Coherence, MonoTime),
+        stale: bool,
+    ) -> (Lookup<V>, bool) {
+        let nothing = (Lookup::Nothing, false);
+        let Some(entry) = self.find(key, hash).map(|at| &self.entries[at as usize]) else {
+            return nothing;
+        };
+        let until = if stale { entry.stale_until() } else { entry.fresh_until() };
+        if now >= until || !entry.is_coherent(coherence, now) {
+            return nothing;
+        }
+        let found = entry.value().map_or(Lookup::Absent, |value| Lookup::Value(Arc::clone(value)));
+        (found, entry.touch())
+    }
+
+    pub(super) fn ticket(&self, hash: u64, slot: Slot, coherence: &Coherence) -> Ticket {
+        Ticket { stamp: self.stamps[stamp_of(hash)], slot, generation: coherence.generation(slot) }
+    }
+
+    pub(super) fn is_good(&self, hash: u64, ticket: Ticket) -> bool {
+        self.stamps[stamp_of(hash)] == ticket.stamp
+    }
+
+    /// Makes every ticket for this key so far worthless.
+    pub(super) fn stamp(&mut self, hash: u64) {
+        self.stamps[stamp_of(hash)] += 1;
+    }
+
+    pub(super) fn remove(&mut self, key: &K, hash: u64, hasher: &KeyHasher) -> Option<Arc<V>> {
+        let at = self.find(key, hash)?;
+        self.remember_worthy(at, hasher);
+        self.remove_at(at, hasher)
+    }
+
+    /// Removes what has this hash and slot.
+    pub(super) fn remove_hash(
+        &mut self,
+        slot: Slot,
+        hash: u64,
+        hasher: &KeyHasher,
+    ) -> Option<Arc<V>> {
+        let is = |at: u32| {
+            let entry = &self.entries[at as usize];
+            entry.is_of(slot) && entry.key().is_some_and(|key| hasher.hash(key) == hash)
+        };
+        let at = self.index.find(hash, is)?;
+        self.remember_worthy(at, hasher);
+        self.remove_at(at, hasher)
+    }
+
+    /// Takes the value in, unless what is there is newer, or it finds no room. What is there goes in any case if it is not newer.
+    pub(super) fn insert(
+        &mut self,
+        (key, hash): (&K, u64),
+        ticket: Ticket,
         fresh: Fresh<V>,
-        now: MonoTime,
+        scene: &Scene<'_>,
         removed: &mut Removed<V>,
     ) {
+        let mut standing = (Queue::Small, 0);
         if let Some(at) = self.find(key, hash) {
-            let newer =
-                |entry: &&Entry<K, V>| entry.deadline > now && entry.version > fresh.version;
-            if self.queue.get(at).filter(newer).is_some() {
-                return removed.push(fresh.value);
+            let entry = &self.entries[at as usize];
+            let shown =
+                entry.fresh_until() > scene.now && entry.is_coherent(scene.coherence, scene.now);
+            if shown && entry.version() > fresh.version {
+                return removed.extend(fresh.value);
             }
-            removed.extend(self.remove_at(at));
+            standing = (entry.queue(), entry.uses());
+            removed.extend(self.remove_at(at, scene.hasher));
         }
-        self.clear_expired(now, removed);
-        let bytes = fresh.bytes.saturating_add(ENTRY_OVERHEAD_BYTES + size_of::<K>());
-        if bytes > self.limits.bytes || self.limits.entries == 0 {
-            return removed.push(fresh.value);
+        self.clear_over(scene, removed);
+        let bytes = fresh.bytes.saturating_add(Self::OVERHEAD_BYTES);
+        let origin = (ticket.slot, ticket.generation);
+        let times = (scene.now + fresh.ttl, fresh.stale_for);
+        let terms = Terms::new(origin, fresh.version, bytes, times);
+        let Some(terms) = terms.filter(|terms| self.is_small_enough(terms.weight())) else {
+            return removed.extend(fresh.value);
+        };
+        let standing = self.standing_of(hash, &fresh, terms.weight(), standing, scene);
+        if !self.make_room(terms.weight(), standing.0, scene, removed) {
+            return removed.extend(fresh.value);
         }
-        while self.queue.len() >= self.limits.entries || self.bytes + bytes > self.limits.bytes {
-            let Some(victim) = self.queue.victim() else { break };
-            removed.extend(self.remove_at(victim));
-        }
-        let Fresh { value, version, ttl, .. } = fresh;
-        let entry = Entry { key: key.clone(), hash, value, version, deadline: now + ttl, bytes };
-        let at = self.queue.push(entry);
-        self.bytes += bytes;
-        let queue = &self.queue;
-        self.index.insert_unique(hash, at, |&at| queue.get(at).map_or(0, |entry| entry.hash));
+        let entry = Entry::new(key.clone(), fresh.value, &terms, standing);
+        self.place(entry, hash, scene, removed);
     }
 
-    /// Entries live equally long, or shorter: the oldest ones expire first.
-    fn clear_expired(&mut self, now: MonoTime, removed: &mut Removed<V>) {
-        for _ in 0..CLEARED_PER_INSERT {
-            let Some(oldest) = self.queue.oldest() else { return };
-            if self.queue.get(oldest).is_some_and(|entry| entry.deadline > now) {
+    /// Which queue a new entry comes into and with how many uses, where an older one of its key had this `standing`.
+    fn standing_of(
+        &mut self,
+        hash: u64,
+        fresh: &Fresh<V>,
+        weight: usize,
+        standing: (Queue, u64),
+        scene: &Scene<'_>,
+    ) -> (Queue, u64) {
+        if fresh.value.is_none() {
+            return (Queue::Absent, 0);
+        }
+        match standing {
+            (Queue::Main, uses) => (Queue::Main, uses),
+            _ if self.ghosts.take(hash) || self.main_has_room(weight, scene) => (Queue::Main, 0),
+            (Queue::Small, uses) => (Queue::Small, uses),
+            (Queue::Absent, _) => (Queue::Small, 0),
+        }
+    }
+
+    /// Puts an entry that there is room for where it belongs.
+    fn place(
+        &mut self,
+        entry: Entry<K, V>,
+        hash: u64,
+        scene: &Scene<'_>,
+        removed: &mut Removed<V>,
+    ) {
+        let (queue, weight) = (entry.queue(), entry.weight());
+        let at = self.occupy(entry);
+        if let Some(Displaced(other)) = self.index.insert(hash, at) {
+            removed.extend(self.remove_at(other, scene.hasher));
+        }
+        self.used[queue as usize].add(weight);
+        match queue {
+            Queue::Main => {}
+            Queue::Small => self.small.push_back(at),
+            Queue::Absent => self.absent.push_back(at),
+        }
+        self.close_holes(queue);
+    }
+
+    fn is_small_enough(&self, weight: usize) -> bool {
+        // Alone it may have everything: there is no second one to make room for.
+        let most = if self.limits.entries < LARGEST_SHARE {
+            self.limits.bytes
+        } else {
+            self.limits.bytes / LARGEST_SHARE
+        };
+        self.limits.entries > 0 && weight <= most
+    }
+
+    /// New entries go on trial only when the main queue has what it may have: what came first stays then until something
+    /// proves better. That makes S3-FIFO hold its own against repeated scans of more than its capacity, of which it keeps nothing
+    /// when the small queue takes all that comes first.
+    fn main_has_room(&self, weight: usize, scene: &Scene<'_>) -> bool {
+        let (taken, spare) = (self.beside_trial(scene), self.limits.bytes / SPARE_SHARE);
+        taken.entries < self.limits.entries && taken.bytes + weight + spare <= self.limits.bytes
+    }
+
+    fn main_has_too_much(&self, scene: &Scene<'_>) -> bool {
+        let taken = self.beside_trial(scene);
+        taken.entries > self.limits.entries || taken.bytes > self.limits.bytes
+    }
+
+    /// What would be taken if the small queue had its share.
+    fn beside_trial(&self, scene: &Scene<'_>) -> Used {
+        let main = self.used[Queue::Main as usize];
+        let absent = self.used[Queue::Absent as usize];
+        let small = self.small_share(scene);
+        Used {
+            entries: main.entries + absent.entries + small.entries,
+            bytes: main.bytes + absent.bytes + small.bytes,
+        }
+    }
+
+    fn small_share(&self, scene: &Scene<'_>) -> Used {
+        let part = |whole: usize| (whole * scene.small_share / 1024).max(1);
+        Used { entries: part(self.limits.entries), bytes: part(self.limits.bytes) }
+    }
+
+    /// Evicts until there is room for one more of this weight; gives up after some time.
+    fn make_room(
+        &mut self,
+        weight: usize,
+        queue: Queue,
+        scene: &Scene<'_>,
+        removed: &mut Removed<V>,
+    ) -> bool {
+        for _ in 0..EVICTIONS_MAX {
+            let absent = queue == Queue::Absent && self.absent_are_many();
+            if !absent && self.has_room(weight) {
+                return true;
+            }
+            self.evict(absent, scene, removed);
+        }
+        self.has_room(weight)
+    }
+
+    fn has_room(&self, weight: usize) -> bool {
+        let all = self.all();
+        let place = self.vacant != NOWHERE || self.entries.len() < self.limits.entries;
+        place && all.entries < self.limits.entries && all.bytes + weight <= self.limits.bytes
+    }
+
+    fn absent_are_many(&self) -> bool {
+        let absent = self.used[Queue::Absent as usize];
+        absent.entries >= (self.limits.entries / ABSENT_SHARE).max(1)
+            || absent.bytes >= self.limits.bytes / ABSENT_SHARE
+    }
+
+    fn evict(&mut self, absent: bool, scene: &Scene<'_>, removed: &mut Removed<V>) {
+        let [small, main, _] = self.used;
+        let share = self.small_share(scene);
+        let small_has_much = small.entries >= share.entries || small.bytes >= share.bytes;
+        if absent || (small.entries + main.entries == 0 && self.small.is_empty()) {
+            self.evict_absent(scene, removed);
+        } else if small_has_much || main.entries == 0 || self.small.len() > small.entries {
+            self.evict_small(scene, removed);
+        } else {
+            self.evict_main(scene, removed);
+        }
+    }
+
+    fn evict_absent(&mut self, scene: &Scene<'_>, removed: &mut Removed<V>) {
+        if let Some(at) = self.absent.pop_front() {
+            removed.extend(self.take(at, scene.hasher));
+            self.release(at);
+        }
+    }
+
+    fn evict_small(&mut self, scene: &Scene<'_>, removed: &mut Removed<V>) {
+        for spared in 0..=SPARED_MAX {
+            let Some(at) = self.small.pop_front() else { return };
+            let entry = &mut self.entries[at as usize];
+            let stays = entry.key().is_some()
+                && spared < SPARED_MAX
+                && entry.uses() >= USES_TO_STAY
+                && !entry.is_over(scene.coherence, scene.now);
+            if !stays {
+                self.remember(at, scene.hasher);
+                removed.extend(self.take(at, scene.hasher));
+                return self.release(at);
+            }
+            entry.promote();
+            let weight = entry.weight();
+            self.used[Queue::Small as usize].subtract(weight);
+            self.used[Queue::Main as usize].add(weight);
+            if self.main_has_too_much(scene) {
+                return self.evict_main(scene, removed);
+            }
+        }
+    }
+
+    fn evict_main(&mut self, scene: &Scene<'_>, removed: &mut Removed<V>) {
+        let mut spared = 0;
+        for _ in 0..STEPS_MAX.min(self.entries.len() * 4) {
+            let at = self.hand;
+            self.hand = if at + 1 < self.entries.len() { at + 1 } else { 0 };
+            let Some(entry) = self.entries.get_mut(at) else { continue };
+            if entry.key().is_none() || entry.queue() != Queue::Main {
+                continue;
+            }
+            let over = entry.uses() > 0 && entry.is_over(scene.coherence, scene.now);
+            if !over && spared < SPARED_MAX && entry.age() {
+                spared += 1;
+                continue;
+            }
+            return removed.extend(self.remove_at(at as u32, scene.hasher));
+        }
+    }
+
+    /// Looks at the next few places for entries that are over.
+    fn clear_over(&mut self, scene: &Scene<'_>, removed: &mut Removed<V>) {
+        for _ in 0..SWEPT_PER_INSERT.min(self.entries.len()) {
+            let at = self.sweep;
+            self.sweep = if at + 1 < self.entries.len() { at + 1 } else { 0 };
+            let entry = &self.entries[at];
+            if entry.key().is_none() || !entry.is_over(scene.coherence, scene.now) {
+                continue;
+            }
+            self.remember_worthy(at as u32, scene.hasher);
+            removed.extend(self.remove_at(at as u32, scene.hasher));
+        }
+    }
+
+    /// Of an entry that goes although it was worth its place: it gets that back if its key comes again soon.
+    fn remember_worthy(&mut self, at: u32, hasher: &KeyHasher) {
+        let entry = &self.entries[at as usize];
+        if entry.queue() == Queue::Main || entry.uses() >= USES_TO_STAY {
+            self.remember(at, hasher);
+        }
+    }
+
+    fn remember(&mut self, at: u32, hasher: &KeyHasher) {
+        if let Some(key) = self.entries[at as usize].key() {
+            self.ghosts.remember(hasher.hash(key));
+        }
+    }
+
+    /// A place of its own for an entry; there is one.
+    fn occupy(&mut self, entry: Entry<K, V>) -> u32 {
+        if let Some(place) = self.entries.get_mut(self.vacant as usize) {
+            let at = self.vacant;
+            self.vacant = place.next_vacant();
+            *place = entry;
+            return at;
+        }
+        if self.entries.len() == self.entries.capacity() {
+            let more = (self.entries.len() / GROWTH_SHARE).max(GROWTH_MIN);
+            let more = more.min(self.limits.entries - self.entries.len());
+            self.entries.reserve_exact(more);
+        }
+        self.entries.push(entry);
+        (self.entries.len() - 1) as u32
+    }
+
+    fn remove_at(&mut self, at: u32, hasher: &KeyHasher) -> Option<Arc<V>> {
+        let in_ring = self.entries[at as usize].queue() != Queue::Main;
+        let value = self.take(at, hasher);
+        if !in_ring {
+            self.release(at);
+        }
+        value
+    }
+
+    /// Takes an entry out and leaves a hole, or the hole that was there.
+    fn take(&mut self, at: u32, hasher: &KeyHasher) -> Option<Arc<V>> {
+        let entry = &mut self.entries[at as usize];
+        self.index.remove(hasher.hash(entry.key()?), at);
+        self.used[entry.queue() as usize].subtract(entry.weight());
+        let (_, value) = entry.vacate(NOWHERE);
+        value
+    }
+
+    /// Gives a hole free that no ring comes to any more.
+    fn release(&mut self, at: u32) {
+        let _ = self.entries[at as usize].vacate(self.vacant);
+        self.vacant = at;
+    }
+
+    /// Keeps the holes of a ring fewer than its entries and a few, by turning it a little.
+    fn close_holes(&mut self, queue: Queue) {
+        const FEW: usize = 32;
+        for _ in 0..2 {
+            let used = self.used[queue as usize].entries;
+            let ring = match queue {
+                Queue::Main => return,
+                Queue::Small => &mut self.small,
+                Queue::Absent => &mut self.absent,
+            };
+            if ring.len() <= 2 * used + FEW {
                 return;
             }
-            removed.extend(self.remove_at(oldest));
+            let Some(at) = ring.pop_front() else { return };
+            if self.entries[at as usize].key().is_some() {
+                ring.push_back(at);
+            } else {
+                self.release(at);
+            }
         }
-    }
-
-    fn remove_at(&mut self, at: u32) -> Option<Arc<V>> {
-        let entry = self.queue.remove(at)?;
-        if let Ok(indexed) = self.index.find_entry(entry.hash, |&other| other == at) {
-            indexed.remove();
-        }
-        self.bytes -= entry.bytes;
-        Some(entry.value)
     }
 
     fn find(&self, key: &K, hash: u64) -> Option<u32> {
-        let same = |&at: &u32| self.queue.get(at).is_some_and(|entry| entry.key == *key);
-        self.index.find(hash, same).copied()
+        self.index.find(hash, |at| {
+            self.entries.get(at as usize).is_some_and(|entry| entry.key() == Some(key))
+        })
+    }
+
+    fn all(&self) -> Used {
+        self.used.iter().fold(Used::default(), |sum, used| Used {
+            entries: sum.entries + used.entries,
+            bytes: sum.bytes + used.bytes,
+        })
     }
 }
 
-/// Which stamp a key has. Shards go by the upper half of the hash, the index by its ends.
+impl Used {
+    const fn add(&mut self, weight: usize) {
+        self.entries += 1;
+        self.bytes += weight;
+    }
+
+    const fn subtract(&mut self, weight: usize) {
+        self.entries -= 1;
+        self.bytes -= weight;
+    }
+}
+
+/// Which stamp a key has: not by the bits that its shard goes by.
 const fn stamp_of(hash: u64) -> usize {
     (hash >> 16) as usize % STAMPS
 }
-
-/// One hash function for all shards.
-pub(super) type Hasher = RandomState;
