@@ -209,9 +209,7 @@ impl Subscriber {
         // Written only when it changes: the line stays shared.
         if !current.asked.load(Ordering::Relaxed) {
             current.asked.store(true, Ordering::Relaxed);
-            if !fresh {
-                self.wake_place(cell.place());
-            }
+            self.wake_place(cell.place());
         }
         if fresh { Readable::Yes } else { Readable::NotNow }
     }

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rand::Rng;
+use slotmesh_coherence::Subscriber;
 use slotmesh_core::{Ack, DataError, DataPlane, Op, Reply, Request, decode_replies};
 use slotmesh_slots::{NodeId, Slot, Token};
 use slotmesh_transport::{CallError, Peer};
@@ -38,6 +39,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Sends operations to the primaries of their slots.
 pub(crate) struct Router {
     pub(crate) data: Arc<DataPlane>,
+    pub(crate) subscriber: Arc<Subscriber>,
     pub(crate) lanes: Vec<Arc<LanePeers>>,
     pub(crate) status: watch::Receiver<Arc<NodeStatus>>,
     pub(crate) call_timeout: Duration,
@@ -148,6 +150,14 @@ impl Router {
         let Some(owner) = hint.or_else(|| self.data.owner(slot).0) else {
             return Err(Failure::Again(unavailable("the slot has no owner yet")));
         };
+        // Each owner tells of its writes on a stream of its own.
+        let watch = match op {
+            Op::Watch { key, .. } => {
+                Some(Op::Watch { key: key.clone(), by: self.subscriber.watcher(owner) })
+            }
+            _ => None,
+        };
+        let op = watch.as_ref().unwrap_or(op);
         if owner == self.data.node() {
             return self.attempt_here(op.clone(), ack, deadline).await;
         }

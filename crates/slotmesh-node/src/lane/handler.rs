@@ -10,17 +10,21 @@ use slotmesh_slots::{NodeId, Reader};
 use slotmesh_transport::{FrameStream, Handler, PeerInfo, Reply, Request};
 
 use super::kind;
+use super::links::LinkWakers;
+use super::watch::tell;
 
 /// Serves what other nodes ask on a lane: operations on this node's slots, and replication of theirs.
 pub(crate) struct LaneHandler {
     data: Arc<DataPlane>,
     /// Which link of each primary is the current one, so that the end of an older one does not end it.
     links: Arc<Mutex<HashMap<NodeId, u64>>>,
+    /// Wakes the tasks that tell others of writes.
+    watchers: LinkWakers,
 }
 
 impl LaneHandler {
-    pub(crate) fn new(data: Arc<DataPlane>) -> Self {
-        Self { data, links: Arc::default() }
+    pub(crate) fn new(data: Arc<DataPlane>, watchers: LinkWakers) -> Self {
+        Self { data, links: Arc::default(), watchers }
     }
 }
 
@@ -41,6 +45,8 @@ impl Handler for LaneHandler {
             let (data, links, primary) =
                 (Arc::clone(&self.data), Arc::clone(&self.links), from.node);
             tokio::spawn(replicate(data, links, primary, stream));
+        } else if stream_kind == kind::WATCH {
+            tokio::spawn(tell(Arc::clone(&self.data), self.watchers.clone(), from.node, stream));
         }
     }
 }

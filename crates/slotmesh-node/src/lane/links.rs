@@ -32,7 +32,7 @@ impl LinkWakers {
         }
     }
 
-    fn of(&self, node: NodeId) -> Arc<Notify> {
+    pub(super) fn of(&self, node: NodeId) -> Arc<Notify> {
         Arc::clone(self.0.write().entry(node).or_default())
     }
 

@@ -3,6 +3,7 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use slotmesh_coherence::Subscriber;
 use slotmesh_control::{ClusterState, Command, NodeInfo, Sight, plan};
 use slotmesh_core::{Clock, DataConfig, DataPlane, Wakers};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
@@ -45,7 +46,10 @@ impl Node {
         }
         let call_timeout = ReadySettings::default().call_timeout;
         let started = data.now();
-        let router = Router { data, lanes: Vec::new(), status: status.clone(), call_timeout };
+        // Nobody else writes, so nobody has to be heard of; nothing is watched.
+        let subscriber = Arc::new(Subscriber::new(id, Box::new(|_| {})));
+        let lanes = Vec::new();
+        let router = Router { data, subscriber, lanes, status: status.clone(), call_timeout };
         let inner = Inner {
             id,
             addr: None,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use slotmesh_coherence::Subscriber;
 use slotmesh_core::DataStats;
 use slotmesh_slots::{MonoTime, NodeId, Slot};
 use slotmesh_transport::Endpoint;
@@ -85,6 +86,19 @@ impl Node {
             *was_safe = status.is_safe() || waited >= self.inner.ready_cap;
         }
         *was_safe
+    }
+
+    /// What this node hears of others' writes, for those who keep values: they register with it, read with
+    /// [`Op::Watch`](slotmesh_core::Op::Watch), and keep what [`Reply::Watched`](slotmesh_core::Reply::Watched) answers for as long as it says.
+    #[must_use]
+    pub fn subscriber(&self) -> &Arc<Subscriber> {
+        &self.inner.router.subscriber
+    }
+
+    /// The time by which [`Subscriber`] measures.
+    #[must_use]
+    pub fn now(&self) -> MonoTime {
+        self.inner.router.data.now()
     }
 
     /// Numbers of this node's data plane.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use slotmesh_coherence::Subscriber;
 use slotmesh_control::{LEASES_OVER_AFTER, LoadFloor, NodeInfo};
 use slotmesh_core::{Brain, BrainConfig, Clock, DataConfig, DataPlane, Wakers};
 use slotmesh_gossip::GossipConfig;
@@ -23,7 +24,7 @@ use crate::control::{
     ControlHandler, ControlParts, ControlPeers, Driver, Guard, INPUTS_MAX, LogSlot,
 };
 use crate::error::StartError;
-use crate::lane::{Directory, LaneHandler, LanePeers, LinkWakers, Links, throttle_copies};
+use crate::lane::{Directory, LaneHandler, LanePeers, LinkWakers, Links, Watches, throttle_copies};
 use crate::status::{NodeStatus, Phase};
 
 impl Node {
@@ -49,6 +50,11 @@ struct Starting {
     data: Arc<DataPlane>,
     data_events: Arc<Notify>,
     wakers: LinkWakers,
+    /// Of the tasks that tell others of writes, and of those that hear of others'.
+    tellers: LinkWakers,
+    listeners: LinkWakers,
+    watches_changed: Arc<Notify>,
+    subscriber: Arc<Subscriber>,
     directory: Arc<ArcSwap<Directory>>,
     directory_changed: Arc<Notify>,
     stop: watch::Sender<bool>,
@@ -59,10 +65,19 @@ impl Starting {
         let wakers = LinkWakers::default();
         let data_events = Arc::new(Notify::new());
         let (link_wakers, events) = (wakers.clone(), Arc::clone(&data_events));
+        let (tellers, listeners) = (LinkWakers::default(), LinkWakers::default());
+        let watchers = tellers.clone();
+        let watches_changed = Arc::new(Notify::new());
+        let (pings, changed) = (listeners.clone(), Arc::clone(&watches_changed));
+        let wake = move |node| {
+            pings.wake(node);
+            changed.notify_one();
+        };
+        let subscriber = Arc::new(Subscriber::new(id, Box::new(wake)));
         let hooks = Wakers {
             link: Box::new(move |node| link_wakers.wake(node)),
             events: Box::new(move || events.notify_one()),
-            ..Wakers::default()
+            watchers: Box::new(move |node| watchers.wake(node)),
         };
         let data_config = DataConfig::within(config.max_memory_bytes, true);
         let data = Arc::new(DataPlane::new(id, data_config, Arc::new(BootClock), hooks));
@@ -73,6 +88,10 @@ impl Starting {
             data,
             data_events,
             wakers,
+            tellers,
+            listeners,
+            watches_changed,
+            subscriber,
             directory: Arc::default(),
             directory_changed: Arc::default(),
             stop: watch::channel(false).0,
@@ -106,7 +125,8 @@ impl Starting {
         let data = self.data;
         let started = data.now();
         let call_timeout = self.config.ready.call_timeout;
-        let router = Router { data, lanes, status: status.clone(), call_timeout };
+        let subscriber = self.subscriber;
+        let router = Router { data, subscriber, lanes, status: status.clone(), call_timeout };
         let inner = Inner {
             id: self.id,
             addr,
@@ -128,11 +148,13 @@ impl Starting {
         let addr = SocketAddr::new(self.config.bind.ip(), 0);
         let hello = hello(self.id, &self.config, lane + 1);
         let identity = self.identity.clone();
-        let handler = Arc::new(LaneHandler::new(Arc::clone(&self.data)));
+        let handler = Arc::new(LaneHandler::new(Arc::clone(&self.data), self.tellers.clone()));
         let directory = Arc::clone(&self.directory);
         let (data, wakers) = (Arc::clone(&self.data), self.wakers.clone());
         let changed = Arc::clone(&self.directory_changed);
         let latency_max = self.config.ready.copy_latency_max;
+        let watches = (Arc::clone(&self.subscriber), Arc::clone(&self.watches_changed));
+        let (pings, frames) = (self.listeners.clone(), self.tellers.clone());
         let mut stop = self.stop.subscribe();
         let (ready, started) = oneshot::channel();
         spawn("slotmesh-lane", async move {
@@ -145,8 +167,18 @@ impl Starting {
             let links = async {
                 if lane == 0 {
                     let throttle = throttle_copies(Arc::clone(&data), latency_max);
+                    let (subscriber, woken) = watches;
+                    let (data_too, peers_too) = (Arc::clone(&data), Arc::clone(&peers));
+                    let watches = Watches {
+                        data: data_too,
+                        subscriber,
+                        peers: peers_too,
+                        pings,
+                        frames,
+                        changed: woken,
+                    };
                     let links = Links { data, peers, wakers, changed };
-                    tokio::join!(links.run(), throttle);
+                    tokio::join!(links.run(), watches.run(), throttle);
                 }
                 std::future::pending::<()>().await;
             };

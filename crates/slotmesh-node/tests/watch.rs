@@ -1,0 +1,142 @@
+//! What a node that keeps others' values hears of their writes, over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use slotmesh_coherence::{Readable, Sink, Stamp, Watcher, key_hash};
+use slotmesh_node::{CallOptions, ClusterSecret, Node, NodeConfig, Op, Phase, PutOptions, Reply};
+use slotmesh_slots::{MonoTime, Seq, Slot, Version};
+
+const BOUND: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A local tier for one key.
+#[derive(Default)]
+struct Tier(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    value: Option<(Version, Stamp)>,
+    invalidated: u64,
+}
+
+impl Sink for Tier {
+    fn invalidate(&self, _slot: Slot, seq: Seq, hash: u64) {
+        let mut kept = self.0.lock();
+        if hash == key_hash(KEY) {
+            kept.invalidated += 1;
+            kept.value.take_if(|(version, _)| version.seq < seq);
+        }
+    }
+}
+
+const KEY: &[u8] = b"watched";
+
+async fn cluster(count: usize) -> Vec<Node> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addrs: Vec<SocketAddr> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
+    drop(listeners);
+    let mut nodes = Vec::new();
+    for (index, bind) in addrs.iter().enumerate() {
+        let secret = ClusterSecret::new("a secret of more than 16 bytes").unwrap();
+        let config = NodeConfig {
+            name: format!("n{index}"),
+            bind: *bind,
+            seeds: addrs.clone(),
+            expect: count as u16,
+            ..NodeConfig::new(secret)
+        };
+        nodes.push(Node::start(config).await.unwrap());
+    }
+    for node in &nodes {
+        let safe = node.wait_until(|status| status.phase == Phase::Serving && status.is_safe());
+        assert!(tokio::time::timeout(PATIENCE, safe).await.unwrap());
+    }
+    nodes
+}
+
+/// The value that the tier may serve now.
+fn served(node: &Node, tier: &Tier) -> Option<Version> {
+    let kept = tier.0.lock();
+    let now = node.now();
+    let readable = |stamp| node.subscriber().readable(Slot::of_key(KEY), stamp, BOUND, now);
+    kept.value.filter(|(_, stamp)| readable(*stamp) == Readable::Yes).map(|(version, _)| version)
+}
+
+/// Reads from the owner and keeps what may be kept.
+async fn fill(node: &Node, tier: &Tier) {
+    let slot = Slot::of_key(KEY);
+    let ticket = node.subscriber().ticket(slot);
+    let invalidated = tier.0.lock().invalidated;
+    let op = Op::Watch { key: KEY.into(), by: None };
+    let Ok(Reply::Watched { owner, stream, found }) =
+        node.execute(op, CallOptions::default()).await
+    else {
+        return;
+    };
+    let Reply::Value(value) = *found else { return };
+    let by = Watcher { node: node.id(), stream };
+    let stamp = node.subscriber().admit(slot, ticket, owner, by);
+    let mut kept = tier.0.lock();
+    if let Some(stamp) = stamp.filter(|_| kept.invalidated == invalidated) {
+        kept.value = Some((value.version, stamp));
+    }
+}
+
+/// Each node keeps the key, its owner among them, while another one writes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_serves_what_was_overwritten_beyond_the_bound() {
+    let nodes = cluster(3).await;
+    let tiers: Vec<Arc<Tier>> = nodes.iter().map(|_| Arc::default()).collect();
+    for (node, tier) in nodes.iter().zip(&tiers) {
+        node.subscriber().register(&(Arc::clone(tier) as Arc<dyn Sink>), BOUND);
+    }
+    let acked: Arc<Mutex<Vec<(Version, MonoTime)>>> = Arc::default();
+    let (writer, written) = (nodes[1].clone(), Arc::clone(&acked));
+    let writes = tokio::spawn(async move {
+        for number in 0..150 {
+            let put = writer.put(KEY, number.to_string(), PutOptions::default()).await.unwrap();
+            let Reply::Put { version: Some(version), .. } = put else { panic!("{put:?}") };
+            written.lock().push((version, writer.now()));
+            // Some of the values are served before they are overwritten.
+            tokio::time::sleep(Duration::from_millis(if number % 10 == 0 { 150 } else { 2 })).await;
+        }
+    });
+    let mut hits = vec![0; nodes.len()];
+    while !writes.is_finished() {
+        for (index, (node, tier)) in nodes.iter().zip(&tiers).enumerate() {
+            let began = node.now();
+            let Some(version) = served(node, tier) else {
+                fill(node, tier).await;
+                continue;
+            };
+            hits[index] += 1;
+            let overwritten = acked.lock().iter().find(|(other, _)| *other > version).copied();
+            if let Some((other, at)) = overwritten {
+                let age = began.saturating_since(at);
+                assert!(age <= BOUND, "node {index} serves {version:?}, {age:?} after {other:?}");
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    writes.await.unwrap();
+    assert!(hits.iter().all(|hits| *hits > 100), "each tier serves: {hits:?}");
+    // Nothing is written any more: all come to serve the last one.
+    let last = acked.lock().last().unwrap().0;
+    let all = async {
+        for (node, tier) in nodes.iter().zip(&tiers) {
+            while served(node, tier) != Some(last) {
+                fill(node, tier).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    for node in nodes {
+        node.stop().await;
+    }
+}
