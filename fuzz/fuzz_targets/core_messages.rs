@@ -79,7 +79,7 @@ fn info(number: u16) -> NodeInfo {
 impl Fixture {
     /// A leader of two members, primary of one slot and replica of another.
     fn new() -> Self {
-        let wakers = Wakers { link: Box::new(|_| {}), events: Box::new(|| {}) };
+        let wakers = Wakers::default();
         let data = Arc::new(DataPlane::new(me(), DataConfig::default(), Arc::new(Still), wakers));
         let config = BrainConfig {
             info: info(1),

@@ -66,8 +66,16 @@ const SLEEPERS: &[(&str, &str)] = &[
         "crates/slotmesh-node/src/lane/links.rs",
         "review of links and pause before a lost one is opened again",
     ),
+    (
+        "crates/slotmesh-node/src/lane/watch.rs",
+        "review of streams and pause before a lost one is opened again",
+    ),
     ("crates/slotmesh-node/src/lane/throttle.rs", "a timer whose lateness is what is measured"),
     ("crates/slotmesh-node/src/node/local.rs", "the upkeep thread of a node without a runtime"),
+    (
+        "crates/slotmesh-node/tests/watch.rs",
+        "for how long each value stays, and polls for the last one",
+    ),
     ("crates/slotmesh-node/tests/restarts.rs", "the time for which nobody is at an address"),
     ("crates/slotmesh-resp/src/listener.rs", "pause after a failed accept"),
     ("crates/slotmesh-resp/tests/commands.rs", "polls until an entry has expired"),
