@@ -104,7 +104,7 @@ mod tests {
 
     /// The given one of three nodes, each other's seeds, two of which found a cluster; it sees the other of the first two.
     fn starting(me: u64) -> Brain {
-        let wakers = Wakers { link: Box::new(|_| {}), events: Box::new(|| {}) };
+        let wakers = Wakers::default();
         let sizes = DataConfig::default();
         let data = Arc::new(DataPlane::new(node(me), sizes, Arc::new(Stopped), wakers));
         let config = BrainConfig {
