@@ -1,6 +1,6 @@
 //! A node that is told to leave: drained, then struck, then gone.
 
-use slotmesh_control::{Command, Member, MemberState};
+use slotmesh_control::{Command, MemberState};
 use slotmesh_slots::MonoTime;
 
 use super::{Brain, NodeEvent};
@@ -18,8 +18,9 @@ impl Brain {
             return;
         };
         if !self.view.has_heir(self.me) {
-            // The last one; but what others are giving away goes here, and this node may be the only one that votes.
-            if !self.is_given_slots() {
+            // The last that holds anything. Whoever is about may be giving its slots to this node, or has to hear that it has left;
+            // and while a witness is there an heir may come.
+            if !self.sees_others() {
                 self.leave_now(now);
             }
         } else if member.state == MemberState::Up {
@@ -27,11 +28,10 @@ impl Brain {
         }
     }
 
-    /// Whether somebody of this cluster is still about who leaves, or has to hear yet that it has left.
-    fn is_given_slots(&self) -> bool {
+    /// Whether anybody else of this cluster is about.
+    fn sees_others(&self) -> bool {
         let mut others = self.peers.with_generation(self.generation);
-        let goes = |node| self.view.members().get(&node).is_none_or(Member::is_draining);
-        others.any(|node| node != self.me && self.peers.is_alive(node) && goes(node))
+        others.any(|node| node != self.me && self.peers.is_alive(node))
     }
 
     pub(super) fn leave_now(&mut self, now: MonoTime) {
