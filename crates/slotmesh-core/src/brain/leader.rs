@@ -539,58 +539,17 @@ impl Brain {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-    use std::sync::Arc;
-
+    use slotmesh_control::NodeInfo;
     use slotmesh_control::log::LogStatus;
-    use slotmesh_control::{NodeInfo, Reform};
     use slotmesh_slots::Generation;
 
     use super::*;
-    use crate::brain::BrainConfig;
-    use crate::data::{Clock, DataConfig, DataPlane, Wakers};
+    use crate::brain::testing::{at, info, node, started};
     use crate::message::{Envelope, Meta, Ping};
-
-    struct Stopped;
-
-    impl Clock for Stopped {
-        fn now(&self) -> MonoTime {
-            at(0)
-        }
-    }
-
-    fn at(millis: u64) -> MonoTime {
-        MonoTime::from_micros(1 + 1_000 * millis)
-    }
-
-    fn node(number: u64) -> NodeId {
-        NodeId::from_random(number)
-    }
-
-    fn info(number: u64) -> NodeInfo {
-        let control = SocketAddr::from(([127, 0, 0, number as u8], 7600));
-        let (name, zone) = (format!("n{number}"), String::new());
-        NodeInfo { name, control, lanes: vec![], resp: None, zone, witness: false, weight: 1 }
-    }
 
     /// The first of three members, all of which vote; it leads and has met these others.
     fn leading(met: &[u64]) -> Brain {
-        let wakers = Wakers::default();
-        let sizes = DataConfig::default();
-        let data = Arc::new(DataPlane::new(node(1), sizes, Arc::new(Stopped), wakers));
-        let config = BrainConfig {
-            info: info(1),
-            seeds: vec![],
-            expect: 3,
-            replicas: 1,
-            gossip: slotmesh_gossip::GossipConfig::default(),
-            refused_is_death: false,
-            recopy_after: slotmesh_control::RECOPY_AFTER,
-            load_floor: Default::default(),
-            reform: Reform::Never,
-            reform_wait: Duration::ZERO,
-        };
-        let mut brain = Brain::new(node(1), config, data, 7, at(0));
+        let mut brain = started(1, vec![], 3, 1);
         let generation = Generation { cluster: 9, reform: 0 };
         brain.adopt(generation, at(0));
         for &number in met {

@@ -14,6 +14,8 @@ mod output;
 mod placing;
 mod reform;
 mod seeds;
+#[cfg(test)]
+mod testing;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;

@@ -303,54 +303,18 @@ impl Brain {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use slotmesh_control::{ClusterState, NodeInfo};
+    use slotmesh_control::ClusterState;
 
     use super::*;
-    use crate::brain::BrainConfig;
-    use crate::data::{Clock, DataConfig, DataPlane, Wakers};
-
-    struct Stopped;
-
-    impl Clock for Stopped {
-        fn now(&self) -> MonoTime {
-            MonoTime::from_micros(1)
-        }
-    }
+    use crate::brain::testing::{at, info, node, started};
 
     /// A node alone that founded its cluster, which was reformed once since.
     fn reformed_once() -> (Brain, Generation) {
-        let (me, now) = (NodeId::from_random(1), MonoTime::from_micros(1));
-        let wakers = Wakers::default();
-        let data = Arc::new(DataPlane::new(me, DataConfig::default(), Arc::new(Stopped), wakers));
-        let info = NodeInfo {
-            name: "n".to_owned(),
-            control: ([127, 0, 0, 1], 7600).into(),
-            lanes: vec![],
-            resp: None,
-            zone: String::new(),
-            witness: false,
-            weight: 1,
-        };
-        let config = BrainConfig {
-            info: info.clone(),
-            seeds: vec![],
-            expect: 1,
-            replicas: 0,
-            gossip: slotmesh_gossip::GossipConfig::default(),
-            refused_is_death: false,
-            recopy_after: slotmesh_control::RECOPY_AFTER,
-            load_floor: Default::default(),
-            reform: Reform::Never,
-            reform_wait: Duration::ZERO,
-        };
-        let mut brain = Brain::new(me, config, data, 7, now);
+        let (mut brain, now) = (started(1, vec![], 1, 0), at(0));
         let generation = Generation { cluster: 9 << 64, reform: 0 }.reformed(5);
         brain.meet_generation(None, generation, now);
         let mut state = ClusterState::new();
-        let members = vec![(me, info)];
+        let members = vec![(node(1), info(1))];
         let found = Command::Found { generation, replicas: 0, expect: 1, members };
         if let (_, Some(delta)) = state.apply(&found) {
             brain.handle_applied(&delta, now);

@@ -65,61 +65,17 @@ impl Brain {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bytes::Bytes;
-    use slotmesh_control::{NodeInfo, Reform};
 
     use super::*;
-    use crate::brain::{BrainConfig, Output};
-    use crate::data::{Clock, DataConfig, DataPlane, Wakers};
+    use crate::brain::Output;
+    use crate::brain::testing::{addr, at, info, node, started};
     use crate::message::{Envelope, Message, Meta};
     use crate::wire;
 
-    struct Stopped;
-
-    impl Clock for Stopped {
-        fn now(&self) -> MonoTime {
-            at(0)
-        }
-    }
-
-    fn at(millis: u64) -> MonoTime {
-        MonoTime::from_micros(1 + 1_000 * millis)
-    }
-
-    fn node(number: u64) -> NodeId {
-        NodeId::from_random(number)
-    }
-
-    fn addr(number: u64) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, number as u8], 7600))
-    }
-
-    fn info(number: u64) -> NodeInfo {
-        let (name, zone) = (format!("n{number}"), String::new());
-        let control = addr(number);
-        NodeInfo { name, control, lanes: vec![], resp: None, zone, witness: false, weight: 1 }
-    }
-
     /// The given one of three nodes, each other's seeds, two of which found a cluster; it sees the other of the first two.
     fn starting(me: u64) -> Brain {
-        let wakers = Wakers::default();
-        let sizes = DataConfig::default();
-        let data = Arc::new(DataPlane::new(node(me), sizes, Arc::new(Stopped), wakers));
-        let config = BrainConfig {
-            info: info(me),
-            seeds: (1..=3).map(addr).collect(),
-            expect: 2,
-            replicas: 1,
-            gossip: slotmesh_gossip::GossipConfig::default(),
-            refused_is_death: false,
-            recopy_after: slotmesh_control::RECOPY_AFTER,
-            load_floor: Default::default(),
-            reform: Reform::Never,
-            reform_wait: Duration::ZERO,
-        };
-        let mut brain = Brain::new(node(me), config, data, 7, at(0));
+        let mut brain = started(me, (1..=3).map(addr).collect(), 2, 1);
         see(&mut brain, 3 - me);
         brain
     }
