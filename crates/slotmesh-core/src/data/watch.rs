@@ -65,7 +65,8 @@ impl DataPlane {
             Effect::Put { key, .. } | Effect::Delete { key } | Effect::Expire { key, .. } => {
                 self.publisher.publish(record.slot, record.seq, || key_hash(key));
             }
-            Effect::Clear => self.publisher.drop_slot(record.slot),
+            // Watchers are told of a clearing also where it changes nothing: see [`DataPlane::write`].
+            Effect::Clear => {}
         }
     }
 
