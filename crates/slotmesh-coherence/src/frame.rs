@@ -7,7 +7,7 @@ use slotmesh_slots::{DecodeError, MonoTime, Reader, Seq, Slot, Writer};
 const VERSION: u8 = 1;
 
 /// Most bytes in a frame.
-pub const FRAME_BYTES_MAX: usize = 8 << 10;
+pub(crate) const FRAME_BYTES_MAX: usize = 8 << 10;
 
 /// Why bytes on a stream are not what the other side sends. Close the stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

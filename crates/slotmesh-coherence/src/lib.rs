@@ -29,8 +29,8 @@ mod publisher;
 mod streams;
 mod subscriber;
 
-pub use self::frame::{FRAME_BYTES_MAX, FrameError};
-pub use self::publisher::{Published, Publisher, Wake};
+pub use self::frame::FrameError;
+pub use self::publisher::{Publisher, Wake};
 pub use self::subscriber::{Readable, Sink, Stamp, Subscriber, Ticket};
 
 use slotmesh_slots::NodeId;

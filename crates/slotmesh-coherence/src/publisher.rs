@@ -36,14 +36,6 @@ enum Place {
     Used(Arc<Stream>),
 }
 
-/// Numbers for metrics.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct Published {
-    /// Nodes that have a stream.
-    pub watchers: usize,
-}
-
 impl Publisher {
     /// One without watchers.
     #[must_use]
@@ -138,12 +130,6 @@ impl Publisher {
     /// when this node ceases to serve the slot, begins to hand it over or serves it in another epoch, and when all of it is cleared.
     pub fn drop_slot(&self, slot: Slot) {
         self.tell(self.marks.take(slot), Down::Dropped { slot });
-    }
-
-    /// Numbers for metrics.
-    #[must_use]
-    pub fn stats(&self) -> Published {
-        Published { watchers: self.streams.read().by_node.len() }
     }
 
     fn tell(&self, places: impl Iterator<Item = usize>, record: Down) {
