@@ -694,7 +694,11 @@ mod tests {
         apply(&mut brain, &Command::RemoveMember { node: node(1) });
         assert!(!brain.has_left(), "one of the others may have failed just now");
         let voters = vec![node(2), node(3)];
-        brain.handle_log_status(LogStatus { voters, ..LogStatus::default() }, at(0));
+        let undecided = LogStatus { voters, voters_changing: true, ..brain.log.clone() };
+        brain.handle_log_status(undecided.clone(), at(0));
+        brain.leave(at(0));
+        assert!(!brain.has_left(), "the others may not be able to decide it without this node");
+        brain.handle_log_status(LogStatus { voters_changing: false, ..undecided }, at(0));
         brain.leave(at(0));
         assert!(brain.has_left());
     }

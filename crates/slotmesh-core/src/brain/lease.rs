@@ -213,11 +213,12 @@ impl Brain {
         })
     }
 
-    /// Whether this node votes, as far as it knows: who was struck from the voters hears of it from the leader only.
+    /// Whether this node votes, as far as it knows: who was struck from the voters hears of it from the leader only. A leader that strikes
+    /// itself does until that is decided: before, the others may be too few to decide it, and whose log is longer votes for none of them.
     pub(super) fn is_voter(&self) -> bool {
         match &self.lease.settled_voters {
             Some(settled) if self.leader.is_none() => settled.contains(&self.me),
-            _ => self.log.voters.contains(&self.me),
+            _ => self.log.voters_changing || self.log.voters.contains(&self.me),
         }
     }
 
