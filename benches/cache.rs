@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use slotmesh_cache::{Cache, Caches};
+use slotmesh_cache::{Cache, Caches, L1};
 use slotmesh_node::Node;
 use tokio::runtime;
 
@@ -88,8 +88,7 @@ fn main() {
     let (rounds, window) = if quick { (3, 30) } else { (7, 200) };
     let window = Duration::from_millis(window);
     let node = Node::local(256 << 20);
-    let long = Duration::from_secs(3_600);
-    let near = node.cache::<u64, User>("near").l1_entries(1 << 16).l1_ttl(long).build();
+    let near = node.cache::<u64, User>("near").l1(L1::entries(1 << 16)).build();
     let far = node.cache::<u64, User>("far").no_l1().build();
     let (near, far) = (near.expect("valid settings"), far.expect("valid settings"));
     let loader = runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

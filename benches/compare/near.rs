@@ -4,8 +4,8 @@
 //! `cargo bench -p slotmesh-benches-compare --bench compare_near [-- --quick]`
 //!
 //! Reads take an `Arc` of 64 bytes under a number or under 16 bytes, drawn by Zipf's law with exponent 0.99, all there: every cache has
-//! room for twice as many. The local tier looks at its clock each time and checks deadline, generation and the silence of the slot's
-//! peer; the others check nothing. Inserts are of new keys into a full cache, 250,000 in a second.
+//! room for twice as many. The local tier looks at its clock each time and checks deadline, generation and when the slot's owner was
+//! last heard of; the others check nothing. Inserts are of new keys into a full cache, 250,000 in a second.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 use slotmesh_benches::{key, ratios, spread, zipf};
 use slotmesh_cache::CacheKey;
-use slotmesh_cache::near::{Clock, Coherence, Fresh, KeyHasher, Limits, Near, PeerIndex};
-use slotmesh_slots::{Slot, Version};
+use slotmesh_cache::near::{Fresh, Limits, Near};
+use slotmesh_coherence::{KeyHasher, Publisher, Subscriber};
+use slotmesh_node::CoarseClock;
+use slotmesh_slots::{MonoTime, NodeId, Slot, Version};
 
 const NAMES: [&str; 4] = ["local tier", "quick_cache", "foyer S3", "moka"];
 const SEQUENCE: usize = 1 << 21;
@@ -50,19 +52,26 @@ trait Side<K>: Sync {
 
 struct Ours<K> {
     near: Near<K, [u64; 8]>,
-    clock: Clock,
+    clock: CoarseClock,
 }
 
 impl<K: Key> Ours<K> {
     fn new(entries: usize) -> Self {
-        let coherence = Coherence::new(3);
+        let me = NodeId::new(1).expect("not zero");
+        let subscriber = Arc::new(Subscriber::new(me, Box::new(|_| {})));
+        let publisher = Publisher::new(Box::new(|_| {}));
+        publisher.attach(Arc::clone(&subscriber));
         for slot in Slot::all() {
-            coherence.slot_owned_by(slot, PeerIndex(1 + slot.number() % 3));
+            let (ticket, by) = (subscriber.ticket(slot), subscriber.own());
+            let admitted = publisher.subscribe(slot, by)
+                && subscriber.admit(slot, ticket, by.node, by).is_some();
+            assert!(admitted, "the slot is watched");
         }
-        (1..=3).for_each(|peer| coherence.peer_readable_until(PeerIndex(peer), Coherence::ALWAYS));
+        subscriber.vouch(MonoTime::from_micros(u64::MAX));
         let limits = Limits { entries, bytes: 1 << 40 };
-        let near = Near::new(limits, KeyHasher::new(1, b"bench:1:"), Arc::new(coherence));
-        Self { near, clock: Clock::start() }
+        let (hasher, bound) = (KeyHasher::new(1, b"bench:1:"), Duration::from_millis(100));
+        let near = Near::new(limits, hasher, subscriber, bound);
+        Self { near, clock: CoarseClock::start() }
     }
 }
 
@@ -72,7 +81,8 @@ impl<K: Key> Side<K> for Ours<K> {
     }
 
     fn put(&self, key: K, value: Value) {
-        let ticket = self.near.ticket(&key, key.with_text(Slot::of_key));
+        let now = self.clock.at_least();
+        let ticket = self.near.ticket(&key, key.with_text(Slot::of_key), now);
         let fresh = Fresh {
             value: Some(value),
             version: Version::default(),
@@ -80,7 +90,7 @@ impl<K: Key> Side<K> for Ours<K> {
             stale_for: Duration::ZERO,
             bytes: 80,
         };
-        self.near.fill(&key, ticket, fresh, self.clock.at_least());
+        self.near.fill(&key, ticket, fresh, self.near.own_cover(ticket));
     }
 }
 
@@ -256,7 +266,7 @@ fn time<T>(call: impl Fn() -> T) -> f64 {
 }
 
 fn clocks() {
-    let clock = Clock::start();
+    let clock = CoarseClock::start();
     let (ours, std) = (time(|| clock.at_most()), time(Instant::now));
     println!("a look at the local tier's clock {ours:.1} ns, at std's {std:.1} ns");
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use ahash::RandomState;
 use bytes::Bytes;
 use slotmesh_benches::key;
-use slotmesh_cache::near::{Coherence, Fresh, KeyHasher, Limits, Near};
-use slotmesh_slots::{MonoTime, Slot, Version};
+use slotmesh_cache::near::{Cover, Fresh, Limits, Near};
+use slotmesh_coherence::{KeyHasher, Subscriber};
+use slotmesh_slots::{MonoTime, NodeId, Slot, Version};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -54,12 +55,16 @@ impl Load {
 }
 
 fn ours(load: Load) {
+    // One for all local tiers of a node.
+    let me = NodeId::new(1).expect("not zero");
+    let subscriber = Arc::new(Subscriber::new(me, Box::new(|_| {})));
     let make = |entries| {
         let limits = Limits { entries, bytes: 1 << 40 };
-        Near::new(limits, KeyHasher::new(1, b"bench:1:"), Arc::new(Coherence::new(100)))
+        let (hasher, hour) = (KeyHasher::new(1, b"bench:1:"), Duration::from_secs(3_600));
+        Near::new(limits, hasher, Arc::clone(&subscriber), hour)
     };
     let put = |near: &Near<Key, Value>, key: Key| {
-        let ticket = near.ticket(&key, Slot::of_key(&key));
+        let ticket = near.ticket(&key, Slot::of_key(&key), MonoTime::ZERO);
         let fresh = Fresh {
             value: Some(Arc::new([1; 32])),
             version: Version::default(),
@@ -67,7 +72,7 @@ fn ours(load: Load) {
             stale_for: Duration::ZERO,
             bytes: 48,
         };
-        near.fill(&key, ticket, fresh, MonoTime::ZERO);
+        near.fill(&key, ticket, fresh, Cover::Nobody);
     };
     load.weigh("local tier", make, put, |near| near.size().0);
 }

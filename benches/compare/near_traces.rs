@@ -14,8 +14,9 @@ use slotmesh_benches::traces::{self, Trace};
 use slotmesh_benches_compare::bounded::{
     Bounded, foyer_lfu, foyer_s3fifo, hits, moka, quick_cache,
 };
-use slotmesh_cache::near::{Coherence, Fresh, KeyHasher, Limits, Near};
-use slotmesh_slots::{MonoTime, Slot, Version};
+use slotmesh_cache::near::{Cover, Fresh, Limits, Near};
+use slotmesh_coherence::{KeyHasher, Subscriber};
+use slotmesh_slots::{MonoTime, NodeId, Slot, Version};
 
 const NAMES: [&str; 5] = ["local tier", "quick_cache", "foyer S3", "foyer LFU", "moka"];
 
@@ -31,7 +32,10 @@ impl Ours {
     fn new(entries: usize) -> Self {
         // Bytes are no bound here.
         let limits = Limits { entries, bytes: 1 << 40 };
-        Self(Near::new(limits, KeyHasher::new(1, b"traces:1:"), Arc::new(Coherence::new(0))))
+        let me = NodeId::new(1).expect("not zero");
+        let subscriber = Arc::new(Subscriber::new(me, Box::new(|_| {})));
+        let (hasher, hour) = (KeyHasher::new(1, b"traces:1:"), Duration::from_secs(3_600));
+        Self(Near::new(limits, hasher, subscriber, hour))
     }
 }
 
@@ -49,7 +53,7 @@ impl Bounded for Ours {
             stale_for: Duration::ZERO,
             bytes: 0,
         };
-        self.0.fill(&key, self.0.ticket(&key, slot), fresh, NOW);
+        self.0.fill(&key, self.0.ticket(&key, slot, NOW), fresh, Cover::Nobody);
     }
 
     fn len(&self) -> usize {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use slotmesh::{Caches, CallOptions, ClusterSecret, Node, NodeConfig, Phase, PutOptions};
+use slotmesh::{Caches, CallOptions, ClusterSecret, L1, Node, NodeConfig, Phase, PutOptions};
 use slotmesh_resp::{Resp, RespConfig};
 use slotmesh_slots::Slot;
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::Failure;
 use crate::protocol::{Event, Order, Tick, unix_ms};
 use crate::trace;
-use crate::workload::{L1_TTL, Parts, Workload, verify};
+use crate::workload::{Parts, Workload, verify};
 
 /// Slots of the victim that are watched for their first acknowledged write.
 const WATCHED_SLOTS: usize = 16;
@@ -34,9 +34,9 @@ pub(crate) async fn main() -> Result<(), Failure> {
     let listener =
         Resp::serve(node.clone(), RespConfig { bind: resp, ..RespConfig::default() }).await?;
     say(&Event::Started { node: node.id().to_string(), addr, resp: resp.to_string() })?;
-    let objects =
-        node.cache("orm").ttl(Duration::from_secs(300)).l1_entries(4_000).l1_ttl(L1_TTL).build()?;
-    let profiles = node.cache("profile").l1_entries(1_000).l1_ttl(L1_TTL).build()?;
+    let ttl = Duration::from_secs(300);
+    let objects = node.cache("orm").ttl(ttl).l1(L1::entries(4_000)).build()?;
+    let profiles = node.cache("profile").l1(L1::entries(1_000)).build()?;
     let parts = Parts {
         node: node.clone(),
         objects,

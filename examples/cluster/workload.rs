@@ -25,9 +25,8 @@ const PROFILE_EVERY: usize = 10;
 const UPDATE_EVERY: usize = 101;
 const LEDGER_EVERY: usize = 53;
 
-/// The L1 may serve an overwritten value this long; the check allows it, and half a second for the update's own round.
-pub(crate) const L1_TTL: Duration = Duration::from_millis(1_000);
-const STALENESS_ALLOWED: Duration = Duration::from_millis(1_500);
+/// L1 may serve an overwritten value for a tenth of a second; the check allows it, and half a second for the update's own round.
+const STALENESS_ALLOWED: Duration = Duration::from_millis(600);
 
 /// How often the acknowledged versions are read from the source.
 const FLOOR_INTERVAL: Duration = Duration::from_millis(100);

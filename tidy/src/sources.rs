@@ -18,6 +18,7 @@ const LEFTOVERS: &[&str] = &[
 /// Where something may sleep, and why that is no hope for the best.
 const SLEEPERS: &[(&str, &str)] = &[
     ("crates/slotmesh-admin/src/listener.rs", "pause after a failed accept"),
+    ("crates/slotmesh-cache/tests/coherence.rs", "the pace of writers; the bound itself"),
     (
         "crates/slotmesh-cache/tests/loads.rs",
         "loaders that take time; the clock is paused or the order awaited",

@@ -13,7 +13,7 @@ use crate::near::Limits;
 /// Adds caches to a node.
 pub trait Caches {
     /// Begins a cache of this name; all nodes that use the name, and the schema version, share its entries. Build it once
-    /// and clone it: each build has an L1 of its own, and does not see the writes of another before `l1_ttl` is over.
+    /// and clone it: each build has an L1 of its own.
     fn cache<K: CacheKey, V>(&self, name: &str) -> CacheBuilder<K, V>;
 }
 
@@ -43,8 +43,7 @@ pub(crate) struct Settings {
     pub(crate) schema: u32,
     pub(crate) ttl: Option<Duration>,
     pub(crate) ack: Ack,
-    pub(crate) l1: Option<Limits>,
-    pub(crate) l1_ttl: Duration,
+    pub(crate) l1: Option<L1>,
     pub(crate) load_timeout: Duration,
     pub(crate) concurrent_loads_max: usize,
     pub(crate) cluster_timeout: Duration,
@@ -57,8 +56,7 @@ impl Settings {
             schema: 1,
             ttl: None,
             ack: Ack::All,
-            l1: Some(Limits { entries: L1_ENTRIES_DEFAULT, bytes: L1_BYTES_DEFAULT }),
-            l1_ttl: Duration::from_millis(500),
+            l1: Some(L1::default()),
             load_timeout: Duration::from_secs(30),
             concurrent_loads_max: 128,
             cluster_timeout: Duration::from_millis(250),
@@ -78,12 +76,15 @@ impl Settings {
         check(named, "a name has 1 to 64 bytes");
         check(self.name.chars().all(plain), "a name has letters, digits, '-', '_', '.' and '/'");
         check(self.ttl.is_none_or(|ttl| !ttl.is_zero()), "ttl must not be zero");
-        check(self.l1.is_none() || !self.l1_ttl.is_zero(), "l1_ttl must not be zero; see no_l1");
+        let l1 = self.l1.unwrap_or_default();
+        check(l1.ttl.is_none_or(|ttl| !ttl.is_zero()), "the ttl of L1 must not be zero; see no_l1");
+        let often = l1.max_staleness >= MAX_STALENESS_LEAST;
+        check(often, "max_staleness must be at least 20 ms; see no_l1");
         check(!self.load_timeout.is_zero(), "load_timeout must not be zero");
         check(!self.cluster_timeout.is_zero(), "cluster_timeout must not be zero");
         check(self.concurrent_loads_max > 0, "max_concurrent_loads must be at least 1");
-        let few = self.l1.is_none_or(|l1| l1.entries <= L1_ENTRIES_MAX);
-        check(few, "l1_entries must be at most 2^30");
+        let few = l1.limits.entries <= L1_ENTRIES_MAX;
+        check(few, "L1 has at most 2^30 entries");
         if problems.is_empty() { Ok(self) } else { Err(CacheError::Settings { problems }) }
     }
 }
@@ -93,6 +94,68 @@ const NAME_BYTES_MAX: usize = 64;
 
 /// Positions in L1 have 32 bits.
 const L1_ENTRIES_MAX: usize = 1 << 30;
+
+/// Pings go three times as often, and the clock's steps take up to 10 ms off.
+const MAX_STALENESS_LEAST: Duration = Duration::from_millis(20);
+
+/// How a cache keeps decoded values in its process (L1), beside those in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct L1 {
+    pub(crate) limits: Limits,
+    pub(crate) max_staleness: Duration,
+    pub(crate) ttl: Option<Duration>,
+}
+
+impl Default for L1 {
+    /// 10,000 entries and 32 MiB.
+    fn default() -> Self {
+        Self {
+            limits: Limits { entries: 10_000, bytes: 32 << 20 },
+            max_staleness: Duration::from_millis(100),
+            ttl: None,
+        }
+    }
+}
+
+impl L1 {
+    /// Up to so many entries, and 32 MiB. Uneven hashing may keep it a little below.
+    pub fn entries(entries: usize) -> Self {
+        Self::default().max_entries(entries)
+    }
+
+    /// Up to so many bytes, and as many entries as find room in them.
+    pub fn bytes(bytes: usize) -> Self {
+        Self::default().max_entries(L1_ENTRIES_MAX).max_bytes(bytes)
+    }
+
+    /// Bound in entries.
+    pub fn max_entries(mut self, entries: usize) -> Self {
+        self.limits.entries = entries;
+        self
+    }
+
+    /// Bound in bytes, estimated from the encoded sizes, with what L1 itself takes for each entry. An entry above a 128th of it may not
+    /// find room.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.limits.bytes = bytes;
+        self
+    }
+
+    /// How long a write of another node may stay unseen here after it was acknowledged, 100 ms by default, whatever happens to
+    /// nodes and network: who hears nothing of a slot's owner for so long asks it. Mostly it is seen within a millisecond. At least 20 ms,
+    /// of which the steps of the clock, 1 to 10 ms, are taken off; owners that values are kept of are pinged three times as often.
+    pub fn max_staleness(mut self, bound: Duration) -> Self {
+        self.max_staleness = bound;
+        self
+    }
+
+    /// How long a value is kept without asking for it again, whatever its own lifetime; as long as that by default.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+}
 
 impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
     /// Version of the values' schema, 1 by default. Raise it when the type changes: versions do not see each other's
@@ -114,25 +177,9 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         self
     }
 
-    /// Bound of L1 in entries, 10,000 by default. Uneven hashing may keep it a little below.
-    pub fn l1_entries(mut self, entries: usize) -> Self {
-        self.settings.l1.get_or_insert(Limits { entries, bytes: L1_BYTES_DEFAULT }).entries =
-            entries;
-        self
-    }
-
-    /// Bound of L1 in bytes, 32 MiB by default, estimated from the encoded sizes, with what L1 itself takes for each entry. An entry
-    /// above a 128th of it may not find room.
-    pub fn l1_bytes(mut self, bytes: usize) -> Self {
-        self.settings.l1.get_or_insert(Limits { entries: L1_ENTRIES_DEFAULT, bytes }).bytes = bytes;
-        self
-    }
-
-    /// How long L1 serves a value, 500 ms by default: the longest time for which a write of another node may stay unseen
-    /// here. Longer spares the network, shorter shows writes sooner. The steps of the clock, 1 to 10 ms, are taken off, so nothing
-    /// is served for a time shorter than one.
-    pub fn l1_ttl(mut self, ttl: Duration) -> Self {
-        self.settings.l1_ttl = ttl;
+    /// How values are kept in this process.
+    pub fn l1(mut self, l1: L1) -> Self {
+        self.settings.l1 = Some(l1);
         self
     }
 
@@ -180,9 +227,6 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         Ok(Cache::new(self.node, self.settings.check()?, Arc::new(self.codec)))
     }
 }
-
-const L1_ENTRIES_DEFAULT: usize = 10_000;
-const L1_BYTES_DEFAULT: usize = 32 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -1,23 +1,25 @@
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use ahash::RandomState;
 use bytes::Bytes;
-use slotmesh_node::{CallOptions, Condition, Node, Op, OpError, PutOptions, Reply, Value};
-use slotmesh_slots::{Class, Slot, Version};
+use slotmesh_coherence::{KeyHasher, Sink, Watcher};
+use slotmesh_node::{
+    CallOptions, CoarseClock, Condition, Node, Op, OpError, PutOptions, Reply, Value,
+};
+use slotmesh_slots::{Class, Seq, Slot, Version};
 use tokio::sync::Semaphore;
 
-use crate::builder::Settings;
+use crate::builder::{L1, Settings};
 use crate::codec::Codec;
 use crate::envelope;
 use crate::error::CacheError;
 use crate::flight::Flights;
 use crate::key::CacheKey;
-use crate::near::{Clock, Coherence, Fresh, KeyHasher, Limits, Near, Ticket};
+use crate::near::{Cover, Fresh, Near, Ticket, hash_of};
 use crate::stats::{CacheStats, Count, Counters};
+
+/// How long L1 keeps what lives for ever.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Loads that may wait for their turn for each one that may run: further callers get an error instead of piling up.
 const WAITING_PER_LOAD: usize = 64;
@@ -44,13 +46,31 @@ pub(crate) struct Inner<K: CacheKey, V> {
     pub(crate) codec: Arc<dyn Codec<V>>,
     /// `name:version:`, with which all keys begin.
     prefix: Box<[u8]>,
-    near: Option<Near<K, V>>,
+    hasher: KeyHasher,
+    near: Option<Arc<Tier<K, V>>>,
     pub(crate) flights: Arc<Flights<K, V>>,
     pub(crate) turns: Semaphore,
     pub(crate) counters: Counters,
     /// L1's time.
-    clock: Clock,
+    clock: CoarseClock,
 }
+
+/// L1, and the loads whose outcome would go there.
+struct Tier<K: CacheKey, V> {
+    near: Near<K, V>,
+    flights: Arc<Flights<K, V>>,
+    ttl_max: Duration,
+}
+
+impl<K: CacheKey, V: Send + Sync> Sink for Tier<K, V> {
+    fn invalidate(&self, slot: Slot, seq: Seq, hash: u64) {
+        self.near.invalidate(slot, seq, hash);
+        self.flights.forget(hash);
+    }
+}
+
+/// Where a value that is asked for goes in L1, if there is one: its ticket, and who speaks for it.
+pub(crate) type Spot = Option<(Ticket, Cover)>;
 
 /// What the cluster holds under a key.
 pub(crate) enum Found<V> {
@@ -64,15 +84,19 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     pub(crate) fn new(node: Node, settings: Settings, codec: Arc<dyn Codec<V>>) -> Self {
         let loads = settings.concurrent_loads_max.min(Semaphore::MAX_PERMITS);
         let prefix = format!("{}:{}:", settings.name, settings.schema).into_bytes();
+        let hasher = KeyHasher::new(node.key_seed(), &prefix);
+        let flights = Arc::new(Flights::new(loads.saturating_mul(1 + WAITING_PER_LOAD)));
+        let near = settings.l1.map(|l1| new_tier(&node, l1, hasher, &flights));
         let inner = Inner {
+            clock: node.clock(),
             node,
             codec,
-            near: settings.l1.map(|limits| new_near(limits, &prefix)),
             prefix: prefix.into(),
-            flights: Arc::new(Flights::new(loads.saturating_mul(1 + WAITING_PER_LOAD))),
+            hasher,
+            near,
+            flights,
             turns: Semaphore::new(loads),
             counters: Counters::default(),
-            clock: Clock::start(),
             settings,
         };
         Self { inner: Arc::new(inner) }
@@ -90,12 +114,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             return Ok(Some(value));
         }
         let cluster_key = inner.cluster_key(key);
-        if let Some(value) = inner.read_here(key, &cluster_key).await {
+        if let Some(value) = inner.read_here(key, &cluster_key) {
             return Ok(Some(value));
         }
-        match inner.read(key, &cluster_key, None).await? {
-            Found::Value(value) => Ok(Some(value)),
-            Found::Nothing(_) => {
+        let ticket = inner.ticket(key, Slot::of_key(&cluster_key));
+        match inner.read(key, &cluster_key, ticket, None).await? {
+            (Found::Value(value), _) => Ok(Some(value)),
+            (Found::Nothing(_), _) => {
                 inner.counters.add(Count::Miss);
                 Ok(None)
             }
@@ -103,7 +128,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Writes a value that lives as long as the cache's `ttl` says. This process sees it from the return on, other nodes'
-    /// L1 after at most their `l1_ttl`. Loads under way neither overwrite it nor are joined any more.
+    /// L1 after at most their [`max_staleness`](L1::max_staleness). Loads under way neither overwrite it nor are joined any more.
     ///
     /// Dropping the future leaves open whether the write happens.
     ///
@@ -150,7 +175,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Counts of what this cache did in this process.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
-        let (l1_entries, l1_bytes) = self.inner.near.as_ref().map(Near::size).unwrap_or_default();
+        let size = self.inner.near.as_ref().map(|tier| tier.near.size());
+        let (l1_entries, l1_bytes) = size.unwrap_or_default();
         CacheStats { l1_entries, l1_bytes, ..self.inner.counters.snapshot() }
     }
 }
@@ -177,25 +203,19 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     pub(crate) fn near_value(&self, key: &K) -> Option<Arc<V>> {
-        let value = self.near.as_ref()?.get(key, self.clock.at_most())?;
+        let value = self.near.as_ref()?.near.get(key, self.clock.at_most())?;
         self.counters.add(Count::L1Hit);
         Some(value)
     }
 
     /// The value, if this node is the key's primary and can tell without waiting.
-    pub(crate) async fn read_here(&self, key: &K, cluster_key: &Bytes) -> Option<Arc<V>> {
+    pub(crate) fn read_here(&self, key: &K, cluster_key: &Bytes) -> Option<Arc<V>> {
         let slot = Slot::of_key(cluster_key);
         if self.node.owner(slot) != Some(self.node.id()) {
             return None;
         }
-        let ticket = self.ticket(key, slot);
-        let mut read = pin!(self.node.get(cluster_key));
-        // One look, no timer: a read that has to wait is left to those who bound its time.
-        let polled = poll_fn(|context| Poll::Ready(read.as_mut().poll(context))).await;
-        match polled {
-            Poll::Ready(Ok(Some(found))) => self.decode(key, ticket, &found),
-            _ => None,
-        }
+        let spot = self.own_spot(key, slot);
+        self.decode(key, spot, &self.node.get_now(cluster_key)??)
     }
 
     /// Asks the cluster.
@@ -203,21 +223,49 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         &self,
         key: &K,
         cluster_key: &Bytes,
+        ticket: Option<Ticket>,
         timeout: Option<Duration>,
-    ) -> Result<Found<V>, CacheError> {
-        let ticket = self.ticket(key, Slot::of_key(cluster_key));
+    ) -> Result<(Found<V>, Spot), CacheError> {
         let options = CallOptions { timeout, ..CallOptions::default() };
-        match self.execute(Op::Get { key: cluster_key.clone() }, options).await? {
-            Reply::Value(found) => Ok(match self.decode(key, ticket, &found) {
+        let key_bytes = cluster_key.clone();
+        let op = match ticket {
+            Some(_) => Op::Watch { key: key_bytes, by: None },
+            None => Op::Get { key: key_bytes },
+        };
+        let (reply, spot) = self.spot(ticket, self.execute(op, options).await?);
+        let found = match reply {
+            Reply::Value(found) => match self.decode(key, spot, &found) {
                 Some(value) => Found::Value(value),
                 None => {
                     self.counters.add(Count::Undecodable);
                     Found::Nothing(Condition::Version(found.version))
                 }
-            }),
-            Reply::Missing { slot } => Ok(Found::Nothing(Condition::FillSince(slot))),
-            _ => Err(odd_reply()),
+            },
+            Reply::Missing { slot } => Found::Nothing(Condition::FillSince(slot)),
+            _ => return Err(odd_reply()),
+        };
+        Ok((found, spot))
+    }
+
+    /// What an owner answered, and where it goes.
+    fn spot(&self, ticket: Option<Ticket>, reply: Reply) -> (Reply, Spot) {
+        match (reply, &self.near) {
+            (Reply::Watched { owner, stream, found }, Some(tier)) => {
+                let by = Watcher { node: self.node.id(), stream };
+                let cover = |ticket| (ticket, tier.near.admit(ticket, owner, by));
+                (*found, ticket.map(cover))
+            }
+            (reply, _) => (reply, ticket.map(|ticket| (ticket, Cover::Nobody))),
         }
+    }
+
+    /// Where something that this node says of its own slot goes, before it is asked.
+    fn own_spot(&self, key: &K, slot: Slot) -> Spot {
+        let tier = self.near.as_ref()?;
+        // Before the ticket: what was told of before is no news.
+        let _told = self.node.watch_own(slot);
+        let ticket = tier.near.ticket(key, slot, self.clock.at_least());
+        Some((ticket, tier.near.own_cover(ticket)))
     }
 
     /// Puts a loaded value where nothing was, if nothing came in between. Whoever loaded it has it already: a failure
@@ -227,7 +275,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         key: &K,
         cluster_key: Bytes,
         value: Arc<V>,
-        ticket: Option<Ticket>,
+        spot: Spot,
         condition: Option<Condition>,
     ) {
         let Ok(sealed) = envelope::seal(&*self.codec, self.settings.schema, &value) else {
@@ -258,7 +306,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
                 }
             }
         };
-        self.near_fill(key, ticket, self.fresh(value, version, ttl, bytes));
+        self.near_fill(key, spot, self.fresh(value, version, ttl, bytes));
     }
 
     async fn put(
@@ -290,25 +338,23 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     pub(crate) fn ticket(&self, key: &K, slot: Slot) -> Option<Ticket> {
-        self.near.as_ref().map(|near| near.ticket(key, slot))
+        let tier = self.near.as_ref()?;
+        Some(tier.near.ticket(key, slot, self.clock.at_least()))
     }
 
-    fn decode(&self, key: &K, ticket: Option<Ticket>, found: &Value) -> Option<Arc<V>> {
+    fn decode(&self, key: &K, spot: Spot, found: &Value) -> Option<Arc<V>> {
         let value = envelope::open(&*self.codec, self.settings.schema, &found.value)?;
         let value = Arc::new(value);
         self.counters.add(Count::ClusterHit);
         let bytes = found.value.len() + self.prefix.len();
-        self.near_fill(
-            key,
-            ticket,
-            self.fresh(Arc::clone(&value), found.version, found.ttl, bytes),
-        );
+        let fresh = self.fresh(Arc::clone(&value), found.version, found.ttl, bytes);
+        self.near_fill(key, spot, fresh);
         Some(value)
     }
 
-    fn near_fill(&self, key: &K, ticket: Option<Ticket>, fresh: Fresh<V>) {
-        if let (Some(near), Some(ticket)) = (&self.near, ticket) {
-            near.fill(key, ticket, fresh, self.clock.at_least());
+    fn near_fill(&self, key: &K, spot: Spot, fresh: Fresh<V>) {
+        if let (Some(tier), Some((ticket, cover))) = (&self.near, spot) {
+            tier.near.fill(key, ticket, fresh, cover);
         }
     }
 
@@ -320,9 +366,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         ttl: Option<Duration>,
         bytes: usize,
     ) -> Fresh<V> {
-        let l1_ttl = self.settings.l1_ttl;
-        let ttl = ttl.map_or(l1_ttl, |ttl| ttl.min(l1_ttl));
+        let ttl_max = self.near.as_ref().map_or(FOR_EVER, |tier| tier.ttl_max);
+        let ttl = ttl.map_or(ttl_max, |ttl| ttl.min(ttl_max));
         Fresh { value: Some(value), version, ttl, stale_for: Duration::ZERO, bytes }
+    }
+
+    pub(crate) fn hash(&self, key: &K) -> u64 {
+        hash_of(&self.hasher, key)
     }
 
     async fn execute(&self, op: Op, options: CallOptions) -> Result<Reply, CacheError> {
@@ -349,9 +399,14 @@ struct Writing<'a, K: CacheKey, V: Send + Sync + 'static> {
 
 impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
     fn begin(inner: &'a Inner<K, V>, key: &'a K, cluster_key: &[u8]) -> Self {
-        let slot = Slot::of_key(cluster_key);
-        let ticket = inner.near.as_ref().map(|near| near.begin_write(key, slot));
-        inner.flights.forget(key);
+        let begin = |tier: &Arc<Tier<K, V>>| {
+            let slot = Slot::of_key(cluster_key);
+            // So that what is written can stay, if this node owns the slot; others tell only of slots that were read.
+            let _told = inner.node.watch_own(slot);
+            tier.near.begin_write(key, slot, inner.clock.at_least())
+        };
+        let ticket = inner.near.as_ref().map(begin);
+        inner.flights.forget(inner.hash(key));
         Self { inner, key, ticket, written: None }
     }
 
@@ -362,17 +417,25 @@ impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
 
 impl<K: CacheKey, V: Send + Sync + 'static> Drop for Writing<'_, K, V> {
     fn drop(&mut self) {
-        if let (Some(near), Some(ticket)) = (&self.inner.near, self.ticket) {
-            near.end_write(self.key, ticket, self.written.take(), self.inner.clock.at_least());
+        if let (Some(tier), Some(ticket)) = (&self.inner.near, self.ticket) {
+            tier.near.end_write(self.key, ticket, self.written.take());
         }
-        self.inner.flights.forget(self.key);
+        self.inner.flights.forget(self.inner.hash(self.key));
     }
 }
 
-/// A local tier of its own. No other node names keys to it yet, so hashes need not agree with theirs.
-fn new_near<K: CacheKey, V>(limits: Limits, prefix: &[u8]) -> Near<K, V> {
-    let hasher = KeyHasher::new(RandomState::new().hash_one(prefix), prefix);
-    Near::new(limits, hasher, Arc::new(Coherence::new(0)))
+fn new_tier<K: CacheKey, V: Send + Sync + 'static>(
+    node: &Node,
+    l1: L1,
+    hasher: KeyHasher,
+    flights: &Arc<Flights<K, V>>,
+) -> Arc<Tier<K, V>> {
+    let subscriber = node.subscriber();
+    let near = Near::new(l1.limits, hasher, Arc::clone(subscriber), l1.max_staleness);
+    let ttl_max = l1.ttl.unwrap_or(FOR_EVER).min(FOR_EVER);
+    let tier = Arc::new(Tier { near, flights: Arc::clone(flights), ttl_max });
+    subscriber.register(&(Arc::clone(&tier) as Arc<dyn Sink>), l1.max_staleness);
+    tier
 }
 
 fn odd_reply() -> CacheError {

@@ -1,8 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ahash::RandomState;
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -29,16 +28,23 @@ impl<V> Flight<V> {
     }
 }
 
-/// The loads of a cache that are under way, by key.
+/// The loads of a cache that are under way, by their key's hash and key.
 pub(crate) struct Flights<K, V> {
     shards: [Mutex<Shard<K, V>>; SHARDS],
-    hasher: RandomState,
     /// Counts those too that were forgotten and have not landed.
     under_way: AtomicUsize,
     max: usize,
 }
 
-type Shard<K, V> = HashMap<K, Arc<Flight<V>>, RandomState>;
+type Shard<K, V> = HashTable<UnderWay<K, V>>;
+
+struct UnderWay<K, V> {
+    hash: u64,
+    key: K,
+    flight: Arc<Flight<V>>,
+    /// Whether what it loads may be outdated, so that nobody joins it any more.
+    forgotten: bool,
+}
 
 /// What [`Flights::join`] came to.
 pub(crate) enum Joined<K: CacheKey, V> {
@@ -50,45 +56,65 @@ pub(crate) enum Joined<K: CacheKey, V> {
 
 impl<K: CacheKey, V> Flights<K, V> {
     pub(crate) fn new(max: usize) -> Self {
-        let hasher = RandomState::new();
-        let shard = |_| Mutex::new(HashMap::with_hasher(hasher.clone()));
-        let shards = std::array::from_fn(shard);
-        Self { shards, hasher, under_way: AtomicUsize::new(0), max }
+        let shards = std::array::from_fn(|_| Mutex::default());
+        Self { shards, under_way: AtomicUsize::new(0), max }
     }
 
     /// Joins the load of this key, or begins one.
-    pub(crate) fn join(self: &Arc<Self>, key: &K) -> Result<Joined<K, V>, CacheError> {
-        let mut shard = self.shard(key).lock();
-        if let Some(flight) = shard.get(key) {
-            return Ok(Joined::Other(Arc::clone(flight)));
+    pub(crate) fn join(self: &Arc<Self>, hash: u64, key: &K) -> Result<Joined<K, V>, CacheError> {
+        let mut shard = self.shard(hash).lock();
+        let is = |other: &UnderWay<K, V>| other.key == *key;
+        let found = shard.find_mut(hash, is);
+        if let Some(known) = found.as_ref().filter(|known| !known.forgotten) {
+            return Ok(Joined::Other(Arc::clone(&known.flight)));
         }
         if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             return Err(CacheError::TooManyLoads { max: self.max });
         }
         let flight = Arc::new(Flight(watch::Sender::new(None)));
-        shard.insert(key.clone(), Arc::clone(&flight));
-        let landing =
-            Landing { flights: Arc::clone(self), key: key.clone(), flight: Arc::clone(&flight) };
+        let landing = Landing { flights: Arc::clone(self), hash, flight: Arc::clone(&flight) };
+        let (key, own) = (key.clone(), Arc::clone(&flight));
+        let new = UnderWay { hash, key, flight: own, forgotten: false };
+        let replaced = match found {
+            Some(known) => Some(std::mem::replace(known, new)),
+            None => {
+                shard.insert_unique(hash, new, |other| other.hash);
+                None
+            }
+        };
+        drop(shard);
+        drop(replaced);
         Ok(Joined::Own(flight, landing))
     }
 
-    /// Lets nobody join this key's load any more, because what it loads may be outdated: those who wait still get it.
-    pub(crate) fn forget(&self, key: &K) {
-        let forgotten = self.shard(key).lock().remove(key);
-        drop(forgotten);
+    /// Lets nobody join the load of a key with this hash any more, because what it loads may be outdated: those who wait still get it.
+    /// Drops nothing, for it may be called under a slot's lock.
+    pub(crate) fn forget(&self, hash: u64) {
+        if let Some(known) = self.shard(hash).lock().find_mut(hash, |other| other.hash == hash) {
+            known.forgotten = true;
+        }
     }
 
-    fn shard(&self, key: &K) -> &Mutex<Shard<K, V>> {
-        // The maps use the hash's top and bottom bits.
-        &self.shards[(self.hasher.hash_one(key) >> 32) as usize % SHARDS]
+    fn remove(&self, hash: u64, is: impl FnMut(&UnderWay<K, V>) -> bool) {
+        let mut shard = self.shard(hash).lock();
+        if let Ok(found) = shard.find_entry(hash, is) {
+            let (removed, _) = found.remove();
+            drop(shard);
+            drop(removed);
+        }
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard<K, V>> {
+        // The tables use the hash's top and bottom bits.
+        &self.shards[(hash >> 32) as usize % SHARDS]
     }
 }
 
 /// The duty to end a load: whatever becomes of the task that has it, the waiters get an outcome and the key is free.
 pub(crate) struct Landing<K: CacheKey, V> {
     flights: Arc<Flights<K, V>>,
-    key: K,
+    hash: u64,
     flight: Arc<Flight<V>>,
 }
 
@@ -109,12 +135,8 @@ impl<K: CacheKey, V> Drop for Landing<K, V> {
             open
         };
         self.flight.0.send_if_modified(abort);
-        let mut shard = self.flights.shard(&self.key).lock();
         // After `forget` the key may have another load by now.
-        if shard.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            shard.remove(&self.key);
-        }
-        drop(shard);
+        self.flights.remove(self.hash, |other| Arc::ptr_eq(&other.flight, &self.flight));
         self.flights.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -124,14 +146,14 @@ mod tests {
     use super::*;
 
     fn own(flights: &Arc<Flights<u8, u8>>) -> Landing<u8, u8> {
-        match flights.join(&1) {
+        match flights.join(7, &1) {
             Ok(Joined::Own(_, landing)) => landing,
             _ => panic!("not a new flight"),
         }
     }
 
     fn other(flights: &Arc<Flights<u8, u8>>) -> Arc<Flight<u8>> {
-        match flights.join(&1) {
+        match flights.join(7, &1) {
             Ok(Joined::Other(flight)) => flight,
             _ => panic!("not a flight to join"),
         }
@@ -163,7 +185,7 @@ mod tests {
     fn a_forgotten_flight_does_not_free_its_successor() {
         let flights = Arc::new(Flights::new(9));
         let first = own(&flights);
-        flights.forget(&1);
+        flights.forget(7);
         let second = own(&flights);
         drop(first);
         other(&flights);
@@ -175,8 +197,8 @@ mod tests {
     fn there_are_only_so_many() {
         let flights = Arc::new(Flights::<u8, u8>::new(1));
         let landing = own(&flights);
-        assert!(matches!(flights.join(&2), Err(CacheError::TooManyLoads { max: 1 })));
+        assert!(matches!(flights.join(8, &2), Err(CacheError::TooManyLoads { max: 1 })));
         drop(landing);
-        assert!(matches!(flights.join(&2), Ok(Joined::Own(..))));
+        assert!(matches!(flights.join(8, &2), Ok(Joined::Own(..))));
     }
 }

@@ -1,17 +1,18 @@
 //! Typed cache over a node: a local tier of decoded values, detached single-flight loads and codecs.
 //!
 //! [`Caches`] adds `cache::<K, V>("name")` to a [`Node`](slotmesh_node::Node); the builder it returns makes a [`Cache`].
-//! A read looks into the local tier (L1: decoded values of this process, bounded, short-lived), then asks the cluster;
+//! A read looks into the local tier (L1: decoded values of this process), then asks the cluster;
 //! [`Cache::get_or_load`] goes on to the caller's loader.
 //!
-//! Three rules hold everywhere:
+//! Four rules hold everywhere:
 //! * a load belongs to the cache, not to its caller: dropping a waiter never cancels it, and all waiters share its outcome;
 //! * a slow load never overwrites what was written or invalidated since it began, neither in the cluster (a conditional
 //!   fill) nor in L1 (tickets, see `near`);
+//! * after an acknowledged write no node's L1 serves an older value for longer than [`L1::max_staleness`]: owners of slots tell who
+//!   keeps values of them, and who hears nothing of an owner asks (`slotmesh-coherence`);
 //! * a fault of the cluster never fails a read that L1 or the loader can serve.
 //!
-//! Not here yet: coherence of L1 across nodes (until then another node's write shows after at most `l1_ttl`), single
-//! flight across nodes, negative entries, stale serving, refresh ahead, tags and batch loads.
+//! Not here yet: single flight across nodes, negative entries, stale serving, refresh ahead, tags and batch loads.
 //!
 //! ```
 //! use slotmesh_cache::{CacheError, Caches};
@@ -41,7 +42,7 @@ mod load;
 pub mod near;
 mod stats;
 
-pub use builder::{CacheBuilder, Caches};
+pub use builder::{CacheBuilder, Caches, L1};
 pub use cache::{Cache, Written};
 pub use codec::{Bincode, Codec, CodecError, DECODE_BYTES_MAX};
 pub use error::CacheError;

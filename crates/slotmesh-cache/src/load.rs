@@ -22,6 +22,7 @@ use crate::chain::Chain;
 use crate::error::CacheError;
 use crate::flight::{Joined, Landing, Outcome};
 use crate::key::CacheKey;
+use crate::near::Cover;
 use crate::stats::Count;
 
 /// The caller's loader, with its types erased: only what is done before it differs between loaders.
@@ -55,7 +56,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             return Ok(Some(value));
         }
         let cluster_key = inner.cluster_key(key);
-        if let Some(value) = inner.read_here(key, &cluster_key).await {
+        if let Some(value) = inner.read_here(key, &cluster_key) {
             return Ok(Some(value));
         }
         let outer = Chain::current();
@@ -64,7 +65,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             return Err(CacheError::Recursive);
         }
         let runtime = Handle::try_current().map_err(|_| CacheError::LoadAborted)?;
-        let flight = match inner.flights.join(key)? {
+        let flight = match inner.flights.join(inner.hash(key), key)? {
             Joined::Other(flight) => {
                 inner.counters.add(Count::Coalesced);
                 flight
@@ -103,16 +104,19 @@ struct Load<K: CacheKey, V> {
 impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
     async fn run(self, loader: Loader<V>) {
         let inner = &*self.inner;
-        let ticket = inner.ticket(&self.key, Slot::of_key(&self.cluster_key));
+        let slot = Slot::of_key(&self.cluster_key);
+        let ticket = inner.ticket(&self.key, slot);
         let timeout = Some(inner.settings.cluster_timeout);
-        let condition = match inner.read(&self.key, &self.cluster_key, timeout).await {
-            Ok(Found::Value(value)) => return self.landing.publish(Ok(Some(value))),
-            Ok(Found::Nothing(condition)) => Some(condition),
-            Err(error) => {
-                tracing::debug!(%error, "loading without the cluster");
-                None
-            }
-        };
+        let (condition, spot) =
+            match inner.read(&self.key, &self.cluster_key, ticket, timeout).await {
+                Ok((Found::Value(value), _)) => return self.landing.publish(Ok(Some(value))),
+                Ok((Found::Nothing(condition), spot)) => (Some(condition), spot),
+                Err(error) => {
+                    tracing::debug!(%error, "loading without the cluster");
+                    let now = inner.ticket(&self.key, slot);
+                    (None, now.map(|ticket| (ticket, Cover::Nobody)))
+                }
+            };
         inner.counters.add(Count::Miss);
         let outcome = self.load(loader).await;
         let succeeded = if outcome.is_ok() { Count::LoadOk } else { Count::LoadFailed };
@@ -121,7 +125,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
         // find nothing in the cluster yet.
         self.landing.publish(outcome.clone());
         if let Ok(Some(value)) = outcome {
-            inner.fill(&self.key, self.cluster_key.clone(), value, ticket, condition).await;
+            inner.fill(&self.key, self.cluster_key.clone(), value, spot, condition).await;
         }
     }
 

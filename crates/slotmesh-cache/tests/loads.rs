@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use slotmesh_cache::{Cache, CacheError, Caches};
+use slotmesh_cache::{Cache, CacheError, Caches, L1};
 use slotmesh_node::{ClusterSecret, Node, NodeConfig, OpError};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
@@ -302,7 +302,7 @@ async fn without_the_cluster_the_loader_serves_in_bounded_time_and_l1_after_it()
     let cache: Users = node
         .cache("users")
         .cluster_timeout(Duration::from_millis(50))
-        .l1_ttl(Duration::from_secs(60))
+        .l1(L1::default().max_staleness(Duration::from_secs(60)))
         .build()
         .unwrap();
     let begun = std::time::Instant::now();

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use slotmesh_cache::{Cache, CacheBuilder, CacheError, Caches, Codec, CodecError};
-use slotmesh_node::{Node, OpError, PutOptions};
+use slotmesh_cache::{Cache, CacheBuilder, CacheError, Caches, Codec, CodecError, L1};
+use slotmesh_node::{CallOptions, Node, OpError, PutOptions};
 
 fn node() -> Node {
     Node::local(8 << 20)
@@ -48,21 +48,33 @@ async fn caches_of_one_name_share_the_cluster() {
     assert!(b.stats().l1_bytes > 3 && b.stats().l1_entries == 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn another_write_is_seen_once_the_time_in_l1_is_up() {
+#[tokio::test]
+async fn whatever_else_writes_in_this_process_is_seen_at_once() {
     let node = node();
     let (a, b) = (users(&node).build().unwrap(), users(&node).build().unwrap());
     a.put(&1, "ann".to_owned()).await.unwrap();
+    check(&a, 1, Some("ann")).await;
     b.put(&1, "bob".to_owned()).await.unwrap();
-    check(&a, 1, Some("ann")).await;
-    tokio::time::advance(Duration::from_millis(499)).await;
-    check(&a, 1, Some("ann")).await;
-    tokio::time::advance(Duration::from_millis(2)).await;
     check(&a, 1, Some("bob")).await;
-    let exact = users(&node).no_l1().build().unwrap();
-    check(&exact, 1, Some("bob")).await;
-    a.put(&1, "cid".to_owned()).await.unwrap();
-    check(&exact, 1, Some("cid")).await;
+    check(&a, 1, Some("bob")).await;
+    assert_eq!((a.stats().l1_hits, a.stats().cluster_hits), (2, 1));
+    node.delete("users:1:1", CallOptions::default()).await.unwrap();
+    check(&a, 1, None).await;
+    check(&b, 1, None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_asks_again_when_it_is_told_to() {
+    let node = node();
+    let l1 = L1::default().ttl(Duration::from_millis(500));
+    let cache = users(&node).l1(l1).build().unwrap();
+    cache.put(&1, "ann".to_owned()).await.unwrap();
+    tokio::time::advance(Duration::from_millis(499)).await;
+    check(&cache, 1, Some("ann")).await;
+    assert_eq!(cache.stats().cluster_hits, 0);
+    tokio::time::advance(Duration::from_millis(2)).await;
+    check(&cache, 1, Some("ann")).await;
+    assert_eq!(cache.stats().cluster_hits, 1);
 }
 
 #[tokio::test]
@@ -162,7 +174,7 @@ async fn writes_tell_why_they_failed() {
 #[tokio::test]
 async fn a_full_l1_stays_within_its_bounds() {
     let node = node();
-    let cache = users(&node).l1_entries(100).l1_bytes(1 << 20).build().unwrap();
+    let cache = users(&node).l1(L1::entries(100).max_bytes(1 << 20)).build().unwrap();
     for key in 0..1_000 {
         cache.put(&key, "x".repeat(100)).await.unwrap();
     }

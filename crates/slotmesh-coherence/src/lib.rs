@@ -4,7 +4,8 @@
 //! A node reads a value that it wants to keep with a [`Watcher`]. The slot's primary notes the watcher, under the slot's lock
 //! and before it reads ([`Publisher::subscribe`]). From then on every write to the slot is put, under the same lock, into the
 //! watcher's stream ([`Publisher::publish`]), also where the key had no entry. One ordered stream per pair of nodes carries the
-//! invalidations of all their slots, and the echoes of the watcher's pings behind them.
+//! invalidations of all their slots, and the echoes of the watcher's pings behind them. What a node keeps of its own slots is
+//! invalidated by the write itself ([`Publisher::attach`]).
 //!
 //! **The bound.** A value is served only as long as the last echoed ping is young: it was *sent* less than `max_staleness`
 //! ago, by the watcher's own clock. Say a value was overwritten and that was acknowledged at time T. A ping that was sent
@@ -25,16 +26,17 @@
 //! Sans-IO: bytes in, bytes out, time is an argument. A publisher and a subscriber are called by many threads.
 
 mod frame;
+mod hash;
 mod publisher;
 mod streams;
 mod subscriber;
 
 pub use self::frame::FrameError;
+pub use self::hash::{KeyHasher, key_hash};
 pub use self::publisher::{Publisher, Wake};
 pub use self::subscriber::{Readable, Sink, Stamp, Subscriber, Ticket};
 
 use slotmesh_slots::NodeId;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Who wants to hear of writes, and on which of its streams.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -43,11 +45,4 @@ pub struct Watcher {
     pub node: NodeId,
     /// Number of its stream to the primary; each stream has a higher one than those before.
     pub stream: u64,
-}
-
-/// What stands for a key in an invalidation: the same on every node, platform and build (XXH3, without a seed). Two keys that
-/// share it cost a value that is fetched again.
-#[must_use]
-pub fn key_hash(key: &[u8]) -> u64 {
-    xxh3_64(key)
 }

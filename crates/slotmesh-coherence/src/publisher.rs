@@ -1,14 +1,14 @@
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ahash::RandomState;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use slotmesh_slots::{NodeId, Seq, Slot};
 
-use crate::Watcher;
 use crate::frame::{Down, FrameError, Up};
 use crate::streams::{Marks, PLACES, Stream};
+use crate::{Subscriber, Watcher};
 
 /// Called when there is something to write to the node, or to close; from any thread, also under a slot's lock, so it only
 /// flags.
@@ -19,6 +19,8 @@ pub type Wake = Box<dyn Fn(NodeId) + Send + Sync>;
 /// What a slot's lock is said to be held for is what makes the order: of two who hold it one comes first.
 pub struct Publisher {
     streams: RwLock<Streams>,
+    /// The node's own subscriber, and its place.
+    own: OnceLock<(Arc<Subscriber>, usize)>,
     marks: Marks,
     wake: Wake,
 }
@@ -34,13 +36,26 @@ enum Place {
     /// Its marks are being cleared.
     Taken,
     Used(Arc<Stream>),
+    /// Of the node's own subscriber, which has no stream.
+    Own,
 }
 
 impl Publisher {
     /// One without watchers.
     #[must_use]
     pub fn new(wake: Wake) -> Self {
-        Self { streams: RwLock::default(), marks: Marks::new(), wake }
+        Self { streams: RwLock::default(), own: OnceLock::new(), marks: Marks::new(), wake }
+    }
+
+    /// Tells the node's own subscriber, which then watches as [`Subscriber::own`]: at once, in the call that publishes. Once, and before
+    /// there are a thousand streams: a second one is not told.
+    pub fn attach(&self, subscriber: Arc<Subscriber>) {
+        self.own.get_or_init(|| {
+            let mut streams = self.streams.write();
+            let place = streams.take_place().expect("the first of a thousand");
+            streams.places[place] = Place::Own;
+            (subscriber, place)
+        });
     }
 
     /// A node opened a stream and sent its first frame. An older stream of the node ends.
@@ -103,15 +118,15 @@ impl Publisher {
     /// Whether the watcher is told of the slot's writes, as [`Publisher::subscribe`] would make sure.
     #[must_use]
     pub fn is_subscribed(&self, slot: Slot, watcher: Watcher) -> bool {
-        self.stream(watcher).is_some_and(|stream| self.marks.has(slot, stream.place))
+        self.place(watcher).is_some_and(|place| self.marks.has(slot, place))
     }
 
     /// From now on the watcher is told of the slot's writes; false when that stream of it is gone. Under the lock of a slot that
     /// this node serves, before the slot is read.
     #[must_use]
     pub fn subscribe(&self, slot: Slot, watcher: Watcher) -> bool {
-        let Some(stream) = self.stream(watcher) else { return false };
-        self.marks.set(slot, stream.place);
+        let Some(place) = self.place(watcher) else { return false };
+        self.marks.set(slot, place);
         true
     }
 
@@ -135,8 +150,10 @@ impl Publisher {
     fn tell(&self, places: impl Iterator<Item = usize>, record: Down) {
         let streams = self.streams.read();
         for place in places {
-            if let Some(Place::Used(stream)) = streams.places.get(place) {
-                self.push(stream, record);
+            match (streams.places.get(place), self.own.get()) {
+                (Some(Place::Used(stream)), _) => self.push(stream, record),
+                (Some(Place::Own), Some((subscriber, _))) => subscriber.take_own(record),
+                _ => {}
             }
         }
     }
@@ -144,6 +161,13 @@ impl Publisher {
     fn push(&self, stream: &Stream, record: Down) {
         if stream.push(record) {
             (self.wake)(stream.watcher.node);
+        }
+    }
+
+    fn place(&self, watcher: Watcher) -> Option<usize> {
+        match self.own.get() {
+            Some((subscriber, place)) if subscriber.own() == watcher => Some(*place),
+            _ => Some(self.streams.read().current(watcher)?.place),
         }
     }
 

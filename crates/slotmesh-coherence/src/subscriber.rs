@@ -17,10 +17,15 @@ const PINGS_PER_BOUND: u32 = 3;
 /// Peers a node can watch; a slot's cell has two bytes for them.
 const PEERS_MAX: usize = 4096;
 
+/// The place of this node, and the number of the stream that stands for its own writes: there is none.
+const OWN_PLACE: u16 = 1;
+const OWN_STREAM: u64 = 0;
+
 /// A local tier: where the values are.
 pub trait Sink: Send + Sync {
     /// A key whose bytes hash to this was written at this seq of its slot: whatever is kept under it and is older goes, and
-    /// whatever was fetched before and arrives later is not taken in.
+    /// whatever was fetched before and arrives later is not taken in. For a slot of this node it is called under the slot's lock, so it
+    /// neither waits for one nor runs code that might, such as a value's `Drop`.
     fn invalidate(&self, slot: Slot, seq: Seq, hash: u64);
 }
 
@@ -54,7 +59,6 @@ pub struct Subscriber {
     wake: Wake,
 }
 
-#[derive(Default)]
 struct Peers {
     by_node: HashMap<NodeId, Peer, RandomState>,
     free: Vec<u16>,
@@ -95,17 +99,21 @@ impl Cell {
 }
 
 impl Subscriber {
-    /// One that watches nobody. `wake` is called with a peer to which a stream, or a ping, is wanted.
+    /// One that watches nobody. `wake` is called with a peer to which a stream, or a ping, is wanted; with this node itself when
+    /// [`Subscriber::vouch`] is.
     #[must_use]
     pub fn new(me: NodeId, wake: Wake) -> Self {
         let current = || Current { known: AtomicU64::new(0), asked: AtomicBool::new(false) };
+        let own = Peer { place: OWN_PLACE, stream: Some(OWN_STREAM), wanted: true };
+        let peers = Peers {
+            by_node: HashMap::from_iter([(me, own)]),
+            free: (OWN_PLACE + 1..PEERS_MAX as u16).rev().collect(),
+            streams: OWN_STREAM,
+        };
         Self {
             me,
             slots: (0..SLOT_COUNT).map(|_| AtomicU64::new(0)).collect(),
-            peers: RwLock::new(Peers {
-                free: (1..PEERS_MAX as u16).rev().collect(),
-                ..Peers::default()
-            }),
+            peers: RwLock::new(peers),
             current: (0..PEERS_MAX).map(|_| current()).collect(),
             sinks: RwLock::default(),
             wake,
@@ -117,6 +125,32 @@ impl Subscriber {
         let mut sinks = self.sinks.write();
         sinks.retain(|(sink, _)| sink.strong_count() > 0);
         sinks.push((Arc::downgrade(sink), max_staleness));
+    }
+
+    /// As what it watches the publisher of its own node, which has to know it: [`Publisher::attach`](crate::Publisher::attach).
+    #[must_use]
+    pub const fn own(&self) -> Watcher {
+        Watcher { node: self.me, stream: OWN_STREAM }
+    }
+
+    /// At this time the node held its lease, so it knew of all writes to its own slots: what a peer says with an echo.
+    pub fn vouch(&self, now: MonoTime) {
+        self.current[usize::from(OWN_PLACE)].known.fetch_max(now.as_micros(), Ordering::AcqRel);
+    }
+
+    /// Whether values of the node's own slots were asked for since this was last asked, and [`Subscriber::vouch`] is wanted.
+    #[must_use]
+    pub fn wants_voucher(&self) -> bool {
+        self.current[usize::from(OWN_PLACE)].asked.swap(false, Ordering::Relaxed)
+    }
+
+    /// What the node's own publisher tells.
+    pub(crate) fn take_own(&self, record: Down) {
+        match record {
+            Down::Invalidated { slot, seq, hash } => self.invalidate(slot, seq, hash),
+            Down::Dropped { slot } => self.drop_slot(slot),
+            Down::Echo { .. } => {}
+        }
     }
 
     /// How often [`Subscriber::poll_ping`] wants to be called; `None` while there is no local tier.
@@ -188,30 +222,35 @@ impl Subscriber {
         (cell.generation() == ticket.0 && cell.place() != 0).then_some(Stamp(ticket.0))
     }
 
-    /// Whether a value with this stamp may be served at a time that was read after it was asked for. To be asked under
-    /// the lock that [`Sink::invalidate`] takes to remove the value: a bound that is renewed after the value's removal must not
-    /// count for it.
+    /// Whether a value with this stamp may be served where everything that was written before `since` has to be known. That time is the
+    /// bound before now, where now was read after the value was asked for. To be asked under the lock that [`Sink::invalidate`] takes to
+    /// remove the value: a voucher that comes after the value's removal must not count for it.
+    #[inline]
     #[must_use]
-    pub fn readable(
-        &self,
-        slot: Slot,
-        stamp: Stamp,
-        max_staleness: Duration,
-        now: MonoTime,
-    ) -> Readable {
+    pub fn readable(&self, slot: Slot, stamp: Stamp, since: MonoTime) -> Readable {
         let cell = self.cell(slot);
         if cell.generation() != stamp.0 || cell.place() == 0 {
             return Readable::No;
         }
         let current = &self.current[usize::from(cell.place())];
-        let known = MonoTime::from_micros(current.known.load(Ordering::Acquire));
-        let fresh = known != MonoTime::ZERO && now < known + max_staleness;
+        let known = current.known.load(Ordering::Acquire);
         // Written only when it changes: the line stays shared.
         if !current.asked.load(Ordering::Relaxed) {
-            current.asked.store(true, Ordering::Relaxed);
-            self.wake_place(cell.place());
+            self.ask(cell.place());
         }
-        if fresh { Readable::Yes } else { Readable::NotNow }
+        if known > since.as_micros() { Readable::Yes } else { Readable::NotNow }
+    }
+
+    /// Whether a value with this stamp will never be served again.
+    #[must_use]
+    pub fn is_dropped(&self, slot: Slot, stamp: Stamp) -> bool {
+        self.cell(slot).generation() != stamp.0
+    }
+
+    #[cold]
+    fn ask(&self, place: u16) {
+        self.current[usize::from(place)].asked.store(true, Ordering::Relaxed);
+        self.wake_place(place);
     }
 
     /// Peers to which a stream is wanted and none is open.
@@ -222,9 +261,13 @@ impl Subscriber {
         wanted.map(|(node, _)| *node).collect()
     }
 
-    /// A stream to the peer is opened: its first frame. What the peer answers for it is kept from now on.
+    /// A stream to the peer is opened: its first frame. What the peer answers for it is kept from now on. `None` where there is no room
+    /// for another peer, and for the node itself, which has none.
     #[must_use]
     pub fn open(&self, peer: NodeId) -> Option<(Watcher, Bytes)> {
+        if peer == self.me {
+            return None;
+        }
         let mut peers = self.peers.write();
         peers.streams += 1;
         let stream = peers.streams;
@@ -280,13 +323,18 @@ impl Subscriber {
         }
     }
 
-    /// The peer is gone for good.
-    pub fn forget(&self, peer: NodeId) {
-        let mut peers = self.peers.write();
-        if let Some(known) = peers.by_node.remove(&peer) {
-            self.drop_all(known.place);
-            peers.free.push(known.place);
+    /// Forgets the peers that are gone for good, and says which.
+    pub fn retain(&self, mut stays: impl FnMut(NodeId) -> bool) -> Vec<NodeId> {
+        let nodes: Vec<NodeId> = self.peers.read().by_node.keys().copied().collect();
+        let gone: Vec<_> = nodes.into_iter().filter(|&it| it != self.me && !stays(it)).collect();
+        for peer in &gone {
+            let mut peers = self.peers.write();
+            if let Some(known) = peers.by_node.remove(peer) {
+                self.drop_all(known.place);
+                peers.free.push(known.place);
+            }
         }
+        gone
     }
 
     fn invalidate(&self, slot: Slot, seq: Seq, hash: u64) {
@@ -340,6 +388,7 @@ impl Subscriber {
         peer.into_iter().for_each(|peer| (self.wake)(peer));
     }
 
+    #[inline]
     fn cell(&self, slot: Slot) -> Cell {
         Cell(self.slots[slot.index()].load(Ordering::Acquire))
     }

@@ -335,7 +335,7 @@ impl World {
         let kept = self.tier.0.lock();
         let Some((seq, stamp)) = kept.values.get(&key).copied() else { return Ok(()) };
         let now = if self.makes(Mistake::CachedClock) { self.written_down } else { self.now };
-        if self.subscriber.readable(slot(), stamp, BOUND, now) != Readable::Yes {
+        if self.subscriber.readable(slot(), stamp, now.saturating_sub(BOUND)) != Readable::Yes {
             return Ok(());
         }
         drop(kept);

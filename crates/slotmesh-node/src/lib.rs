@@ -9,6 +9,7 @@
 
 mod client;
 mod clock;
+mod coarse;
 mod config;
 mod control;
 mod error;
@@ -17,6 +18,7 @@ mod node;
 mod status;
 
 pub use client::{CallOptions, PutOptions};
+pub use coarse::CoarseClock;
 pub use config::{NodeConfig, ReadySettings};
 pub use error::{ConfigError, ControlError, OpError, StartError};
 pub use node::{Node, REFORM_TIMEOUT};

@@ -4,19 +4,21 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use slotmesh_coherence::{Readable, Sink, Stamp, Watcher, key_hash};
 use slotmesh_node::{CallOptions, ClusterSecret, Node, NodeConfig, Op, Phase, PutOptions, Reply};
-use slotmesh_slots::{MonoTime, Seq, Slot, Version};
+use slotmesh_slots::{Seq, Slot, Version};
 
 const BOUND: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A local tier for one key.
-#[derive(Default)]
-struct Tier(Mutex<Kept>);
+struct Tier {
+    hash: u64,
+    kept: Mutex<Kept>,
+}
 
 #[derive(Default)]
 struct Kept {
@@ -26,8 +28,8 @@ struct Kept {
 
 impl Sink for Tier {
     fn invalidate(&self, _slot: Slot, seq: Seq, hash: u64) {
-        let mut kept = self.0.lock();
-        if hash == key_hash(KEY) {
+        let mut kept = self.kept.lock();
+        if hash == self.hash {
             kept.invalidated += 1;
             kept.value.take_if(|(version, _)| version.seq < seq);
         }
@@ -61,9 +63,9 @@ async fn cluster(count: usize) -> Vec<Node> {
 
 /// The value that the tier may serve now.
 fn served(node: &Node, tier: &Tier) -> Option<Version> {
-    let kept = tier.0.lock();
-    let now = node.now();
-    let readable = |stamp| node.subscriber().readable(Slot::of_key(KEY), stamp, BOUND, now);
+    let kept = tier.kept.lock();
+    let since = node.clock().at_most().saturating_sub(BOUND);
+    let readable = |stamp| node.subscriber().readable(Slot::of_key(KEY), stamp, since);
     kept.value.filter(|(_, stamp)| readable(*stamp) == Readable::Yes).map(|(version, _)| version)
 }
 
@@ -71,7 +73,7 @@ fn served(node: &Node, tier: &Tier) -> Option<Version> {
 async fn fill(node: &Node, tier: &Tier) {
     let slot = Slot::of_key(KEY);
     let ticket = node.subscriber().ticket(slot);
-    let invalidated = tier.0.lock().invalidated;
+    let invalidated = tier.kept.lock().invalidated;
     let op = Op::Watch { key: KEY.into(), by: None };
     let Ok(Reply::Watched { owner, stream, found }) =
         node.execute(op, CallOptions::default()).await
@@ -81,7 +83,7 @@ async fn fill(node: &Node, tier: &Tier) {
     let Reply::Value(value) = *found else { return };
     let by = Watcher { node: node.id(), stream };
     let stamp = node.subscriber().admit(slot, ticket, owner, by);
-    let mut kept = tier.0.lock();
+    let mut kept = tier.kept.lock();
     if let Some(stamp) = stamp.filter(|_| kept.invalidated == invalidated) {
         kept.value = Some((value.version, stamp));
     }
@@ -91,17 +93,21 @@ async fn fill(node: &Node, tier: &Tier) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_serves_what_was_overwritten_beyond_the_bound() {
     let nodes = cluster(3).await;
-    let tiers: Vec<Arc<Tier>> = nodes.iter().map(|_| Arc::default()).collect();
+    let tier = |node: &Node| {
+        let hash = key_hash(node.key_seed(), KEY);
+        Arc::new(Tier { hash, kept: Mutex::default() })
+    };
+    let tiers: Vec<Arc<Tier>> = nodes.iter().map(tier).collect();
     for (node, tier) in nodes.iter().zip(&tiers) {
         node.subscriber().register(&(Arc::clone(tier) as Arc<dyn Sink>), BOUND);
     }
-    let acked: Arc<Mutex<Vec<(Version, MonoTime)>>> = Arc::default();
+    let acked: Arc<Mutex<Vec<(Version, Instant)>>> = Arc::default();
     let (writer, written) = (nodes[1].clone(), Arc::clone(&acked));
     let writes = tokio::spawn(async move {
         for number in 0..150 {
             let put = writer.put(KEY, number.to_string(), PutOptions::default()).await.unwrap();
             let Reply::Put { version: Some(version), .. } = put else { panic!("{put:?}") };
-            written.lock().push((version, writer.now()));
+            written.lock().push((version, Instant::now()));
             // Some of the values are served before they are overwritten.
             tokio::time::sleep(Duration::from_millis(if number % 10 == 0 { 150 } else { 2 })).await;
         }
@@ -109,7 +115,7 @@ async fn nobody_serves_what_was_overwritten_beyond_the_bound() {
     let mut hits = vec![0; nodes.len()];
     while !writes.is_finished() {
         for (index, (node, tier)) in nodes.iter().zip(&tiers).enumerate() {
-            let began = node.now();
+            let began = Instant::now();
             let Some(version) = served(node, tier) else {
                 fill(node, tier).await;
                 continue;
@@ -117,7 +123,7 @@ async fn nobody_serves_what_was_overwritten_beyond_the_bound() {
             hits[index] += 1;
             let overwritten = acked.lock().iter().find(|(other, _)| *other > version).copied();
             if let Some((other, at)) = overwritten {
-                let age = began.saturating_since(at);
+                let age = began.saturating_duration_since(at);
                 assert!(age <= BOUND, "node {index} serves {version:?}, {age:?} after {other:?}");
             }
         }

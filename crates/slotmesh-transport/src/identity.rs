@@ -30,6 +30,7 @@ pub struct Identity {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     reset_key: [u8; KEY_BYTES],
+    key_seed: u64,
 }
 
 impl Identity {
@@ -46,13 +47,21 @@ impl Identity {
         let leaf = Arc::new(LeafResolver::new(issuer)?);
         let (server, client) = tls_configs(Arc::new(roots), leaf)?;
         let reset_key = secret.derive(&[b"stateless reset v1"])?;
-        Ok(Self { node, server: Arc::new(server), client: Arc::new(client), reset_key })
+        let [a, b, c, d, e, f, g, h, ..] = secret.derive(&[b"hashes of keys v1"])?;
+        let key_seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        Ok(Self { node, server: Arc::new(server), client: Arc::new(client), reset_key, key_seed })
     }
 
     /// The node that the leaf names.
     #[must_use]
     pub const fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// A number that all nodes of the cluster have and nobody else knows, to seed hashes of what users choose.
+    #[must_use]
+    pub const fn key_seed(&self) -> u64 {
+        self.key_seed
     }
 
     /// TLS settings of the accepting side: demands a leaf of the same authority. For listeners that share the

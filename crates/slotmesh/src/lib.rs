@@ -4,8 +4,7 @@
 #![doc = include_str!("../../../README.md")]
 
 pub use slotmesh_cache::{
-    Bincode, Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec, CodecError,
-    Written,
+    Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec, CodecError, L1, Written,
 };
 pub use slotmesh_node::{
     Ack, CallOptions, ClusterSecret, Condition, ExpireCondition, Node, NodeConfig, NodeStatus,

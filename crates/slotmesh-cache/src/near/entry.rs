@@ -2,9 +2,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use slotmesh_coherence::Stamp;
 use slotmesh_slots::{Epoch, MonoTime, Seq, Slot, Version};
 
-use super::coherence::{Coherence, SlotGeneration};
+use super::bound::{Bound, Cover};
 use super::packed::Packing;
 
 /// Reads that are counted: what S3-FIFO has two bits for.
@@ -21,14 +22,19 @@ const STALE_UNIT_MILLIS: u64 = 64;
 /// Milliseconds for 34 years, after which nothing is taken in any more.
 const FRESH_BITS: u32 = 40;
 
-/// A million writes of one slot each second for 35 years; a version beyond is not taken in.
-const SEQ_BITS: u32 = 50;
+/// A million writes of one slot each second for 17 years; a version beyond is not taken in.
+const SEQ_BITS: u32 = 49;
 
 // Layout of `Entry::life`, from the lowest bit.
 const QUEUE_AT: u32 = 2;
 const WEIGHT_AT: u32 = 4;
 const STALE_AT: u32 = 16;
 const FRESH_AT: u32 = 24;
+
+// Layout of `Entry::origin`.
+const SLOT_AT: u32 = SEQ_BITS;
+const SLOT_MASK: u16 = (1 << 14) - 1;
+const TOLD: u64 = 1 << 63;
 
 /// A place for an entry: 24 bytes beside key and value, so that a whole one fits a cache line. Vacant without a key.
 #[derive(Debug)]
@@ -40,7 +46,7 @@ pub(super) struct Entry<K, V> {
     life: AtomicU64,
     /// Generation (32), epoch (32).
     stamp: u64,
-    /// Slot (14), position in the slot's history (50). Of a vacant one: the next vacant one.
+    /// Position in the slot's history (49 bits), slot (14), whether its owner tells of writes. Of a vacant one: the next vacant one.
     origin: u64,
 }
 
@@ -66,7 +72,7 @@ pub(super) struct Terms {
 impl Terms {
     /// None when something does not fit: too large, or a number that no cluster reaches.
     pub(super) fn new(
-        (slot, generation): (Slot, SlotGeneration),
+        (slot, cover): (Slot, Cover),
         version: Version,
         bytes: usize,
         (fresh_until, stale_for): (MonoTime, Duration),
@@ -77,10 +83,14 @@ impl Terms {
         let stale = STALE.at_most(stale_millis / STALE_UNIT_MILLIS);
         let Version { epoch, seq } = version;
         let fits = millis >> FRESH_BITS == 0 && seq.0 >> SEQ_BITS == 0;
+        let (told, Stamp(generation)) = match cover {
+            Cover::Told(stamp) => (TOLD, stamp),
+            Cover::Nobody => (0, Stamp(0)),
+        };
         fits.then_some(Self {
             life: weight << WEIGHT_AT | stale << STALE_AT | millis << FRESH_AT,
-            stamp: u64::from(generation.0) << 32 | u64::from(epoch.0),
-            origin: u64::from(slot.number()) << SEQ_BITS | seq.0,
+            stamp: u64::from(generation) << 32 | u64::from(epoch.0),
+            origin: told | u64::from(slot.number()) << SLOT_AT | seq.0,
         })
     }
 
@@ -184,24 +194,41 @@ impl<K, V> Entry<K, V> {
     }
 
     pub(super) fn is_of(&self, slot: Slot) -> bool {
-        self.origin >> SEQ_BITS == u64::from(slot.number())
+        self.slot() == slot
     }
 
-    /// Whether its slot lets it be read at this time.
-    pub(super) fn is_coherent(&self, coherence: &Coherence, now: MonoTime) -> bool {
-        let (slot, generation) = self.slot();
-        coherence.is_readable(slot, generation, now)
+    /// Whether what it says has this place in its slot's history, or a later one, as its owner counts.
+    pub(super) fn is_as_new_as(&self, seq: Seq) -> bool {
+        self.is_told() && self.version().seq >= seq
+    }
+
+    /// Lets nobody see it any more. It stays where it is until something takes its place.
+    pub(super) fn kill(&mut self) {
+        *self.life.get_mut() &= (1 << STALE_AT) - 1;
+    }
+
+    /// Whether what it says can still be known to be right, or not for long to be wrong.
+    #[inline]
+    pub(super) fn is_readable(&self, bound: &Bound, now: MonoTime) -> bool {
+        !self.is_told() || bound.is_readable(self.slot(), self.generation(), now)
     }
 
     /// Whether it will never be read again.
-    pub(super) fn is_over(&self, coherence: &Coherence, now: MonoTime) -> bool {
-        let (slot, generation) = self.slot();
-        now >= self.stale_until() || coherence.is_dropped(slot, generation)
+    pub(super) fn is_over(&self, bound: &Bound, now: MonoTime) -> bool {
+        let dropped = self.is_told() && bound.subscriber.is_dropped(self.slot(), self.generation());
+        dropped || now >= self.stale_until()
     }
 
-    fn slot(&self) -> (Slot, SlotGeneration) {
-        let slot = Slot::new((self.origin >> SEQ_BITS) as u16).expect("14 bits of a slot");
-        (slot, SlotGeneration((self.stamp >> 32) as u32))
+    const fn is_told(&self) -> bool {
+        self.origin & TOLD != 0
+    }
+
+    fn slot(&self) -> Slot {
+        Slot::new((self.origin >> SLOT_AT) as u16 & SLOT_MASK).expect("14 bits of a slot")
+    }
+
+    const fn generation(&self) -> Stamp {
+        Stamp((self.stamp >> 32) as u32)
     }
 
     fn life(&self) -> u64 {
@@ -218,7 +245,7 @@ mod tests {
     use super::*;
 
     fn terms(seq: u64, bytes: usize, until: u64, stale: Duration) -> Option<Terms> {
-        let slot = (Slot::new(16_383).unwrap(), SlotGeneration(u32::MAX));
+        let slot = (Slot::new(16_383).unwrap(), Cover::Told(Stamp(u32::MAX)));
         let version = Version::new(Epoch(u32::MAX), Seq(seq));
         Terms::new(slot, version, bytes, (MonoTime::from_micros(until * 1_000), stale))
     }
@@ -226,11 +253,15 @@ mod tests {
     #[test]
     fn all_of_it_comes_out_as_it_went_in() {
         let stale = Duration::from_millis(640);
-        let (seq, until) = ((1 << 50) - 1, (1 << 40) - 1);
+        let (seq, until) = ((1 << 49) - 1, (1 << 40) - 1);
         let terms = terms(seq, 4_097, until, stale).unwrap();
         let mut entry = Entry::new(1_u64, Some(Arc::new(2_u8)), &terms, (Queue::Small, 0));
         assert_eq!(entry.version(), Version::new(Epoch(u32::MAX), Seq(seq)));
-        assert_eq!(entry.slot(), (Slot::new(16_383).unwrap(), SlotGeneration(u32::MAX)));
+        assert_eq!(
+            (entry.slot(), entry.generation()),
+            (Slot::new(16_383).unwrap(), Stamp(u32::MAX))
+        );
+        assert!(entry.is_as_new_as(Seq(seq)) && !entry.is_as_new_as(Seq(seq + 1)));
         assert_eq!(entry.fresh_until(), MonoTime::from_micros(until * 1_000));
         assert_eq!(entry.stale_until(), entry.fresh_until() + stale);
         assert!((4_097..=4_128).contains(&entry.weight()) && entry.weight() == terms.weight());
@@ -239,13 +270,15 @@ mod tests {
         entry.promote();
         assert!(entry.queue() == Queue::Main && !entry.age());
         assert_eq!(entry.weight(), terms.weight());
+        entry.kill();
+        assert_eq!((entry.stale_until(), entry.weight()), (MonoTime::ZERO, terms.weight()));
         assert_eq!(entry.vacate(7), (Some(1), Some(Arc::new(2))));
         assert_eq!((entry.next_vacant(), entry.key()), (7, None));
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        assert!(terms(1 << 50, 1, 1, Duration::ZERO).is_none());
+        assert!(terms(1 << 49, 1, 1, Duration::ZERO).is_none());
         assert!(terms(1, 1, 1 << 40, Duration::ZERO).is_none());
         assert!(terms(1, 135 << 20, 1, Duration::ZERO).is_none());
         assert!(terms(1, 1, 1, Duration::MAX).is_some());

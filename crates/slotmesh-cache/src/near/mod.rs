@@ -4,25 +4,29 @@
 //!
 //! A value read from the cluster or loaded is older than the moment it arrives: in between, this process may have written
 //! or invalidated the key, and the old value must not come back. So whoever goes to fetch a value takes a [`Ticket`] before,
-//! which is the key's write stamp, and the value is taken in only if the stamp is still the same. Writers
-//! raise the stamp twice: before their write begins, with the entry removed, and when its outcome is known. A writer whose
+//! which counts the key's changes, and the value is taken in only if there were none since. Writers
+//! count twice: before their write begins, with the entry removed, and when its outcome is known. A writer whose
 //! own ticket is still good then leaves its value; when two writes overlapped nobody knows which came last, and
 //! nothing is left.
 //!
-//! Other nodes' writes are told to [`Near::invalidate_hash`], which raises the stamp as well. What cannot be told in time, a change
-//! of the slot's owner or a silence, is in [`Coherence`]: the ticket has the slot's generation too, so a value that was fetched before
-//! its slot was dropped is dead when it arrives. Without such messages a write elsewhere is unseen until the entry's time is up.
+//! Of other writers' changes the slot's owner tells (`slotmesh-coherence`, and there is why nothing is served beyond the bound). What is
+//! told counts as a change, and kills the entry unless that is as new. An entry is served only while its slot's owner was heard of lately,
+//! and none whose slot was dropped since. Values that no owner speaks for, as those of an owner to which no stream is open yet, are
+//! served until the bound is over, counted from before they were asked for: nobody can have overwritten them earlier.
+//!
+//! Telling runs under the slot's lock where this node owns it, so it neither drops a value, whose `Drop` may do anything, nor
+//! waits for a lock that anybody holds for long.
 //!
 //! # A hit
 //!
 //! hashes the key, takes a shared lock, and reads one line of the index, the entry (24 bytes beside key and value), the key where
-//! that is on the heap, and the two words of [`Coherence`]. It counts in the `Arc`, and in the entry until that has been
+//! that is on the heap, and two words that say whether its owner was heard of. It counts in the `Arc`, and in the entry until that has been
 //! read three times since the hand of eviction came by. There is no log of reads and no maintenance that a reader might have to do. Locks
 //! are as many as entries allow and each on lines of its own, so that threads rarely meet at one; readers of one hot key meet at
 //! its `Arc` anyway.
 //!
 //! Of some 30 ns with 64 k entries 20 are four locked instructions (lock, clone, unlock, drop), which quick_cache needs as well; 4 are
-//! the clock, 1 the words of `Coherence`, and the rest is the index's arithmetic and what larger entries cost in cache misses, which
+//! the clock, 1 the words of the owner, and the rest is the index's arithmetic and what larger entries cost in cache misses, which
 //! with a million entries becomes the most. So reads are 0.6 to 1.05 times as fast as quick_cache's, which checks nothing, and 3 to 7
 //! times as fast as moka's; `compare_near` prints all of it. What would make them faster has been left out:
 //! * a front of each thread's own saves the lock for hot keys (research: 2x at 64 k entries), but holds values that were evicted, beyond
@@ -42,8 +46,7 @@
 //! `compare_near_traces`, in 74 sizes, it is 0.2 points above the best of quick_cache, foyer's S3-FIFO and w-TinyLFU, and moka in the mean,
 //! and at worst 2.3 points below that.
 
-mod clock;
-mod coherence;
+mod bound;
 mod duel;
 mod entry;
 mod ghosts;
@@ -58,12 +61,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use slotmesh_slots::{MonoTime, Slot, Version};
+use slotmesh_coherence::{KeyHasher, Sink, Subscriber, Watcher};
+use slotmesh_slots::{MonoTime, NodeId, Seq, Slot, Version};
 
-pub use self::clock::Clock;
-pub use self::coherence::{Coherence, PeerIndex, SlotGeneration};
+use self::bound::Bound;
+pub use self::bound::Cover;
 use self::duel::Duel;
-pub use self::hash::{KeyHasher, cluster_key_hash};
+pub(crate) use self::hash::hash_of;
 use self::index::Index;
 use self::shard::{Removed, Scene, Shard};
 use crate::key::CacheKey;
@@ -96,7 +100,7 @@ pub struct Fresh<V> {
     pub value: Option<Arc<V>>,
     /// The version of the cluster's entry; the lowest one if the cluster did not take it.
     pub version: Version,
-    /// How long it may be served.
+    /// How long it may be served, counted from its ticket.
     pub ttl: Duration,
     /// How long after that it may be served to who asks for stale values.
     pub stale_for: Duration,
@@ -107,9 +111,12 @@ pub struct Fresh<V> {
 /// The state of a key at some moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ticket {
-    stamp: u64,
+    at: MonoTime,
     slot: Slot,
-    generation: SlotGeneration,
+    /// Of the key's hash.
+    changes: u64,
+    /// Of the slot.
+    generation: slotmesh_coherence::Ticket,
 }
 
 /// What is known of a key.
@@ -139,7 +146,7 @@ pub struct Near<K, V> {
     shards: Box<[Locked<K, V>]>,
     duel: Option<Duel>,
     hasher: KeyHasher,
-    coherence: Arc<Coherence>,
+    bound: Bound,
 }
 
 /// On cache lines of its own, two of them, as processors fetch them in pairs.
@@ -147,9 +154,15 @@ pub struct Near<K, V> {
 struct Locked<K, V>(RwLock<Shard<K, V>>);
 
 impl<K: CacheKey, V> Near<K, V> {
-    /// An empty one.
+    /// An empty one, which serves nothing that was overwritten longer ago than `max_staleness`, by what `subscriber` hears.
+    /// To be registered with that.
     #[must_use]
-    pub fn new(limits: Limits, hasher: KeyHasher, coherence: Arc<Coherence>) -> Self {
+    pub fn new(
+        limits: Limits,
+        hasher: KeyHasher,
+        subscriber: Arc<Subscriber>,
+        max_staleness: Duration,
+    ) -> Self {
         let entries_for = |bytes: usize| limits.entries.min(bytes / Shard::<K, V>::OVERHEAD_BYTES);
         let duel = Some(limits.bytes / DUEL_SHARE).filter(|share| *share >= Duel::BYTES_MAX);
         let duel = duel.and_then(|_| Duel::new(entries_for(limits.bytes)));
@@ -160,7 +173,7 @@ impl<K: CacheKey, V> Near<K, V> {
         let each = (entries / count).min(Index::ENTRIES_MAX);
         let each = Limits { entries: each, bytes: bytes / count };
         let shards = (0..count).map(|_| Locked(RwLock::new(Shard::new(each)))).collect();
-        Self { shards, duel, hasher, coherence }
+        Self { shards, duel, hasher, bound: Bound::new(subscriber, max_staleness) }
     }
 
     /// The value, if it is here and its time is not up.
@@ -178,57 +191,66 @@ impl<K: CacheKey, V> Near<K, V> {
         self.read(key, now, true)
     }
 
-    /// To be taken before the value is fetched from its slot.
-    pub fn ticket(&self, key: &K, slot: Slot) -> Ticket {
-        let hash = self.hasher.hash(key);
-        self.shard(hash).read().ticket(hash, slot, &self.coherence)
+    /// To be taken before the value is fetched from its slot. `now` is not after the true time.
+    pub fn ticket(&self, key: &K, slot: Slot, now: MonoTime) -> Ticket {
+        let hash = self.hash(key);
+        self.ticket_at(hash, slot, now, &self.shard(hash).read())
     }
 
-    /// Takes in a value fetched with this ticket, if it is still good. `now` is not after the true time.
-    pub fn fill(&self, key: &K, ticket: Ticket, fresh: Fresh<V>, now: MonoTime) {
-        let hash = self.hasher.hash(key);
+    /// What speaks for a value that the slot's owner answered with, telling of writes on this stream.
+    #[must_use]
+    pub fn admit(&self, ticket: Ticket, owner: NodeId, by: Watcher) -> Cover {
+        let stamp = self.bound.subscriber.admit(ticket.slot, ticket.generation, owner, by);
+        stamp.map_or(Cover::Nobody, Cover::Told)
+    }
+
+    /// What speaks for a value that this node writes, or is asked for as its slot's owner: nobody if it does not keep values of the slot yet.
+    #[must_use]
+    pub fn own_cover(&self, ticket: Ticket) -> Cover {
+        let stamp = self.bound.subscriber.admit_own(ticket.slot, ticket.generation);
+        stamp.map_or(Cover::Nobody, Cover::Told)
+    }
+
+    /// Takes in a value fetched with this ticket, if it is still good.
+    pub fn fill(&self, key: &K, ticket: Ticket, fresh: Fresh<V>, cover: Cover) {
+        let hash = self.hash(key);
         self.note(hash);
         let mut removed = Removed::new();
         let mut shard = self.shard(hash).write();
-        if shard.is_good(hash, ticket) {
-            shard.insert((key, hash), ticket, fresh, &self.scene(now), &mut removed);
+        if shard.is_good(hash, ticket, (fresh.version, cover)) {
+            let scene = self.scene(ticket.at);
+            shard.insert((key, hash), (ticket, cover), fresh, &scene, &mut removed);
         }
         drop(shard);
     }
 
-    /// A write of this key begins: nothing fetched before it is taken in any more.
-    pub fn begin_write(&self, key: &K, slot: Slot) -> Ticket {
-        let hash = self.hasher.hash(key);
+    /// A write of this key begins: nothing fetched before it is taken in any more. `now` is not after the true time.
+    pub fn begin_write(&self, key: &K, slot: Slot, now: MonoTime) -> Ticket {
+        let hash = self.hash(key);
         let mut shard = self.shard(hash).write();
         let removed = shard.remove(key, hash, &self.hasher);
-        shard.stamp(hash);
-        let ticket = shard.ticket(hash, slot, &self.coherence);
+        shard.note_change(hash);
+        let ticket = self.ticket_at(hash, slot, now, &shard);
         drop(shard);
         drop(removed);
         ticket
     }
 
     /// The write that began with this ticket has ended; `fresh` is what it wrote, if that is known.
-    pub fn end_write(&self, key: &K, ticket: Ticket, fresh: Option<Fresh<V>>, now: MonoTime) {
-        let hash = self.hasher.hash(key);
+    pub fn end_write(&self, key: &K, ticket: Ticket, fresh: Option<Fresh<V>>) {
+        let hash = self.hash(key);
         let mut removed = Removed::new();
         let mut shard = self.shard(hash).write();
-        let alone = shard.is_good(hash, ticket);
+        let cover = self.own_cover(ticket);
+        let is_good = |fresh: &Fresh<V>| shard.is_good(hash, ticket, (fresh.version, cover));
+        let fresh = fresh.filter(is_good);
         removed.extend(shard.remove(key, hash, &self.hasher));
-        if let Some(fresh) = fresh.filter(|_| alone) {
-            shard.insert((key, hash), ticket, fresh, &self.scene(now), &mut removed);
+        if let Some(fresh) = fresh {
+            let scene = self.scene(ticket.at);
+            shard.insert((key, hash), (ticket, cover), fresh, &scene, &mut removed);
         }
-        shard.stamp(hash);
+        shard.note_change(hash);
         drop(shard);
-    }
-
-    /// Another node wrote or removed the key with this hash, see [`cluster_key_hash`].
-    pub fn invalidate_hash(&self, slot: Slot, hash: u64) {
-        let mut shard = self.shard(hash).write();
-        let removed = shard.remove_hash(slot, hash, &self.hasher);
-        shard.stamp(hash);
-        drop(shard);
-        drop(removed);
     }
 
     /// Entries and estimated bytes.
@@ -238,9 +260,8 @@ impl<K: CacheKey, V> Near<K, V> {
     }
 
     fn read(&self, key: &K, now: MonoTime, stale: bool) -> Lookup<V> {
-        let hash = self.hasher.hash(key);
-        let (found, counted) =
-            self.shard(hash).read().get(key, hash, (&self.coherence, now), stale);
+        let hash = self.hash(key);
+        let (found, counted) = self.shard(hash).read().get(key, hash, (&self.bound, now), stale);
         if counted {
             self.note(hash);
         }
@@ -255,11 +276,26 @@ impl<K: CacheKey, V> Near<K, V> {
 
     fn scene(&self, now: MonoTime) -> Scene<'_> {
         let small_share = self.duel.as_ref().map_or(Duel::SHARE_WITHOUT, Duel::small_share);
-        Scene { hasher: &self.hasher, coherence: &self.coherence, now, small_share }
+        Scene { hasher: &self.hasher, bound: &self.bound, now, small_share }
+    }
+
+    fn ticket_at(&self, hash: u64, slot: Slot, at: MonoTime, shard: &Shard<K, V>) -> Ticket {
+        let generation = self.bound.subscriber.ticket(slot);
+        Ticket { at, slot, changes: shard.changes(hash), generation }
+    }
+
+    fn hash(&self, key: &K) -> u64 {
+        hash_of(&self.hasher, key)
     }
 
     fn shard(&self, hash: u64) -> &RwLock<Shard<K, V>> {
         &self.shards[hash as usize & (self.shards.len() - 1)].0
+    }
+}
+
+impl<K: CacheKey, V: Send + Sync> Sink for Near<K, V> {
+    fn invalidate(&self, slot: Slot, seq: Seq, hash: u64) {
+        self.shard(hash).write().note_told((slot, seq), hash, &self.hasher);
     }
 }
 

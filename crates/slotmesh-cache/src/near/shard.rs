@@ -1,18 +1,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use slotmesh_slots::{MonoTime, Slot};
+use slotmesh_coherence::KeyHasher;
+use slotmesh_slots::{MonoTime, Seq, Slot, Version};
 
-use super::coherence::Coherence;
+use super::bound::{Bound, Cover};
 use super::entry::{Entry, Queue, Terms};
 use super::ghosts::Ghosts;
-use super::hash::KeyHasher;
+use super::hash::hash_of;
 use super::index::{Displaced, Index};
 use super::{Fresh, Limits, Lookup, Ticket};
 use crate::key::CacheKey;
 
-/// Write stamps of a shard; keys share them by hash. Sharing costs a lost fill now and then, never a wrong one.
-const STAMPS: usize = 64;
+/// Counts of changes in a shard; keys share them by hash. Sharing costs a lost fill now and then, never a wrong one.
+const CHANGES: usize = 64;
 
 /// Places that an insertion looks at for entries that are over: more than one, so that they become fewer.
 const SWEPT_PER_INSERT: usize = 4;
@@ -72,8 +73,18 @@ pub(super) struct Shard<K, V> {
     /// By queue.
     used: [Used; 3],
     limits: Limits,
-    stamps: [u64; STAMPS],
+    changes: [Changes; CHANGES],
 }
+
+/// How often the keys of a hash changed, or began to.
+#[derive(Clone, Copy, Default)]
+struct Changes {
+    count: u64,
+    /// The latest change, if an owner told of it: the slot's number and one (16 bits), the place in its history (48). Zero if not.
+    told: u64,
+}
+
+const PLACE_BITS: u32 = 48;
 
 #[derive(Clone, Copy, Default)]
 struct Used {
@@ -84,7 +95,7 @@ struct Used {
 /// What a change of a shard depends on beside the shard.
 pub(super) struct Scene<'a> {
     pub(super) hasher: &'a KeyHasher,
-    pub(super) coherence: &'a Coherence,
+    pub(super) bound: &'a Bound,
     /// Not later than the true time.
     pub(super) now: MonoTime,
     /// What the small queue should have, in 1024ths of the capacity.
@@ -115,7 +126,7 @@ impl<K: CacheKey, V> Shard<K, V> {
             sweep: 0,
             used: [Used::default(); 3],
             limits,
-            stamps: [0; STAMPS],
+            changes: [Changes::default(); CHANGES],
         }
     }
 
@@ -131,7 +142,7 @@ impl<K: CacheKey, V> Shard<K, V> {
         &self,
         key: &K,
         hash: u64,
-        (coherence, now): (&Coherence, MonoTime),
+        (bound, now): (&Bound, MonoTime),
         stale: bool,
     ) -> (Lookup<V>, bool) {
         let nothing = (Lookup::Nothing, false);
@@ -139,24 +150,55 @@ impl<K: CacheKey, V> Shard<K, V> {
             return nothing;
         };
         let until = if stale { entry.stale_until() } else { entry.fresh_until() };
-        if now >= until || !entry.is_coherent(coherence, now) {
+        if now >= until || !entry.is_readable(bound, now) {
             return nothing;
         }
         let found = entry.value().map_or(Lookup::Absent, |value| Lookup::Value(Arc::clone(value)));
         (found, entry.touch())
     }
 
-    pub(super) fn ticket(&self, hash: u64, slot: Slot, coherence: &Coherence) -> Ticket {
-        Ticket { stamp: self.stamps[stamp_of(hash)], slot, generation: coherence.generation(slot) }
+    pub(super) fn changes(&self, hash: u64) -> u64 {
+        self.changes[changes_of(hash)].count
     }
 
-    pub(super) fn is_good(&self, hash: u64, ticket: Ticket) -> bool {
-        self.stamps[stamp_of(hash)] == ticket.stamp
+    /// Whether a value of this version, asked for with this ticket, has all changes that are known of.
+    pub(super) fn is_good(
+        &self,
+        hash: u64,
+        ticket: Ticket,
+        (version, cover): (Version, Cover),
+    ) -> bool {
+        let Changes { count, told } = self.changes[changes_of(hash)];
+        // Who writes a key is told of that write too, at times before it is answered.
+        let is_told = matches!(cover, Cover::Told(_)) && told != 0;
+        let has_it = is_told
+            && told >> PLACE_BITS == u64::from(ticket.slot.number()) + 1
+            && told & ((1 << PLACE_BITS) - 1) <= version.seq.0;
+        count == ticket.changes || (count == ticket.changes + 1 && has_it)
     }
 
     /// Makes every ticket for this key so far worthless.
-    pub(super) fn stamp(&mut self, hash: u64) {
-        self.stamps[stamp_of(hash)] += 1;
+    pub(super) fn note_change(&mut self, hash: u64) {
+        let changes = &mut self.changes[changes_of(hash)];
+        *changes = Changes { count: changes.count + 1, told: 0 };
+    }
+
+    /// An owner tells that a key of this hash changed: what is here and older will not be seen again.
+    pub(super) fn note_told(&mut self, (slot, seq): (Slot, Seq), hash: u64, hasher: &KeyHasher) {
+        let changes = &mut self.changes[changes_of(hash)];
+        let fits = seq.0 >> PLACE_BITS == 0;
+        let told = if fits { (u64::from(slot.number()) + 1) << PLACE_BITS | seq.0 } else { 0 };
+        *changes = Changes { count: changes.count + 1, told };
+        let is = |at: u32| {
+            let entry = &self.entries[at as usize];
+            entry.is_of(slot) && entry.key().is_some_and(|key| hash_of(hasher, key) == hash)
+        };
+        if let Some(at) = self.index.find(hash, is) {
+            let entry = &mut self.entries[at as usize];
+            if !entry.is_as_new_as(seq) {
+                entry.kill();
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, key: &K, hash: u64, hasher: &KeyHasher) -> Option<Arc<V>> {
@@ -165,27 +207,11 @@ impl<K: CacheKey, V> Shard<K, V> {
         self.remove_at(at, hasher)
     }
 
-    /// Removes what has this hash and slot.
-    pub(super) fn remove_hash(
-        &mut self,
-        slot: Slot,
-        hash: u64,
-        hasher: &KeyHasher,
-    ) -> Option<Arc<V>> {
-        let is = |at: u32| {
-            let entry = &self.entries[at as usize];
-            entry.is_of(slot) && entry.key().is_some_and(|key| hasher.hash(key) == hash)
-        };
-        let at = self.index.find(hash, is)?;
-        self.remember_worthy(at, hasher);
-        self.remove_at(at, hasher)
-    }
-
     /// Takes the value in, unless what is there is newer, or it finds no room. What is there goes in any case if it is not newer.
     pub(super) fn insert(
         &mut self,
         (key, hash): (&K, u64),
-        ticket: Ticket,
+        (ticket, cover): (Ticket, Cover),
         fresh: Fresh<V>,
         scene: &Scene<'_>,
         removed: &mut Removed<V>,
@@ -194,7 +220,7 @@ impl<K: CacheKey, V> Shard<K, V> {
         if let Some(at) = self.find(key, hash) {
             let entry = &self.entries[at as usize];
             let shown =
-                entry.fresh_until() > scene.now && entry.is_coherent(scene.coherence, scene.now);
+                entry.fresh_until() > scene.now && entry.is_readable(scene.bound, scene.now);
             if shown && entry.version() > fresh.version {
                 return removed.extend(fresh.value);
             }
@@ -203,9 +229,12 @@ impl<K: CacheKey, V> Shard<K, V> {
         }
         self.clear_over(scene, removed);
         let bytes = fresh.bytes.saturating_add(Self::OVERHEAD_BYTES);
-        let origin = (ticket.slot, ticket.generation);
-        let times = (scene.now + fresh.ttl, fresh.stale_for);
-        let terms = Terms::new(origin, fresh.version, bytes, times);
+        let fresh_until = match cover {
+            Cover::Told(_) => ticket.at + fresh.ttl,
+            Cover::Nobody => (ticket.at + fresh.ttl).min(scene.bound.after(ticket.at)),
+        };
+        let times = (fresh_until, fresh.stale_for);
+        let terms = Terms::new((ticket.slot, cover), fresh.version, bytes, times);
         let Some(terms) = terms.filter(|terms| self.is_small_enough(terms.weight())) else {
             return removed.extend(fresh.value);
         };
@@ -355,7 +384,7 @@ impl<K: CacheKey, V> Shard<K, V> {
             let stays = entry.key().is_some()
                 && spared < SPARED_MAX
                 && entry.uses() >= USES_TO_STAY
-                && !entry.is_over(scene.coherence, scene.now);
+                && !entry.is_over(scene.bound, scene.now);
             if !stays {
                 self.remember(at, scene.hasher);
                 removed.extend(self.take(at, scene.hasher));
@@ -380,7 +409,7 @@ impl<K: CacheKey, V> Shard<K, V> {
             if entry.key().is_none() || entry.queue() != Queue::Main {
                 continue;
             }
-            let over = entry.uses() > 0 && entry.is_over(scene.coherence, scene.now);
+            let over = entry.uses() > 0 && entry.is_over(scene.bound, scene.now);
             if !over && spared < SPARED_MAX && entry.age() {
                 spared += 1;
                 continue;
@@ -395,7 +424,7 @@ impl<K: CacheKey, V> Shard<K, V> {
             let at = self.sweep;
             self.sweep = if at + 1 < self.entries.len() { at + 1 } else { 0 };
             let entry = &self.entries[at];
-            if entry.key().is_none() || !entry.is_over(scene.coherence, scene.now) {
+            if entry.key().is_none() || !entry.is_over(scene.bound, scene.now) {
                 continue;
             }
             self.remember_worthy(at as u32, scene.hasher);
@@ -413,7 +442,7 @@ impl<K: CacheKey, V> Shard<K, V> {
 
     fn remember(&mut self, at: u32, hasher: &KeyHasher) {
         if let Some(key) = self.entries[at as usize].key() {
-            self.ghosts.remember(hasher.hash(key));
+            self.ghosts.remember(hash_of(hasher, key));
         }
     }
 
@@ -446,7 +475,7 @@ impl<K: CacheKey, V> Shard<K, V> {
     /// Takes an entry out and leaves a hole, or the hole that was there.
     fn take(&mut self, at: u32, hasher: &KeyHasher) -> Option<Arc<V>> {
         let entry = &mut self.entries[at as usize];
-        self.index.remove(hasher.hash(entry.key()?), at);
+        self.index.remove(hash_of(hasher, entry.key()?), at);
         self.used[entry.queue() as usize].subtract(entry.weight());
         let (_, value) = entry.vacate(NOWHERE);
         value
@@ -506,7 +535,7 @@ impl Used {
     }
 }
 
-/// Which stamp a key has: not by the bits that its shard goes by.
-const fn stamp_of(hash: u64) -> usize {
-    (hash >> 16) as usize % STAMPS
+/// Whose changes are counted together: not by the bits that a shard goes by.
+const fn changes_of(hash: u64) -> usize {
+    (hash >> 16) as usize % CHANGES
 }

@@ -50,9 +50,10 @@ impl Harness {
         for step in input.chunks(12) {
             harness.step(peer, step);
         }
-        harness.subscriber.forget(peer);
+        harness.subscriber.retain(|node| node != peer);
         if let Some((slot, stamp)) = harness.kept {
-            let readable = harness.subscriber.readable(slot, stamp, BOUND, harness.now);
+            let readable =
+                harness.subscriber.readable(slot, stamp, harness.now.saturating_sub(BOUND));
             assert_eq!(readable, Readable::No, "the peer is forgotten");
         }
         harness.end
@@ -89,7 +90,7 @@ impl Harness {
                 let stamp = self.subscriber.admit(slot, ticket, peer, by);
                 self.kept = stamp.map(|stamp| (slot, stamp)).or(self.kept);
                 if let Some((slot, stamp)) = self.kept {
-                    let _ = self.subscriber.readable(slot, stamp, BOUND, self.now);
+                    let _ = self.subscriber.readable(slot, stamp, self.now.saturating_sub(BOUND));
                 }
             }
         }

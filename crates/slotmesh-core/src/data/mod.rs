@@ -75,13 +75,15 @@ pub struct DataConfig {
     /// Bytes that recent records may take; a replica that was away for less than it covers catches up without a snapshot.
     /// More bridges longer cuts. Sane: a second of writing.
     pub log_bytes: usize,
+    /// What all nodes of the cluster share and users do not know: seed of the hashes of keys, see [`slotmesh_coherence::key_hash`].
+    pub key_seed: u64,
 }
 
 impl Default for DataConfig {
     fn default() -> Self {
         let log_bytes = LOG_BYTES_MAX;
         let store = StoreConfig { log_bytes, ..StoreConfig::default() };
-        Self { store, replication: slotmesh_replication::Config::default(), log_bytes }
+        Self { store, replication: slotmesh_replication::Config::default(), log_bytes, key_seed: 0 }
     }
 }
 
@@ -104,7 +106,7 @@ impl DataConfig {
             replication.window_bytes = replication.window_bytes.min(log_bytes / 2);
             replication.copy_lag_bytes = replication.copy_lag_bytes.min(log_bytes / 4);
         }
-        Self { store, replication, log_bytes }
+        Self { store, replication, log_bytes, key_seed: 0 }
     }
 }
 
@@ -239,6 +241,7 @@ pub struct DataPlane {
     lost_slots: AtomicU64,
     snapshots_seen: AtomicU64,
     max_value_bytes: u64,
+    key_seed: u64,
 }
 
 impl DataPlane {
@@ -272,6 +275,7 @@ impl DataPlane {
             lost_slots: AtomicU64::new(0),
             snapshots_seen: AtomicU64::new(0),
             max_value_bytes,
+            key_seed: config.key_seed,
         }
     }
 
@@ -315,6 +319,12 @@ impl DataPlane {
     #[must_use]
     pub const fn value_bytes_max(&self) -> u64 {
         self.max_value_bytes
+    }
+
+    /// The seed of keys' hashes in this cluster.
+    #[must_use]
+    pub const fn key_seed(&self) -> u64 {
+        self.key_seed
     }
 }
 

@@ -1,12 +1,27 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
-use slotmesh_coherence::{FrameError, Watcher, key_hash};
-use slotmesh_slots::{Effect, Mistake, NodeId, Record, Slot};
+use slotmesh_coherence::{FrameError, Subscriber, Watcher, key_hash};
+use slotmesh_slots::{Effect, Mistake, MonoTime, NodeId, Record, Slot};
 
 use super::gate::RoleWord;
 use super::{DataPlane, Done};
 use crate::request::Reply;
 
 impl DataPlane {
+    /// Tells this node's own subscriber of the writes to its own slots; once, at the start.
+    pub fn attach(&self, subscriber: Arc<Subscriber>) {
+        self.publisher.attach(subscriber);
+    }
+
+    /// Tells the subscriber, which keeps values of this node's own slots, that these are known to be right at this time of the
+    /// subscriber's clock, which is now; unless the lease is over, when somebody else may own the slots by now.
+    pub fn vouch(&self, subscriber: &Subscriber, now: MonoTime) {
+        if self.gate.has_lease() || Mistake::EchoWithoutLease.is_planted() {
+            subscriber.vouch(now);
+        }
+    }
+
     /// A node opened a stream on which it wants to be told of writes, and this is its first frame.
     ///
     /// # Errors
@@ -46,8 +61,8 @@ impl DataPlane {
         self.read(slot, key, Box::new(move |found| done(found.map(watched))));
     }
 
-    /// Has the watcher told of the slot's writes from now on, if this node serves it.
-    fn subscribe(&self, slot: Slot, by: Watcher) -> bool {
+    /// Has the watcher told of the slot's writes from now on; false if this node does not serve it, or has no such stream.
+    pub fn subscribe(&self, slot: Slot, by: Watcher) -> bool {
         if self.publisher.is_subscribed(slot, by) {
             return true;
         }
@@ -63,7 +78,8 @@ impl DataPlane {
         }
         match &record.effect {
             Effect::Put { key, .. } | Effect::Delete { key } | Effect::Expire { key, .. } => {
-                self.publisher.publish(record.slot, record.seq, || key_hash(key));
+                let hash = || key_hash(self.key_seed, key);
+                self.publisher.publish(record.slot, record.seq, hash);
             }
             // Watchers are told of a clearing also where it changes nothing: see [`DataPlane::write`].
             Effect::Clear => {}

@@ -36,7 +36,7 @@ impl LinkWakers {
         Arc::clone(self.0.write().entry(node).or_default())
     }
 
-    fn forget(&self, node: NodeId) {
+    pub(super) fn forget(&self, node: NodeId) {
         self.0.write().remove(&node);
     }
 }

@@ -38,6 +38,11 @@ impl LanePeers {
         Some(peer.clone())
     }
 
+    /// Whether the node is a member as far as this node knows.
+    pub(crate) fn is_member(&self, node: NodeId) -> bool {
+        self.directory.load().contains(node)
+    }
+
     /// Gives up connections to nodes that are no members any more.
     pub(crate) fn prune(&self) {
         let directory = self.directory.load();

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::links::LinkWakers;
 use super::{LanePeers, kind};
+use crate::coarse::CoarseClock;
 
 /// How often the wanted streams are compared with the open ones beside being told.
 const REVIEW_INTERVAL: Duration = Duration::from_millis(50);
@@ -40,24 +41,30 @@ enum Ended {
     Behind,
 }
 
-/// Keeps a stream open to every node that values are kept of, this one included.
+/// Keeps a stream open to every node that values are kept of, and vouches for those of this node's own slots.
 pub(crate) struct Watches {
     pub(crate) data: Arc<DataPlane>,
     pub(crate) subscriber: Arc<Subscriber>,
+    pub(crate) clock: CoarseClock,
     pub(crate) peers: Arc<LanePeers>,
     /// Woken when a stream to the node, or a ping, is wanted.
     pub(crate) pings: LinkWakers,
-    /// Woken when there is something to tell the node, which is this one.
-    pub(crate) frames: LinkWakers,
     pub(crate) changed: Arc<Notify>,
 }
 
 impl Watches {
     /// Runs until its task is dropped.
     pub(crate) async fn run(self) {
+        tokio::join!(self.keep_streams(), self.vouch());
+    }
+
+    async fn keep_streams(&self) {
         let mut open: BTreeMap<NodeId, JoinHandle<()>> = BTreeMap::new();
         loop {
             open.retain(|_, task| !task.is_finished());
+            for node in self.subscriber.retain(|node| self.peers.is_member(node)) {
+                self.pings.forget(node);
+            }
             for node in self.subscriber.wanted() {
                 open.entry(node).or_insert_with(|| self.open(node));
             }
@@ -68,15 +75,25 @@ impl Watches {
         }
     }
 
+    /// As often as a peer is pinged.
+    async fn vouch(&self) {
+        let asked = self.pings.of(self.data.node());
+        loop {
+            if self.subscriber.wants_voucher() {
+                self.data.vouch(&self.subscriber, self.clock.at_least());
+                sleep(self.subscriber.ping_interval().unwrap_or(IDLE)).await;
+            } else {
+                asked.notified().await;
+            }
+        }
+    }
+
     fn open(&self, node: NodeId) -> JoinHandle<()> {
-        let (data, subscriber) = (Arc::clone(&self.data), Arc::clone(&self.subscriber));
+        let (subscriber, clock) = (Arc::clone(&self.subscriber), self.clock);
         let (peers, pings) = (Arc::clone(&self.peers), self.pings.of(node));
-        let frames = self.frames.of(node);
         tokio::spawn(async move {
-            let listener = Listener { data, subscriber, node, pings };
-            let ended = if node == listener.data.node() {
-                listener.hear_itself(&frames).await
-            } else if let Some(peer) = peers.peer(node)
+            let listener = Listener { subscriber, clock, node, pings };
+            let ended = if let Some(peer) = peers.peer(node)
                 && let Ok(stream) = peer.open_stream(kind::WATCH).await
             {
                 listener.hear(stream).await
@@ -91,8 +108,8 @@ impl Watches {
 
 /// The end of a stream that hears.
 struct Listener {
-    data: Arc<DataPlane>,
     subscriber: Arc<Subscriber>,
+    clock: CoarseClock,
     node: NodeId,
     pings: Arc<Notify>,
 }
@@ -147,40 +164,8 @@ impl Listener {
                 Ok(None) => return Ended::Closed,
                 Err(error) => return error.into(),
             };
-            let now = self.data.now();
+            let now = self.clock.at_most();
             if let Err(error) = self.subscriber.handle_frame(self.node, by, &frame, now) {
-                return error.into();
-            }
-        }
-    }
-
-    /// This node's own writes, without a network.
-    async fn hear_itself(&self, frames: &Notify) -> Ended {
-        let Some((by, hello)) = self.subscriber.open(self.node) else { return Ended::Closed };
-        let ended = match self.data.watcher_open(self.node, &hello) {
-            Ok(_) => self.relay(by, frames).await,
-            Err(error) => error.into(),
-        };
-        self.data.watcher_close(by);
-        self.subscriber.close(self.node, by);
-        ended
-    }
-
-    async fn relay(&self, by: Watcher, frames: &Notify) -> Ended {
-        let mut rhythm = Rhythm::new();
-        loop {
-            let pinged = tokio::select! {
-                () = frames.notified() => Ok(()),
-                ping = self.next_ping(&mut rhythm) => match ping {
-                    Ok(ping) => self.data.handle_watcher_frame(by, &ping),
-                    Err(ended) => return ended,
-                },
-            };
-            let Some(told) = self.data.poll_watcher(by) else { return Ended::Behind };
-            let now = self.data.now();
-            let mut taken =
-                told.iter().map(|frame| self.subscriber.handle_frame(self.node, by, frame, now));
-            if let Err(error) = pinged.and_then(|()| taken.try_for_each(|taken| taken)) {
                 return error.into();
             }
         }
@@ -191,7 +176,7 @@ impl Listener {
         loop {
             let interval = self.subscriber.ping_interval().unwrap_or(IDLE);
             sleep_until(rhythm.pinged + interval).await;
-            if let Some(ping) = self.subscriber.poll_ping(self.node, self.data.now()) {
+            if let Some(ping) = self.subscriber.poll_ping(self.node, self.clock.at_least()) {
                 rhythm.pinged = Instant::now();
                 rhythm.asked = rhythm.pinged;
                 return Ok(ping);

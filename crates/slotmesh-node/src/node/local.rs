@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::{Inner, Node};
 use crate::client::Router;
 use crate::clock::BootClock;
+use crate::coarse::CoarseClock;
 use crate::config::ReadySettings;
 use crate::status::{NodeStatus, Phase};
 
@@ -24,7 +25,8 @@ impl Node {
     #[must_use]
     pub fn local(max_memory_bytes: usize) -> Self {
         let id = NodeId::from_random(rand::random());
-        let config = DataConfig::within(max_memory_bytes, false);
+        let key_seed = rand::random();
+        let config = DataConfig { key_seed, ..DataConfig::within(max_memory_bytes, false) };
         let wakers = Wakers::default();
         let data = Arc::new(DataPlane::new(id, config, Arc::new(BootClock), wakers));
         let cluster = Arc::new(own_everything(id, &data));
@@ -46,8 +48,10 @@ impl Node {
         }
         let call_timeout = ReadySettings::default().call_timeout;
         let started = data.now();
-        // Nobody else writes, so nobody has to be heard of; nothing is watched.
+        // Nobody else writes, and its own writes are told at once.
         let subscriber = Arc::new(Subscriber::new(id, Box::new(|_| {})));
+        subscriber.vouch(MonoTime::from_micros(u64::MAX));
+        data.attach(Arc::clone(&subscriber));
         let lanes = Vec::new();
         let router = Router { data, subscriber, lanes, status: status.clone(), call_timeout };
         let inner = Inner {
@@ -61,6 +65,7 @@ impl Node {
             ready_cap: Duration::ZERO,
             max_memory_bytes,
             started,
+            clock: CoarseClock::start(),
             was_safe: Mutex::new(true),
         };
         Self { inner: Arc::new(inner) }

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::decisions::REFORM_TIMEOUT;
 use crate::client::Router;
+use crate::coarse::CoarseClock;
 use crate::control::Input;
 use crate::status::{NodeStatus, Phase};
 
@@ -39,6 +40,7 @@ struct Inner {
     ready_cap: Duration,
     max_memory_bytes: usize,
     started: MonoTime,
+    clock: CoarseClock,
     was_safe: Mutex<bool>,
 }
 
@@ -95,10 +97,27 @@ impl Node {
         &self.inner.router.subscriber
     }
 
-    /// The time by which [`Subscriber`] measures.
+    /// Has [`Node::subscriber`] told of the writes to a slot that this node is primary of, so that values of it can be kept; false if
+    /// it is not. Before the value is read or written.
     #[must_use]
-    pub fn now(&self) -> MonoTime {
-        self.inner.router.data.now()
+    pub fn watch_own(&self, slot: Slot) -> bool {
+        let Router { data, subscriber, .. } = &*self.inner.router;
+        let (ticket, by) = (subscriber.ticket(slot), subscriber.own());
+        data.owner(slot).0 == Some(by.node)
+            && data.subscribe(slot, by)
+            && subscriber.admit(slot, ticket, by.node, by).is_some()
+    }
+
+    /// The clock by which [`Subscriber`] measures.
+    #[must_use]
+    pub fn clock(&self) -> CoarseClock {
+        self.inner.clock
+    }
+
+    /// The seed of [`slotmesh_coherence::key_hash`] in this cluster, which users should not know.
+    #[must_use]
+    pub fn key_seed(&self) -> u64 {
+        self.inner.router.data.key_seed()
     }
 
     /// Numbers of this node's data plane.

@@ -28,6 +28,12 @@ impl Node {
         Ok(found(reply))
     }
 
+    /// As [`Node::get`] where this node is the primary and can answer without waiting; `None` where not.
+    #[must_use]
+    pub fn get_now(&self, key: &[u8]) -> Option<Option<Value>> {
+        self.inner.router.get_now(key).map(found)
+    }
+
     /// Reads a part of a value, as [`Node::get`] reads all of it: from one byte to another, `(0, -1)` being the whole.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::{Inner, Node};
 use crate::client::Router;
 use crate::clock::BootClock;
+use crate::coarse::CoarseClock;
 use crate::config::NodeConfig;
 use crate::control::{
     ControlHandler, ControlParts, ControlPeers, Driver, Guard, INPUTS_MAX, LogSlot,
@@ -55,6 +56,7 @@ struct Starting {
     listeners: LinkWakers,
     watches_changed: Arc<Notify>,
     subscriber: Arc<Subscriber>,
+    clock: CoarseClock,
     directory: Arc<ArcSwap<Directory>>,
     directory_changed: Arc<Notify>,
     stop: watch::Sender<bool>,
@@ -79,8 +81,11 @@ impl Starting {
             events: Box::new(move || events.notify_one()),
             watchers: Box::new(move |node| watchers.wake(node)),
         };
-        let data_config = DataConfig::within(config.max_memory_bytes, true);
+        let key_seed = identity.key_seed();
+        let data_config =
+            DataConfig { key_seed, ..DataConfig::within(config.max_memory_bytes, true) };
         let data = Arc::new(DataPlane::new(id, data_config, Arc::new(BootClock), hooks));
+        data.attach(Arc::clone(&subscriber));
         Self {
             id,
             config,
@@ -92,6 +97,7 @@ impl Starting {
             listeners,
             watches_changed,
             subscriber,
+            clock: CoarseClock::start(),
             directory: Arc::default(),
             directory_changed: Arc::default(),
             stop: watch::channel(false).0,
@@ -138,6 +144,7 @@ impl Starting {
             ready_cap: self.config.ready.ready_cap,
             max_memory_bytes: self.config.max_memory_bytes,
             started,
+            clock: self.clock,
             was_safe: Mutex::new(false),
         };
         Ok(Node { inner: Arc::new(inner) })
@@ -154,7 +161,7 @@ impl Starting {
         let changed = Arc::clone(&self.directory_changed);
         let latency_max = self.config.ready.copy_latency_max;
         let watches = (Arc::clone(&self.subscriber), Arc::clone(&self.watches_changed));
-        let (pings, frames) = (self.listeners.clone(), self.tellers.clone());
+        let (pings, clock) = (self.listeners.clone(), self.clock);
         let mut stop = self.stop.subscribe();
         let (ready, started) = oneshot::channel();
         spawn("slotmesh-lane", async move {
@@ -172,9 +179,9 @@ impl Starting {
                     let watches = Watches {
                         data: data_too,
                         subscriber,
+                        clock,
                         peers: peers_too,
                         pings,
-                        frames,
                         changed: woken,
                     };
                     let links = Links { data, peers, wakers, changed };

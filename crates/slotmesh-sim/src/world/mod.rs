@@ -427,7 +427,7 @@ impl World {
             budget_bytes: budget.unwrap_or(PLENTY_BYTES),
         };
         let mut process = Process::start(node, place, clock, (config, sizes), seed);
-        process.near = self.scenario.near.then(|| Near::new(node));
+        process.near = self.scenario.near.then(|| Near::new(&process.data));
         self.processes.insert(node, process);
         self.places[place] = Some(node);
         self.settle(node);

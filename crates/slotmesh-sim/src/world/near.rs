@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use slotmesh_coherence::{Readable, Sink, Stamp, Subscriber, Ticket, Watcher, key_hash};
-use slotmesh_core::{DataError, Op, Reply};
+use slotmesh_core::{DataConfig, DataError, DataPlane, Op, Reply};
 use slotmesh_slots::{MonoTime, NodeId, Seq, Slot, Version};
 
 use super::{Event, World};
@@ -34,9 +34,13 @@ const IDLE: Duration = Duration::from_secs(3);
 /// The client whose calls are reads that fill a tier.
 pub(crate) const FILLS: usize = usize::MAX;
 
+fn hash_of(key: &[u8]) -> u64 {
+    key_hash(DataConfig::default().key_seed, key)
+}
+
 /// What one process keeps.
 pub(crate) struct Near {
-    subscriber: Subscriber,
+    subscriber: Arc<Subscriber>,
     tier: Arc<Tier>,
 }
 
@@ -61,10 +65,11 @@ impl Sink for Tier {
 }
 
 impl Near {
-    pub(crate) fn new(node: NodeId) -> Self {
+    pub(crate) fn new(data: &DataPlane) -> Self {
         let tier = Arc::new(Tier::default());
-        let subscriber = Subscriber::new(node, Box::new(|_| {}));
+        let subscriber = Arc::new(Subscriber::new(data.node(), Box::new(|_| {})));
         subscriber.register(&(Arc::clone(&tier) as Arc<dyn Sink>), BOUND);
+        data.attach(Arc::clone(&subscriber));
         Self { subscriber, tier }
     }
 }
@@ -145,7 +150,7 @@ impl World {
 
     pub(super) fn near_read(&mut self, node: NodeId, key: usize) {
         let name = self.work.name(key).clone();
-        let (slot, hash) = (Slot::of_key(&name), key_hash(&name));
+        let (slot, hash) = (Slot::of_key(&name), hash_of(&name));
         let Some(process) = self.processes.get(&node) else { return };
         let Some(near) = &process.near else { return };
         let now = process.now();
@@ -154,7 +159,8 @@ impl World {
             let kept = near.tier.0.lock();
             let held = kept.values.get(&hash).copied();
             let served = held.filter(|(_, stamp)| {
-                near.subscriber.readable(slot, *stamp, BOUND, now) == Readable::Yes
+                let since = now.saturating_sub(BOUND);
+                near.subscriber.readable(slot, *stamp, since) == Readable::Yes
             });
             (served, kept.invalidated.get(&hash).copied().unwrap_or_default())
         };
@@ -204,7 +210,7 @@ impl World {
         let Some(process) = self.processes.get(&asked.node) else { return };
         let Some(near) = &process.near else { return };
         let name = self.work.name(asked.key);
-        let (slot, hash) = (Slot::of_key(name), key_hash(name));
+        let (slot, hash) = (Slot::of_key(name), hash_of(name));
         let by = Watcher { node: asked.node, stream };
         let Some(stamp) = near.subscriber.admit(slot, asked.ticket, owner, by) else { return };
         let mut kept = near.tier.0.lock();
@@ -224,9 +230,20 @@ impl World {
         let nodes: Vec<NodeId> = self.processes.keys().copied().collect();
         for node in nodes {
             self.open_streams(node);
+            self.vouch(node);
         }
         for pair in self.nears.streams.keys().copied().collect::<Vec<_>>() {
             self.tend_stream(pair);
+        }
+    }
+
+    /// For the own slots.
+    fn vouch(&self, node: NodeId) {
+        let process = self.processes.get(&node).filter(|process| !process.paused);
+        if let Some((process, near)) = process.and_then(|it| Some((it, it.near.as_ref()?)))
+            && near.subscriber.wants_voucher()
+        {
+            process.data.vouch(&near.subscriber, process.now());
         }
     }
 

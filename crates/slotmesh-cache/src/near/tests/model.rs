@@ -26,16 +26,12 @@ enum Step {
         value: Option<u64>,
         bytes: usize,
     },
-    Invalidate(u32),
+    /// Somebody else writes it, and nobody knows what.
+    Publish(u32),
+    /// A write of this process is told before it ends.
+    Tell(usize),
     DropSlot(u16),
-    Own {
-        slot: u16,
-        peer: u16,
-    },
-    Hear {
-        peer: u16,
-        lasts: u64,
-    },
+    Vouch,
     Pass(u64),
     Read(u32),
 }
@@ -57,10 +53,10 @@ fn step() -> impl Strategy<Value = Step> {
         8 => arrive,
         2 => key.clone().prop_map(Step::BeginWrite),
         2 => end,
-        1 => key.clone().prop_map(Step::Invalidate),
+        1 => key.clone().prop_map(Step::Publish),
+        1 => (0_usize..8).prop_map(Step::Tell),
         1 => (0..SLOTS).prop_map(Step::DropSlot),
-        1 => (0..SLOTS, 0_u16..3).prop_map(|(slot, peer)| Step::Own { slot, peer }),
-        1 => (1_u16..3, 0_u64..500).prop_map(|(peer, lasts)| Step::Hear { peer, lasts }),
+        2 => Just(Step::Vouch),
         2 => (0_u64..60).prop_map(Step::Pass),
         16 => key.prop_map(Step::Read),
     ]
@@ -72,17 +68,24 @@ struct Shown {
     value: Option<u64>,
     fresh_until: u64,
     stale_until: u64,
+    seq: u64,
+    /// Only while it is vouched for.
+    told: bool,
 }
 
 struct Fetch {
     key: u32,
     ticket: Ticket,
-    /// Whether a write, an invalidation or a drop came since.
+    cover: Cover,
+    began: u64,
+    seq: u64,
+    /// Whether a write or an invalidation came since, and whether the slot was dropped.
     good: bool,
+    dropped: bool,
 }
 
 struct Model {
-    near: Near<u32, u64>,
+    near: Owned,
     limits: Limits,
     now: u64,
     seq: u64,
@@ -90,8 +93,12 @@ struct Model {
     shown: HashMap<u32, Vec<Shown>>,
     fetches: Vec<Fetch>,
     writes: Vec<Fetch>,
-    owners: [u16; SLOTS as usize],
-    readable_until: [u64; 3],
+    vouched: u64,
+}
+
+fn arrived(seq: u64, value: Option<u64>, bytes: usize, ttl: u64, stale: u64) -> Fresh<u64> {
+    let (ttl, stale_for) = (Duration::from_millis(ttl), Duration::from_millis(stale));
+    Fresh { value: value.map(Arc::new), ttl, stale_for, bytes, ..fresh(0, seq) }
 }
 
 fn slot_of(key: u32) -> Slot {
@@ -100,34 +107,32 @@ fn slot_of(key: u32) -> Slot {
 
 impl Model {
     fn new(limits: Limits) -> Self {
-        let coherence = Arc::new(Coherence::new(2));
-        let near = Near::new(limits, KeyHasher::new(7, b"n:1:"), coherence);
         Self {
-            near,
+            near: Owned::new(limits, BOUND),
             limits,
-            now: 0,
+            now: 1,
             seq: 0,
             shown: HashMap::new(),
             fetches: Vec::new(),
             writes: Vec::new(),
-            owners: [0; SLOTS as usize],
-            readable_until: [u64::MAX, 0, 0],
+            vouched: 0,
         }
     }
 
     fn step(&mut self, step: Step) {
         match step {
             Step::Fetch(key) => {
-                let ticket = self.near.ticket(&key, slot_of(key));
-                self.fetches.push(Fetch { key, ticket, good: true });
+                let (ticket, cover) = self.near.fetch(key, slot_of(key), at(self.now));
+                let fetch = self.begun(key, ticket, cover);
+                self.fetches.push(fetch);
             }
             Step::Arrive { which, value, bytes, ttl, stale } => {
                 if let Some(index) = which.checked_rem(self.fetches.len()) {
                     let fetch = self.fetches.swap_remove(index);
-                    let fresh = self.fresh(value, bytes, ttl, stale);
-                    let shown = self.shown_of(&fresh);
-                    self.near.fill(&fetch.key, fetch.ticket, fresh, at(self.now));
-                    if fetch.good {
+                    let fresh = arrived(fetch.seq, value, bytes, ttl, stale);
+                    let shown = Self::shown_of(&fetch, &fresh);
+                    self.near.fill(&fetch.key, fetch.ticket, fresh, fetch.cover);
+                    if fetch.good && !fetch.dropped {
                         self.shown.entry(fetch.key).or_default().push(shown);
                     }
                 }
@@ -135,32 +140,46 @@ impl Model {
             Step::BeginWrite(key) => {
                 self.spoil(|fetch| fetch.key == key);
                 self.shown.remove(&key);
-                let ticket = self.near.begin_write(&key, slot_of(key));
-                self.writes.push(Fetch { key, ticket, good: true });
+                let ticket = self.near.begin(key, slot_of(key), at(self.now));
+                let cover = self.near.own_cover(ticket);
+                let write = self.begun(key, ticket, cover);
+                self.writes.push(write);
             }
             Step::EndWrite { which, value, bytes } => {
                 if let Some(index) = which.checked_rem(self.writes.len()) {
                     self.end_write(index, value, bytes);
                 }
             }
-            Step::Invalidate(key) => {
+            Step::Publish(key) => {
+                self.seq += 1;
                 self.spoil(|fetch| fetch.key == key);
+                self.near.watch(slot_of(key));
+                self.near.publish(key, slot_of(key), self.seq);
                 self.shown.remove(&key);
-                let hash = cluster_key_hash(7, format!("n:1:{key}").as_bytes());
-                self.near.invalidate_hash(slot_of(key), hash);
+            }
+            Step::Tell(which) => {
+                if let Some(index) = which.checked_rem(self.writes.len()) {
+                    let (key, seq) = (self.writes[index].key, self.writes[index].seq);
+                    self.spoil(|fetch| fetch.key == key && fetch.seq < seq);
+                    self.near.watch(slot_of(key));
+                    self.near.publish(key, slot_of(key), seq);
+                    let shown = self.shown.entry(key).or_default();
+                    shown.retain(|shown| shown.told && shown.seq >= seq);
+                }
             }
             Step::DropSlot(slot) => {
-                self.drop_slot(slot);
-                self.near.coherence.slot_dropped(Slot::new(slot).unwrap());
+                for fetch in self.fetches.iter_mut().chain(&mut self.writes) {
+                    fetch.dropped |= slot_of(fetch.key).number() == slot;
+                }
+                for (_, shown) in self.shown.iter_mut().filter(|it| slot_of(*it.0).number() == slot)
+                {
+                    shown.retain(|shown| !shown.told);
+                }
+                self.near.publisher.drop_slot(Slot::new(slot).unwrap());
             }
-            Step::Own { slot, peer } => {
-                self.drop_slot(slot);
-                self.owners[usize::from(slot)] = peer;
-                self.near.coherence.slot_owned_by(Slot::new(slot).unwrap(), PeerIndex(peer));
-            }
-            Step::Hear { peer, lasts } => {
-                self.readable_until[usize::from(peer)] = self.now + lasts;
-                self.near.coherence.peer_readable_until(PeerIndex(peer), at(self.now + lasts));
+            Step::Vouch => {
+                self.vouched = self.now;
+                self.near.vouch(at(self.now));
             }
             Step::Pass(millis) => self.now += millis,
             Step::Read(key) => self.check(key),
@@ -173,25 +192,28 @@ impl Model {
         let write = self.writes.swap_remove(index);
         self.spoil(|fetch| fetch.key == write.key);
         self.shown.remove(&write.key);
-        let fresh = self.fresh(value, bytes, 100, 0);
+        let fresh = arrived(write.seq, value, bytes, 200, 0);
         if write.good {
-            self.shown.insert(write.key, vec![self.shown_of(&fresh)]);
+            let cover = if write.dropped { Cover::Nobody } else { write.cover };
+            let shown = Self::shown_of(&Fetch { cover, ..write }, &fresh);
+            self.shown.insert(write.key, vec![shown]);
         }
-        self.near.end_write(&write.key, write.ticket, Some(fresh), at(self.now));
+        self.near.end_write(&write.key, write.ticket, Some(fresh));
     }
 
-    /// Versions rise, so none is refused for being old.
-    fn fresh(&mut self, value: Option<u64>, bytes: usize, ttl: u64, stale: u64) -> Fresh<u64> {
+    fn begun(&mut self, key: u32, ticket: Ticket, cover: Cover) -> Fetch {
         self.seq += 1;
-        let ttl = Duration::from_millis(ttl);
-        let stale_for = Duration::from_millis(stale);
-        Fresh { value: value.map(Arc::new), ttl, stale_for, bytes, ..fresh(0, self.seq) }
+        let (began, seq) = (self.now, self.seq);
+        Fetch { key, ticket, cover, began, seq, good: true, dropped: false }
     }
 
-    fn shown_of(&self, fresh: &Fresh<u64>) -> Shown {
-        let fresh_until = self.now + fresh.ttl.as_millis() as u64;
+    fn shown_of(fetch: &Fetch, fresh: &Fresh<u64>) -> Shown {
+        let told = matches!(fetch.cover, Cover::Told(_));
+        let ttl = fresh.ttl.as_millis() as u64;
+        let fresh_until = fetch.began + if told { ttl } else { ttl.min(100) };
         let stale_until = fresh_until + fresh.stale_for.as_millis() as u64;
-        Shown { value: fresh.value.as_deref().copied(), fresh_until, stale_until }
+        let (value, seq) = (fresh.value.as_deref().copied(), fetch.seq);
+        Shown { value, fresh_until, stale_until, seq, told }
     }
 
     fn spoil(&mut self, is: impl Fn(&Fetch) -> bool) {
@@ -199,27 +221,23 @@ impl Model {
         all.filter(|fetch| is(fetch)).for_each(|fetch| fetch.good = false);
     }
 
-    fn drop_slot(&mut self, slot: u16) {
-        self.spoil(|fetch| slot_of(fetch.key).number() == slot);
-        self.shown.retain(|key, _| slot_of(*key).number() != slot);
-    }
-
     fn check(&self, key: u32) {
-        let peer = self.owners[slot_of(key).index()];
-        let readable = self.now < self.readable_until[usize::from(peer)];
-        let shown = self.shown.get(&key).filter(|_| readable).map_or(&[][..], Vec::as_slice);
+        let vouched = self.vouched != 0 && self.now < self.vouched + 100;
+        let shown = self.shown.get(&key).map_or(&[][..], Vec::as_slice);
         let found = |lookup| match lookup {
             Lookup::Value(value) => Some(Some(*value)),
             Lookup::Absent => Some(None),
             Lookup::Nothing => None,
         };
+        let may = |found, until: fn(&Shown) -> u64| {
+            let may = |shown: &&Shown| shown.value == found && self.now < until(shown);
+            shown.iter().filter(may).any(|shown| vouched || !shown.told)
+        };
         if let Some(found) = found(self.near.lookup(&key, at(self.now))) {
-            let may = |shown: &Shown| shown.value == found && self.now < shown.fresh_until;
-            assert!(shown.iter().any(may), "{key} {found:?} {shown:?}");
+            assert!(may(found, |shown| shown.fresh_until), "{key} {found:?} {shown:?}");
         }
         if let Some(found) = found(self.near.get_stale(&key, at(self.now))) {
-            let may = |shown: &Shown| shown.value == found && self.now < shown.stale_until;
-            assert!(shown.iter().any(may), "{key} {found:?} {shown:?}");
+            assert!(may(found, |shown| shown.stale_until), "{key} {found:?} {shown:?}");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The clock of the local tier.
+//! The clock of local tiers.
 //!
-//! Each hit looks at it, so it is the kernel's coarse one: 4 ns where std's takes 23 (`compare_near` prints both). The kernel moves it on, no thread of ours, so it is right at once after the process was stopped. It lags by up to
-//! its resolution (1 to 10 ms); so there are two readings, of which the true time lies between, and each use takes the one that
-//! makes an entry live shorter.
+//! Each hit looks at it, so it is the kernel's coarse one: 4 ns where std's takes 23 (`compare_near` prints both). The kernel moves it
+//! on, no thread of ours, so it is right at once after the process was stopped. It lags by up to its resolution (1 to 10 ms); so
+//! there are two readings, of which the true time lies between, and each use takes the one that makes an entry live shorter.
+//! While the host is suspended it stands still, unlike the clock of leases.
 
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 use slotmesh_slots::MonoTime;
 use tokio::time::Instant;
 
-/// A clock that begins when it is made.
+/// A clock that begins when it is made, for many readings.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock(Source);
+pub struct CoarseClock(Source);
 
 #[derive(Clone, Copy, Debug)]
 enum Source {
@@ -22,7 +23,7 @@ enum Source {
     Tokio { origin: Instant },
 }
 
-impl Clock {
+impl CoarseClock {
     /// Begins now. Takes tokio's clock if that stands still.
     #[must_use]
     pub fn start() -> Self {
@@ -73,7 +74,7 @@ mod tests {
     #[test]
     fn the_true_time_lies_between_its_readings() {
         let before = std::time::Instant::now();
-        let clock = Clock::start();
+        let clock = CoarseClock::start();
         let started = std::time::Instant::now();
         while started.elapsed() < Duration::from_millis(20) {
             let least = clock.at_least();
@@ -89,7 +90,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_tests_clock_is_taken() {
-        let clock = Clock::start();
+        let clock = CoarseClock::start();
         assert_eq!(clock.at_most(), MonoTime::ZERO);
         tokio::time::advance(Duration::from_millis(3)).await;
         assert_eq!(
