@@ -222,7 +222,7 @@ impl EndpointInner {
         let peers = self.peers.lock();
         for expect in [None, Some(peer.node)] {
             if let Some(handle) = peers.get(&(peer.addr, expect)).and_then(Weak::upgrade) {
-                handle.heard();
+                handle.heard(peer.node);
             }
         }
     }

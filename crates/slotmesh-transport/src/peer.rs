@@ -235,12 +235,19 @@ impl PeerHandle {
         self.dialler.nudge.notify_one();
     }
 
-    /// The peer has just connected to this side, so it listens: nobody need wait for the next attempt, or for one whose
-    /// packets went to a process that is gone.
-    pub(crate) fn heard(&self) {
-        if self.dialler.wanted.load(Ordering::Acquire) && self.link().is_none() {
-            self.redial();
+    /// That node has just connected from the peer's address, so it listens there: nobody need wait for the next attempt, or for
+    /// one whose packets went to a process that is gone, or for a connection to such a one to be found dead, whose packets QUIC
+    /// repeats after seconds only.
+    pub(crate) fn heard(&self, node: NodeId) {
+        if !self.dialler.wanted.load(Ordering::Acquire) {
+            return;
         }
+        match self.link() {
+            Some(link) if link.info.node == node => return,
+            Some(link) => link.end(&Disconnect::Restarted),
+            None => {}
+        }
+        self.redial();
     }
 
     fn link(&self) -> Option<Arc<Link>> {

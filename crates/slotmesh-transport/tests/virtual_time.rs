@@ -113,6 +113,11 @@ fn a_peer_that_dials_is_dialled_back_at_once() {
     scenes::a_peer_that_calls_back();
 }
 
+#[test]
+fn who_comes_back_as_another_process_is_reached_at_once() {
+    scenes::a_peer_that_comes_back_as_another();
+}
+
 fn seeds() -> Range<u64> {
     let Ok(text) = std::env::var(SEEDS_VARIABLE) else { return SEEDS };
     let number = |text: &str| text.trim().parse::<u64>();

@@ -141,3 +141,29 @@ pub fn a_peer_that_calls_back() {
         });
     }
 }
+
+/// Whoever dials from the address of a process that is gone ends the connection to that one at once: its packets are
+/// repeated ever more rarely, and only the next would tell.
+pub fn a_peer_that_comes_back_as_another() {
+    for silence in (1_000..4_000).step_by(500).map(Duration::from_millis) {
+        play(async |scene: &Scene| {
+            let far = scene.world.start(1);
+            scene.call(Duration::ZERO, BUDGET).await.unwrap();
+            scene.world.net.unplug(&far.socket);
+            assert!(scene.call(Duration::ZERO, silence).await.is_err());
+            assert!(scene.peer.connected(), "it is not known yet that nobody is there");
+            let next = scene.world.start(1);
+            let back = next.endpoint.peer(scene.world.addr(0), None);
+            back.redial();
+            let started = Instant::now();
+            while scene.peer.info().is_none_or(|info| info.node != next.id) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let took = started.elapsed();
+                assert!(
+                    took <= Duration::from_millis(50),
+                    "{silence:?}: not reached after {took:?}"
+                );
+            }
+        });
+    }
+}
