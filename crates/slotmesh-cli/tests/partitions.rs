@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use processes::load::Load;
 use processes::network::{Network, Way};
-use processes::{Process, until};
+use processes::{Answer, Client, Process, until};
 
 /// Longer than a lease and all that a failover waits for.
 const PARTITION: Duration = Duration::from_secs(4);
@@ -65,6 +65,47 @@ fn two_nodes_that_lose_only_each_other_agree_nevertheless() {
 #[test]
 fn one_direction_between_two_nodes_may_fail() {
     under_load("one-way", |network| network.set(2, 0, Way { cut: true, ..Way::default() }));
+}
+
+/// A third of the keys is on the node that does not hear its leader, which hears all of them.
+#[test]
+fn the_others_serve_for_a_node_that_does_not_hear_its_leader() {
+    goes_on("unheard", |network, leader| {
+        network.set(leader, (leader + 1) % 3, Way { cut: true, ..Way::default() });
+        (leader + 2) % 3
+    });
+}
+
+/// All hear it, so nobody would elect another.
+#[test]
+fn a_leader_that_hears_nobody_is_replaced() {
+    goes_on("deaf leader", |network, leader| {
+        network.deafen(leader);
+        (leader + 1) % 3
+    });
+}
+
+/// Has one way fail, and all keys written meanwhile through the node that `disturb` names.
+fn goes_on(name: &str, disturb: impl Fn(&Network, usize) -> usize) {
+    let Some(network) = Network::new(3) else { return };
+    let nodes = network.cluster();
+    until("a leader", || nodes.iter().any(Process::leads));
+    let leader = nodes.iter().position(Process::leads).unwrap_or_default();
+    let door = nodes[disturb(&network, leader)].door();
+    let disturbed = Instant::now();
+    let mut client = None;
+    for number in 0..24 {
+        until("a write", || {
+            let mut now = client.take().or_else(|| Client::connect(&door).ok());
+            let words = ["SET", &format!("{name}-{number}"), "value"];
+            let answer = now.as_mut().and_then(|client| client.try_ask(&words).ok());
+            client = now.filter(|_| answer.is_some());
+            answer == Some(Answer::Ok)
+        });
+    }
+    println!("{name}: all keys written {:.1?} after", disturbed.elapsed());
+    network.heal();
+    until("the cluster to heal", || nodes.iter().all(Process::is_safe));
 }
 
 #[test]

@@ -153,3 +153,29 @@ fn nodes_that_were_all_killed_at_once_found_a_new_cluster() {
     report.check();
     assert_eq!(report.errors(), 0, "a call failed in a healthy cluster");
 }
+
+/// Those that are started first still meet a member of the cluster, which then ends as well; they must not wait for it for ever.
+#[test]
+fn three_that_are_restarted_one_after_the_other_without_waiting_found_a_new_cluster() {
+    let mut nodes = cluster(3);
+    let setup = Setup::new(&controls(&nodes), 3);
+    let restart = |nodes: &mut Vec<Process>, count: usize| {
+        let ended: Vec<[SocketAddr; 3]> = nodes
+            .drain(..count)
+            .map(|node| {
+                node.signal(Signal::KILL);
+                [node.control, node.resp, node.admin]
+            })
+            .collect();
+        nodes.extend(ended.into_iter().map(|addrs| Process::start(addrs, &setup)));
+    };
+    restart(&mut nodes, 2);
+    // The last one is a minority, and the others have met it.
+    until("both to have found the cluster", || {
+        nodes[1..].iter().all(|node| node.log().contains("JoinedGeneration"))
+    });
+    restart(&mut nodes, 1);
+    all_safe(&nodes);
+    let mut client = nodes[0].client();
+    assert_eq!(client.set("key", "value"), Answer::Ok);
+}

@@ -70,7 +70,8 @@ impl Consensus {
         let engine = Arc::new(config.engine()?);
         let tenure = Arc::new(Tenure::new(node, clock));
         let store = LogStore::new(Arc::clone(&tenure));
-        let links = Links { wire, tenure: Arc::clone(&tenure) };
+        let election_max = config.election_max;
+        let links = Links { wire, tenure: Arc::clone(&tenure), election_max };
         let machine = Machine::new(node.get(), machine, Arc::clone(&tenure));
         let raft = Raft::new(node.get(), engine, links, store.clone(), machine)
             .await

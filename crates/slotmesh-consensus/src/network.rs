@@ -14,6 +14,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     VoteRequest, VoteResponse,
 };
+use slotmesh_control::log::leader_speaks;
 use slotmesh_slots::NodeId;
 
 use crate::WireError;
@@ -45,13 +46,15 @@ pub trait RaftWire: Send + Sync + 'static {
 pub(crate) struct Links {
     pub(crate) wire: Arc<dyn RaftWire>,
     pub(crate) tenure: Arc<Tenure>,
+    pub(crate) election_max: Duration,
 }
 
 impl RaftNetworkFactory<Types> for Links {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Link {
-        Link { target, wire: Arc::clone(&self.wire), tenure: Arc::clone(&self.tenure) }
+        let (wire, tenure) = (Arc::clone(&self.wire), Arc::clone(&self.tenure));
+        Link { target, wire, tenure, election_max: self.election_max }
     }
 }
 
@@ -60,6 +63,7 @@ pub(crate) struct Link {
     target: u64,
     wire: Arc<dyn RaftWire>,
     tenure: Arc<Tenure>,
+    election_max: Duration,
 }
 
 type CallError<E = RaftError<u64>> = RPCError<u64, EmptyNode, E>;
@@ -67,6 +71,10 @@ type CallError<E = RaftError<u64>> = RPCError<u64, EmptyNode, E>;
 impl Link {
     async fn call(&self, request: &Request, option: &RPCOption) -> Result<Reply, WireError> {
         let to = identity(self.target).ok_or_else(|| unreachable("no such node"))?;
+        // As a leader; votes are asked for by who does not lead.
+        if !leader_speaks(self.tenure.unanswered(), self.election_max) {
+            return Err(unreachable("no majority answers this leader, so it keeps silent"));
+        }
         let body = request.encode().map_err(|problem| unreachable(&problem.to_string()))?;
         let budget = option.hard_ttl();
         let reply = tokio::time::timeout(budget, self.wire.call(to, body, budget)).await;

@@ -23,6 +23,7 @@
 //! as the quorum falls silent, whatever this node still believes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use slotmesh_control::log::LogStatus;
@@ -110,6 +111,14 @@ impl Tenure {
         } else if *vote > ack.0 {
             *ack = (*vote, sent);
         }
+    }
+
+    /// How long no majority has answered this leader; nothing if it does not lead.
+    pub(crate) fn unanswered(&self) -> Duration {
+        let now = (self.clock)();
+        let status = self.seen.lock().status(self.node, now);
+        let heard = status.quorum_acked.max(status.leader_since).unwrap_or(now);
+        now.saturating_since(heard)
     }
 
     /// The engine runs no more: no claim of any kind.

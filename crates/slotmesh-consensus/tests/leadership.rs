@@ -9,6 +9,7 @@ use std::time::Duration;
 use fabric::{Cluster, node, until};
 use slotmesh_consensus::ConsensusConfig;
 use slotmesh_control::log::ProposeError;
+use slotmesh_slots::NodeId;
 use tokio::time::{Instant, sleep};
 
 fn config() -> ConsensusConfig {
@@ -48,6 +49,21 @@ async fn a_cut_off_leader_is_replaced_and_its_claim_stands_still() {
     let all = [node(1), node(2), node(3)];
     cluster.applied(&all, &[b"before".to_vec(), b"after".to_vec()]).await;
     assert_eq!(cluster.at(old).status().quorum_acked, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_no_answer_reaches_is_replaced_although_all_hear_it() {
+    let cluster = Cluster::founded(3, config()).await;
+    let old = cluster.leader().await;
+    let others = [node(1), node(2), node(3)].into_iter().filter(|id| *id != old);
+    others.clone().for_each(|other| cluster.cut_link(other, old));
+    let started = Instant::now();
+    let leads = |id: NodeId| cluster.at(id).status().is_leader;
+    until("another leader", || others.clone().any(leads)).await;
+    assert!(started.elapsed() <= Duration::from_secs(2), "{:?}", started.elapsed());
+    cluster.heal();
+    until("the old leader to follow", || !leads(old)).await;
+    cluster.commit(b"after").await;
 }
 
 #[tokio::test(start_paused = true)]

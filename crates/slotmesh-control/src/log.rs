@@ -3,6 +3,8 @@
 //! The log carries opaque bytes, so that the engine behind it can be exchanged: consensus among voters in production, a
 //! model with injected faults in the simulator.
 
+use std::time::Duration;
+
 use slotmesh_slots::{MonoTime, NodeId};
 
 /// What the log drives: every voter applies the same commands in the same order.
@@ -58,6 +60,15 @@ pub struct LogStatus {
     pub voters_changing: bool,
     /// Index of the last applied entry; zero before the first.
     pub last_applied: u64,
+}
+
+/// Whether a leader sends anything when no majority has answered it for so long, where followers campaign after `election_max` at the
+/// latest. Those who hear a leader elect no other, although it may hear none of them; so it falls silent now and then, for long
+/// enough that they do.
+#[must_use]
+pub fn leader_speaks(unanswered: Duration, election_max: Duration) -> bool {
+    let (speaks, hushes) = (election_max * 2, election_max * 4);
+    unanswered.as_micros() % (speaks + hushes).as_micros().max(1) < speaks.as_micros()
 }
 
 /// Why a proposal has no outcome. Only [`Timeout`](Self::Timeout), [`LeadershipLost`](Self::LeadershipLost) and

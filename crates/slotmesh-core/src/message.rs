@@ -53,6 +53,8 @@ pub(crate) struct Ping {
     pub(crate) sent_micros: u64,
     /// The cluster version the sender has applied.
     pub(crate) version: u64,
+    /// How long the sender has not heard a leader answer.
+    pub(crate) unheard_micros: u64,
     /// Set while the sender is no member as far as it knows.
     pub(crate) join: Option<NodeInfo>,
 }

@@ -227,7 +227,7 @@ fn loads_that_are_apart_are_evened_out_and_come_to_rest() {
 #[test]
 fn moves_for_balance_are_paused_aborted_and_resumed() {
     let (mut aborted, mut dropped) = (0, 0);
-    for seed in [28, 47, 57, 61] {
+    for seed in [21, 27, 28, 57] {
         let summary = clean(Scenario::paused(seed), &format!("{} --paused", replay_command(seed)));
         assert_eq!(summary.excused, 0, "one crash at a time loses nothing");
         assert!(summary.seen["balance On"] >= 4, "{summary:?}");
@@ -285,7 +285,7 @@ fn leases_granted_without_a_quorum_are_found() {
 
 #[test]
 fn a_clock_that_stands_still_with_its_process_is_found() {
-    found(Bug::CachedClock, &[7], "I1/I6");
+    found(Bug::CachedClock, &[17], "I1/I6");
 }
 
 #[test]
@@ -300,7 +300,7 @@ fn a_log_that_commits_without_a_majority_is_found() {
 
 #[test]
 fn acknowledging_before_the_replicas_have_it_is_found() {
-    found(Bug::AckBeforeReplicas, &[12], "not linearizable");
+    found(Bug::AckBeforeReplicas, &[22], "not linearizable");
 }
 
 #[test]
@@ -312,27 +312,27 @@ fn a_process_that_restarts_with_its_old_identity_is_found() {
 fn mistakes_in_acknowledging_are_found() {
     found(Bug::Planted(Mistake::AckBeforeShrink), &[1], "I3");
     found(Bug::Planted(Mistake::ShrinkWithoutCommit), &[1], "I3");
-    found(Bug::Planted(Mistake::AnswersForgotten), &[20], "not linearizable");
+    found(Bug::Planted(Mistake::AnswersForgotten), &[10], "not linearizable");
 }
 
 #[test]
 fn mistakes_in_filling_copies_and_in_taking_over_are_found() {
     found(Bug::Planted(Mistake::GrowNotAwaited), &[1], "I3");
     found(Bug::Planted(Mistake::RepairInPlace), &[19], "I3");
-    found(Bug::Planted(Mistake::FailoverByOffset), &[7], "not linearizable");
-    found(Bug::Planted(Mistake::NoEpochCheck), &[68], "not in order");
+    found(Bug::Planted(Mistake::FailoverByOffset), &[19], "not linearizable");
+    found(Bug::Planted(Mistake::NoEpochCheck), &[3], "not in order");
 }
 
 #[test]
 fn mistakes_in_leases_are_found() {
-    found(Bug::Planted(Mistake::GrantBeforeVersion), &[11], "I1/I6");
+    found(Bug::Planted(Mistake::GrantBeforeVersion), &[8], "I1/I6");
     found(Bug::Planted(Mistake::LeaseFromReceipt), &[46], "I1/I6");
-    found(Bug::Planted(Mistake::OlderGrantsForgotten), &[2], "I1/I6");
+    found(Bug::Planted(Mistake::OlderGrantsForgotten), &[3], "I1/I6");
 }
 
 #[test]
 fn mistakes_in_moves_and_expiry_are_found() {
-    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[27], "I1/I6");
+    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[31], "I1/I6");
     found(Bug::Planted(Mistake::DeleteBeforeCommit), &[2], "I3");
-    found(Bug::Planted(Mistake::ReplicaExpires), &[2], "cannot be read");
+    found(Bug::Planted(Mistake::ReplicaExpires), &[4], "cannot be read");
 }

@@ -179,6 +179,12 @@ impl Peers {
         reported().filter(latest).min()
     }
 
+    /// Whether a live node reports this generation.
+    pub(super) fn is_reported(&self, generation: Generation) -> bool {
+        self.with_generation(Some(generation)).next().is_some()
+            || self.hosts.values().any(|theirs| *theirs == generation)
+    }
+
     /// Members about which gossip is not sure yet.
     pub(super) fn is_suspect(&self, node: NodeId) -> bool {
         self.known.get(&node).is_some_and(|peer| peer.health == Health::Suspect)

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rand::Rng;
 use slotmesh_control::log::LogStatus;
@@ -8,6 +9,9 @@ use slotmesh_slots::{Generation, MonoTime, NodeId};
 use super::{Brain, NodeEvent, Output};
 use crate::message::{Message, Meta};
 use crate::wire;
+
+/// How long a newcomer waits for a cluster of which nobody is heard of any more.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Brain {
     /// Looks for a cluster to join, else for enough candidates to found one.
@@ -81,11 +85,34 @@ impl Brain {
             self.outputs.push_back(Output::DropParkedLog);
         }
         self.start_log(generation, None);
+        if self.view.members().contains_key(&self.me) {
+            self.tell_generation(now);
+        }
+        self.event(NodeEvent::JoinedGeneration(generation));
+    }
+
+    /// Tells others of the generation. Only members do: newcomers would keep one alive among them whose members are all gone.
+    pub(super) fn tell_generation(&mut self, now: MonoTime) {
+        let Some(generation) = self.generation else { return };
         let meta = Meta { info: self.config.info.clone(), generation: Some(generation) };
         // The only error is metadata that is too large, and this grew by the generation alone: `new` had it checked.
         let _too_large = self.gossip.set_meta(wire::encode(&meta), now).is_err();
         self.outputs.push_back(Output::SetGeneration(generation));
-        self.event(NodeEvent::JoinedGeneration(generation));
+    }
+
+    /// A newcomer whose cluster is gone looks for another one: as another node, for it may have promised something.
+    pub(super) fn tick_joining(&mut self, now: MonoTime) {
+        let Some(generation) = self.generation.filter(|_| !self.left) else { return };
+        let is_member = self.view.members().contains_key(&self.me);
+        if is_member || self.leaving || self.peers.is_reported(generation) {
+            self.orphaned_since = None;
+            return;
+        }
+        let since = *self.orphaned_since.get_or_insert(now);
+        if now.saturating_since(since) >= JOIN_PATIENCE {
+            self.end_here(now);
+            self.event(NodeEvent::ClusterGone(generation));
+        }
     }
 
     fn candidates(&self) -> BTreeSet<NodeId> {
@@ -161,5 +188,55 @@ impl Brain {
             let expected = usize::from(self.config.expect.max(1));
             self.event(NodeEvent::WaitingForNodes { present, expected });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brain::testing::{addr, at, info, node, started};
+
+    fn outputs(brain: &mut Brain) -> Vec<Output> {
+        std::iter::from_fn(|| brain.poll_output()).collect()
+    }
+
+    /// One that joins the cluster of a member that it is connected to.
+    fn joining() -> (Brain, Generation) {
+        let mut brain = started(1, vec![addr(2)], 2, 1);
+        let theirs = Generation { cluster: 8, reform: 0 };
+        brain.handle_connected(node(2), addr(2), Some(theirs), at(0));
+        assert_eq!(brain.generation(), Some(theirs));
+        (brain, theirs)
+    }
+
+    #[test]
+    fn only_members_tell_of_their_cluster() {
+        let (mut brain, generation) = joining();
+        let tells = |brain: &mut Brain| {
+            outputs(brain).contains(&Output::SetGeneration(Generation { cluster: 8, reform: 0 }))
+        };
+        assert!(!tells(&mut brain));
+        let mut cluster = slotmesh_control::ClusterState::new();
+        let members = vec![(node(1), info(1)), (node(2), info(2))];
+        let found = Command::Found { generation, replicas: 1, expect: 2, members };
+        let (_, delta) = cluster.apply(&found);
+        brain.advance(&delta.unwrap(), at(10));
+        assert!(tells(&mut brain));
+    }
+
+    #[test]
+    fn who_joins_a_cluster_that_is_gone_is_replaced() {
+        let ends = |disconnected: u64, until: u64| {
+            let (mut brain, _) = joining();
+            for millis in (0..until).step_by(50) {
+                if millis == disconnected {
+                    brain.handle_disconnect(node(2), false, at(millis));
+                }
+                brain.handle_timeout(at(millis));
+            }
+            outputs(&mut brain).contains(&Output::Rejoin)
+        };
+        assert!(!ends(1_000, 6_000) && ends(1_000, 6_050));
+        assert!(!ends(20_000, 20_000), "the member is there all the time");
     }
 }

@@ -28,6 +28,14 @@ const MOVE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the guard port of a node with a lapsed lease is asked.
 const GUARD_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Who has not heard a leader for so long misses two pings' answers.
+const HARD_OF_HEARING: Duration = Duration::from_millis(250);
+
+/// Who has not heard a leader for so long is not planned with; and this leader may have been elected meanwhile, so it gets so much time
+/// again before it is granted nothing more.
+const DEAF: Duration = Duration::from_millis(500);
+const DEAF_AFTER: Duration = Duration::from_millis(500);
+
 /// How often voters may change; openraft dislikes more.
 const VOTERS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -38,6 +46,8 @@ pub(super) struct Leader {
     takeovers: BTreeMap<NodeId, Takeover>,
     /// Nodes whose takeover left them primary of something, and when the next one may begin.
     rested: BTreeMap<NodeId, MonoTime>,
+    /// What nodes say of how long they have not heard this leader, who answers them.
+    hearing: BTreeMap<NodeId, Hearing>,
     moving: BTreeMap<Slot, Moving>,
     survey: Survey,
     proposals: usize,
@@ -47,6 +57,13 @@ pub(super) struct Leader {
     next_round: MonoTime,
     /// When the lease of a silent primary is over, if that is before the next tick.
     lease_over: Option<MonoTime>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hearing {
+    unheard: Duration,
+    /// Since when it has been so long that its slots are better served by others.
+    deaf_since: Option<MonoTime>,
 }
 
 /// A slot that is frozen for a planned move.
@@ -125,6 +142,7 @@ impl Leader {
             ledger,
             takeovers: BTreeMap::new(),
             rested: BTreeMap::new(),
+            hearing: BTreeMap::new(),
             moving: BTreeMap::new(),
             survey: Survey::default(),
             proposals: 0,
@@ -136,9 +154,33 @@ impl Leader {
         }
     }
 
-    /// Grants unless the node is being failed over.
+    /// A node that is answered says how long it has heard nothing.
+    pub(super) fn note_hearing(&mut self, node: NodeId, unheard: Duration, now: MonoTime) {
+        let before = self.hearing.get(&node).and_then(|hearing| hearing.deaf_since);
+        let deaf_since = (unheard >= DEAF).then(|| before.unwrap_or(now));
+        self.hearing.insert(node, Hearing { unheard, deaf_since });
+    }
+
+    /// Whether it said lately that it heard this leader; of who has said nothing yet that is taken for granted.
+    fn hears(&self, node: NodeId) -> bool {
+        self.hearing.get(&node).is_none_or(|hearing| hearing.deaf_since.is_none())
+    }
+
+    /// Whether it has heard none of this leader's answers for long.
+    fn is_deaf(&self, node: NodeId, now: MonoTime) -> bool {
+        let since = self.hearing.get(&node).and_then(|hearing| hearing.deaf_since);
+        since.is_some_and(|since| now.saturating_since(since) >= DEAF_AFTER)
+    }
+
+    /// Whether this is asked for by a node that may be the one that is cut off: that a replica is silent, by who hears no leader either.
+    pub(super) fn is_doubtful(&self, from: NodeId, command: &Command) -> bool {
+        let unheard = self.hearing.get(&from).map_or(Duration::ZERO, |hearing| hearing.unheard);
+        matches!(command, Command::Shrink { .. }) && unheard >= HARD_OF_HEARING
+    }
+
+    /// Grants unless the node is being failed over, or would not hear of it.
     pub(super) fn grant(&mut self, node: NodeId, now: MonoTime) -> bool {
-        let free = !self.takeovers.contains_key(&node);
+        let free = !self.takeovers.contains_key(&node) && !self.is_deaf(node, now);
         if free {
             self.ledger.grant(node, now);
         }
@@ -211,6 +253,10 @@ impl Brain {
         leader.survey.update(&self.view);
         leader.begin_round(now);
         self.see_succeeded(now);
+        // What it cannot have decided now it should not begin either: promises that it asks for bind who gives them.
+        if !self.may_grant(now) {
+            return;
+        }
         self.start_takeovers(now);
         self.remove_dead(now);
         self.abort_stuck_moves(now);
@@ -245,7 +291,8 @@ impl Brain {
             }
             return false;
         }
-        if self.peers.is_witnessed(node, now) || now >= over_at + NO_WITNESS_WAIT {
+        let witnessed = self.peers.is_witnessed(node, now) || leader.is_deaf(node, now);
+        if witnessed || now >= over_at + NO_WITNESS_WAIT {
             return true;
         }
         self.probe_guard(node, now);
@@ -401,8 +448,9 @@ impl Brain {
                 self.outputs.push_back(Output::Event(NodeEvent::FailoverDone { node, took }));
             }
         }
-        for node in again {
-            self.start_takeover(node, now);
+        // Asked without a majority they would promise for nothing.
+        if self.may_grant(now) {
+            again.into_iter().for_each(|node| self.start_takeover(node, now));
         }
     }
 
@@ -420,6 +468,7 @@ impl Brain {
             self.propose(&Command::RemoveMember { node });
             if let Some(leader) = &mut self.leader {
                 leader.ledger.forget(node);
+                leader.hearing.remove(&node);
             }
         }
     }
@@ -523,7 +572,9 @@ impl Brain {
     pub(super) fn live_members(&self, now: MonoTime) -> Vec<NodeId> {
         let Some(leader) = &self.leader else { return Vec::new() };
         let live = |node: &NodeId| {
-            leader.ledger.is_live(*node, now) && !leader.takeovers.contains_key(node)
+            leader.ledger.is_live(*node, now)
+                && leader.hears(*node)
+                && !leader.takeovers.contains_key(node)
         };
         self.view.members().keys().copied().filter(live).collect()
     }
@@ -544,6 +595,8 @@ mod tests {
     use slotmesh_slots::Generation;
 
     use super::*;
+    use slotmesh_control::{LEASE, LEASE_MARGIN_PERCENT};
+
     use crate::brain::testing::{at, info, node, started};
     use crate::message::{Envelope, Meta, Ping};
 
@@ -577,6 +630,7 @@ mod tests {
     }
 
     fn outputs(brain: &mut Brain, now: MonoTime) -> Vec<Output> {
+        brain.log.quorum_acked = Some(now);
         brain.lead(now);
         std::iter::from_fn(|| brain.poll_output()).collect()
     }
@@ -620,7 +674,7 @@ mod tests {
 
     #[test]
     fn who_joins_from_the_address_of_a_silent_member_proves_its_death() {
-        let join = Ping { sent_micros: 1, version: 0, join: Some(info(3)) };
+        let join = Ping { sent_micros: 1, version: 0, unheard_micros: 0, join: Some(info(3)) };
         let proven = |heard, now| {
             let mut brain = leading(&[2, 3]);
             assert!(brain.leader.as_mut().is_some_and(|leader| leader.grant(node(3), at(heard))));
@@ -703,12 +757,81 @@ mod tests {
         assert!(brain.has_left());
     }
 
+    /// Its pings arrive, and what answers them does not.
+    #[test]
+    fn who_does_not_hear_this_leader_is_granted_nothing_and_failed_over() {
+        let mut brain = leading(&[2, 3]);
+        let slot = Slot::of_key(b"k");
+        let (primary, in_sync) = (node(2), [node(3)].into_iter().collect());
+        let claims = vec![(slot, Epoch(0))];
+        apply(&mut brain, &Command::Assign { claims, primary, in_sync });
+        let mut granted = |unheard_millis: u64, now| {
+            let unheard_micros = unheard_millis * 1_000;
+            let ping = Ping { sent_micros: now * 1_000, version: 0, unheard_micros, join: None };
+            brain.log.quorum_acked = Some(at(now));
+            brain.handle_ping(node(2), ping, at(now));
+            let ledger = |brain: &Brain| brain.leader.as_ref().unwrap().ledger.over_at(node(2));
+            let fresh = ledger(&brain) == at(now) + LEASE * LEASE_MARGIN_PERCENT / 100;
+            let started =
+                |output| matches!(output, Output::Event(NodeEvent::FailoverStarted { .. }));
+            (fresh, outputs(&mut brain, at(now)).into_iter().any(started))
+        };
+        assert_eq!(granted(100, 1_000), (true, false));
+        assert_eq!(granted(500, 1_400), (true, false), "it may be about to hear");
+        assert_eq!(granted(1_000, 1_899), (true, false));
+        assert_eq!(granted(1_001, 1_900), (false, false), "it may have heard the last one");
+        assert_eq!(granted(1_800, 2_700), (false, false));
+        assert_eq!(granted(1_900, 2_779), (false, true), "its lease is over");
+    }
+
+    #[test]
+    fn who_hears_this_leader_again_is_granted_again() {
+        let mut brain = leading(&[2, 3]);
+        let mut grants = |unheard_millis: u64, now| {
+            let leader = brain.leader.as_mut().unwrap();
+            leader.note_hearing(node(2), Duration::from_millis(unheard_millis), at(now));
+            leader.grant(node(2), at(now))
+        };
+        assert!(grants(600, 1_000) && !grants(1_100, 1_500));
+        assert!(grants(90, 1_600) && grants(500, 2_100));
+    }
+
+    #[test]
+    fn who_may_be_cut_off_itself_strikes_no_replica() {
+        let mut brain = leading(&[2, 3]);
+        let slot = Slot::of_key(b"k");
+        let shrink = Command::Shrink { claims: vec![(slot, Epoch(1))], node: node(3) };
+        let mut struck = |unheard_millis| {
+            let unheard = Duration::from_millis(unheard_millis);
+            brain.leader.as_mut().unwrap().note_hearing(node(2), unheard, at(1_000));
+            let request = Message::Request(shrink.clone());
+            let envelope = Envelope { generation: brain.generation, message: request };
+            brain.handle_message(node(2), &wire::encode(&envelope), at(1_000)).unwrap();
+            outputs(&mut brain, at(1_000)).contains(&Output::Propose(wire::encode(&shrink)))
+        };
+        assert!(struck(249) && !struck(250));
+    }
+
+    #[test]
+    fn nothing_is_begun_without_a_majority() {
+        let begun = |acked| {
+            let mut brain = leading(&[2, 3]);
+            brain.peers.prove_death(node(3));
+            brain.log.quorum_acked = Some(at(acked));
+            brain.lead(at(1_000));
+            let outputs: Vec<Output> = std::iter::from_fn(|| brain.poll_output()).collect();
+            outputs.iter().any(|output| matches!(output, Output::Propose(_)))
+        };
+        assert!(begun(851) && !begun(850));
+    }
+
     /// The former process was heard of a moment before another one joined at its address, so nobody had missed it.
     #[test]
     fn who_joined_before_another_at_its_address_is_dead_once_it_is_silent() {
         let mut brain = leading(&[2, 3]);
         brain.handle_timeout(at(300));
-        let ping = Message::Ping(Ping { sent_micros: 1, version: 0, join: None });
+        let ping =
+            Message::Ping(Ping { sent_micros: 1, version: 0, unheard_micros: 0, join: None });
         let envelope = Envelope { generation: brain.generation, message: ping };
         let status = LogStatus { quorum_acked: Some(at(300)), ..brain.log.clone() };
         brain.handle_log_status(status, at(300));

@@ -90,24 +90,31 @@ impl Brain {
         self.lease.sent.push_back(now);
         let member = self.view.members().contains_key(&self.me);
         let join = (!member && !self.leaving).then(|| self.config.info.clone());
-        let ping = Ping { sent_micros: now.as_micros(), version: self.view.version(), join };
+        let unheard = now.saturating_since(self.lease.heard_leader);
+        let ping = Ping {
+            sent_micros: now.as_micros(),
+            version: self.view.version(),
+            unheard_micros: unheard.as_micros() as u64,
+            join,
+        };
         for node in self.whom_to_ask(now) {
             self.send(node, Message::Ping(ping.clone()));
         }
     }
 
-    /// The voters, of whom one leads; while none answers as leader, some others too, who may know more.
+    /// Who answered as leader last, and the voters, of whom one leads; while none answers as leader, some others too, who may know more.
     fn whom_to_ask(&mut self, now: MonoTime) -> Vec<NodeId> {
+        // Who votes no more has voters in its log that may all be gone.
         let known = if self.log.voters.is_empty() { &self.lease.voters } else { &self.log.voters };
-        let mut asked: Vec<NodeId> =
-            known.iter().copied().filter(|&node| node != self.me).collect();
+        let known = known.iter().copied().chain(self.lease.leader);
+        let mut asked: Vec<NodeId> = known.filter(|&node| node != self.me).collect();
         if now.saturating_since(self.lease.heard_leader) > LEADER_SILENT {
             let others: Vec<NodeId> = self.peers.with_generation(self.generation).collect();
             let some = others.choose_multiple(&mut self.rng, STRANGERS_ASKED).copied();
             asked.extend(some);
-            asked.sort_unstable();
-            asked.dedup();
         }
+        asked.sort_unstable();
+        asked.dedup();
         asked
     }
 
@@ -115,15 +122,17 @@ impl Brain {
         let member = self.view.members().contains_key(&from);
         let version = self.view.version();
         let may_grant = self.is_survivor(from) && self.may_grant(now);
+        let unheard = Duration::from_micros(ping.unheard_micros);
         let mut granted = None;
         let mut join = None;
         if let Some(leader) = &mut self.leader {
+            leader.note_hearing(from, unheard, now);
             granted = (may_grant && leader.grant(from, now)).then_some(version);
             join = ping.join.filter(|_| !member);
         }
         if let Some(info) = join {
             self.see_successor(&info, now);
-            self.handle_request(&Command::AddMember { node: from, info });
+            self.handle_request(from, &Command::AddMember { node: from, info });
         }
         let leader = if self.leader.is_some() { Some(self.me) } else { self.log.leader };
         let pong = Pong {
@@ -227,8 +236,8 @@ impl Brain {
         let may_grant = self.view.members().contains_key(&self.me) && self.may_grant(now);
         let Some(leader) = &mut self.leader else { return };
         self.lease.leader = Some(self.me);
-        self.lease.heard_leader = now;
         if may_grant && leader.grant(self.me, now) {
+            self.lease.heard_leader = now;
             self.lease.governed = now;
             self.data.extend_lease(now + LEASE);
             self.data.forget_dropped(now);
@@ -237,7 +246,7 @@ impl Brain {
 
     /// Whether no other leader can have been elected yet: a quorum acknowledged a heartbeat that was sent less than the
     /// shortest election time ago (ARCHITECTURE.md).
-    fn may_grant(&self, now: MonoTime) -> bool {
+    pub(super) fn may_grant(&self, now: MonoTime) -> bool {
         let acked = self.log.quorum_acked;
         acked.is_some_and(|acked| now.saturating_since(acked) < ELECTION_MIN)
     }

@@ -28,9 +28,9 @@ impl Brain {
         }
     }
 
-    /// Whether anybody else of this cluster is about.
+    /// Whether anybody else of this cluster is about, or comes to join it.
     fn sees_others(&self) -> bool {
-        let mut others = self.peers.with_generation(self.generation);
+        let mut others = self.peers.with_generation(self.generation).chain(self.peers.candidates());
         others.any(|node| node != self.me && self.peers.is_alive(node))
     }
 

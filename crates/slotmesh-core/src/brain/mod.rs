@@ -107,6 +107,8 @@ pub struct Brain {
     leaving: bool,
     left: bool,
     waiting_said: Option<usize>,
+    /// Since when nobody of the cluster that this node is joining was heard of.
+    orphaned_since: Option<MonoTime>,
     rng: StdRng,
     next_tick: MonoTime,
     /// Copies that are complete and not reported yet, and when the next report may go.
@@ -153,6 +155,7 @@ impl Brain {
             leaving: false,
             left: false,
             waiting_said: None,
+            orphaned_since: None,
             rng: StdRng::seed_from_u64(seed),
             next_tick: now,
             grows: Vec::new(),
@@ -264,7 +267,7 @@ impl Brain {
                 self.lead(now);
             }
             Message::Loads(report) if ours => self.handle_loads(from, &report),
-            Message::Request(command) if ours => self.handle_request(&command),
+            Message::Request(command) if ours => self.handle_request(from, &command),
             // Only members of our generation may speak of it.
             _ => {}
         }
@@ -409,6 +412,7 @@ impl Brain {
         if self.generation.is_none() {
             self.tick_founding(now);
         } else {
+            self.tick_joining(now);
             self.tick_lease(now);
         }
         self.tick_loads();
@@ -461,6 +465,9 @@ impl Brain {
         if lost > 0 && !delta.table.changes.is_empty() && self.data.note_lost_slots(lost) {
             self.event(NodeEvent::SlotsLost(lost));
         }
+        if !before.contains(&self.me) && self.view.members().contains_key(&self.me) {
+            self.tell_generation(now);
+        }
         self.history.push(delta.clone());
         self.data.apply_view(&self.view, delta, now);
         self.see_own_loss(now);
@@ -499,13 +506,13 @@ impl Brain {
     /// Has the leader propose the command; repeated by whoever wants it until the table shows it.
     fn request(&mut self, command: Command, _now: MonoTime) {
         if self.leader.is_some() {
-            self.handle_request(&command);
+            self.handle_request(self.me, &command);
         } else if let Some(leader) = self.lease.leader() {
             self.send(leader, Message::Request(command));
         }
     }
 
-    fn handle_request(&mut self, command: &Command) {
+    fn handle_request(&mut self, from: NodeId, command: &Command) {
         // The log of a reformed cluster has a leader before there is a state to lead with.
         let begins = matches!(command, Command::Reform { .. });
         if begins && self.leader.is_none() && self.log.is_leader && self.log.caught_up {
@@ -513,7 +520,7 @@ impl Brain {
         }
         if let Some(leader) = &mut self.leader {
             let body = wire::encode(command);
-            if leader.proposal_begins() {
+            if !leader.is_doubtful(from, command) && leader.proposal_begins() {
                 self.outputs.push_back(Output::Propose(body));
             }
         }

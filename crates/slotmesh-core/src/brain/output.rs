@@ -76,6 +76,8 @@ pub enum NodeEvent {
     },
     /// This node belongs to a cluster now.
     JoinedGeneration(Generation),
+    /// The cluster that this node was joining is gone, all of it: another node is to be started in this one's place.
+    ClusterGone(Generation),
     /// A node of another generation of the same cluster name is about. The two never merge.
     OtherGeneration {
         /// Who.

@@ -180,14 +180,18 @@ impl Brain {
 
     /// Serves nothing any more and has another node started in the place of this one.
     pub(super) fn give_up(&mut self, theirs: Generation, now: MonoTime) {
-        if self.left {
-            return;
+        if !self.left {
+            self.end_here(now);
+            self.event(NodeEvent::Superseded { theirs });
         }
+    }
+
+    /// This node is at its end, and another one is to be started in its place.
+    pub(super) fn end_here(&mut self, now: MonoTime) {
         self.data.end_serving();
         self.left = true;
         self.leader = None;
         self.gossip.leave(now);
-        self.event(NodeEvent::Superseded { theirs });
         self.outputs.push_back(Output::Rejoin);
     }
 

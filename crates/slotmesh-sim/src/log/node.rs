@@ -14,7 +14,7 @@ use super::message::{Entry, LogMessage, NodeSet, Place, What};
 use super::reign::Reign;
 
 /// Twice the shortest: what the production log is configured with.
-const ELECTION_MAX: Duration = Duration::from_millis(300);
+pub(super) const ELECTION_MAX: Duration = Duration::from_millis(300);
 
 /// How long a candidate waits for votes before it lets others try.
 const CAMPAIGN: Duration = Duration::from_millis(200);

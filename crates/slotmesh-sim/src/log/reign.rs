@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use slotmesh_control::log::leader_speaks;
 use slotmesh_slots::{MonoTime, NodeId};
 
 use super::entries::Voters;
 use super::message::{LogMessage, NodeSet, What};
-use super::node::{LogEvent, LogNode};
+use super::node::{ELECTION_MAX, LogEvent, LogNode};
 
 /// Between two heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(50);
@@ -152,6 +153,10 @@ impl LogNode {
 
     fn replicate_to(&mut self, node: NodeId, now: MonoTime) {
         let Some(reign) = &self.reign else { return };
+        let heard = self.quorum_acked(now).unwrap_or(reign.since).max(reign.since);
+        if !leader_speaks(now.saturating_since(heard), ELECTION_MAX) {
+            return;
+        }
         let last = self.entries.last().1;
         let from = reign.next.get(&node).copied().unwrap_or(last).max(1) - 1;
         let Some(before) = self.entries.term(from).map(|term| (term, from)) else {

@@ -14,6 +14,8 @@ use super::{LogEvent, LogNode, NodeSet};
 struct Logs {
     nodes: BTreeMap<NodeId, LogNode>,
     cut_off: Option<NodeId>,
+    /// Nothing reaches it.
+    deaf: Option<NodeId>,
     commands: BTreeMap<NodeId, Vec<Bytes>>,
     now: MonoTime,
 }
@@ -23,11 +25,12 @@ impl Logs {
         let ids: Vec<NodeId> = (1..=3).map(NodeId::from_random).collect();
         let generation = Generation { cluster: 1, reform: 0 };
         let now = MonoTime::from_micros(1);
-        let log = |id: NodeId| LogNode::new(id, generation, StdRng::seed_from_u64(id.get()), now);
+        let log =
+            |id: NodeId| LogNode::new(id, generation, StdRng::seed_from_u64(id.get() * 5), now);
         let mut nodes: BTreeMap<NodeId, LogNode> = ids.iter().map(|&id| (id, log(id))).collect();
         let founder = nodes.get_mut(&ids[0]).unwrap();
         founder.found(ids.iter().copied().collect(), now);
-        Self { nodes, cut_off: None, commands: BTreeMap::new(), now }
+        Self { nodes, cut_off: None, deaf: None, commands: BTreeMap::new(), now }
     }
 
     fn run(&mut self, time: Duration) {
@@ -51,7 +54,9 @@ impl Logs {
                 busy = true;
                 match event {
                     LogEvent::Send(to, message)
-                        if self.cut_off != Some(id) && self.cut_off != Some(to) =>
+                        if self.cut_off != Some(id)
+                            && self.cut_off != Some(to)
+                            && self.deaf != Some(to) =>
                     {
                         self.nodes.get_mut(&to).unwrap().handle(id, message, self.now);
                     }
@@ -93,6 +98,19 @@ fn a_cut_off_leader_believes_on_but_its_quorum_stops_at_once() {
     logs.cut_off = None;
     logs.run(Duration::from_secs(1));
     assert_eq!(logs.leaders().len(), 1, "the old one heard of it");
+}
+
+#[test]
+fn a_leader_that_hears_nobody_is_replaced_although_all_hear_it() {
+    let mut logs = Logs::new();
+    logs.run(Duration::from_secs(1));
+    let old = logs.leaders()[0];
+    logs.deaf = Some(old);
+    logs.run(Duration::from_secs(2));
+    assert_eq!(logs.leaders().len(), 2, "the others elected one");
+    logs.deaf = None;
+    logs.run(Duration::from_secs(1));
+    assert!(logs.leaders().len() == 1 && logs.leaders() != [old]);
 }
 
 #[test]
