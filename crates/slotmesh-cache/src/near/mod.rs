@@ -242,12 +242,15 @@ impl<K: CacheKey, V> Near<K, V> {
         let mut removed = Removed::new();
         let mut shard = self.shard(hash).write();
         let cover = self.own_cover(ticket);
-        let is_good = |fresh: &Fresh<V>| shard.is_good(hash, ticket, (fresh.version, cover));
-        let fresh = fresh.filter(is_good);
+        let alone = |version| shard.is_good(hash, ticket, (version, cover));
+        let is_latest = fresh.as_ref().is_some_and(|fresh| alone(fresh.version));
         removed.extend(shard.remove(key, hash, &self.hasher));
-        if let Some(fresh) = fresh {
-            let scene = self.scene(ticket.at);
-            shard.insert((key, hash), (ticket, cover), fresh, &scene, &mut removed);
+        match fresh {
+            Some(fresh) if is_latest => {
+                let scene = self.scene(ticket.at);
+                shard.insert((key, hash), (ticket, cover), fresh, &scene, &mut removed);
+            }
+            _ => removed.extend(fresh.and_then(|fresh| fresh.value)),
         }
         shard.note_change(hash);
         drop(shard);
