@@ -47,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) load_timeout: Duration,
     pub(crate) concurrent_loads_max: usize,
     pub(crate) cluster_timeout: Duration,
+    pub(crate) error_backoff: Duration,
 }
 
 impl Settings {
@@ -60,6 +61,7 @@ impl Settings {
             load_timeout: Duration::from_secs(30),
             concurrent_loads_max: 128,
             cluster_timeout: Duration::from_millis(250),
+            error_backoff: Duration::ZERO,
         }
     }
 
@@ -207,6 +209,13 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
     /// bounds the delay while an owner is down; too short loads what the cluster has.
     pub fn cluster_timeout(mut self, timeout: Duration) -> Self {
         self.settings.cluster_timeout = timeout;
+        self
+    }
+
+    /// How long no node calls the loader of a key again after it failed; until then callers get its error. None by default: those who
+    /// wait at the time share the error, and the next call loads again.
+    pub fn error_backoff(mut self, pause: Duration) -> Self {
+        self.settings.error_backoff = pause;
         self
     }
 

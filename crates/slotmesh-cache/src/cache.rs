@@ -4,7 +4,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_coherence::{KeyHasher, Sink, Watcher};
 use slotmesh_node::{
-    CallOptions, CoarseClock, Condition, Node, Op, OpError, PutOptions, Reply, Value,
+    CallOptions, CoarseClock, Condition, LoadEnd, LoadTerms, Node, Op, OpError, PutOptions, Reply,
+    Value,
 };
 use slotmesh_slots::{Class, Seq, Slot, Version};
 use tokio::sync::Semaphore;
@@ -72,12 +73,16 @@ impl<K: CacheKey, V: Send + Sync> Sink for Tier<K, V> {
 /// Where a value that is asked for goes in L1, if there is one: its ticket, and who speaks for it.
 pub(crate) type Spot = Option<(Ticket, Cover)>;
 
-/// What the cluster holds under a key.
-pub(crate) enum Found<V> {
+/// What the cluster says to who asks for a value, and loads it if it may.
+pub(crate) enum Asked<V> {
     /// A value that can be read.
     Value(Arc<V>),
-    /// Nothing that can be read; a value loaded from now on may be put there on this condition.
-    Nothing(Condition),
+    /// One of this version that cannot be read.
+    Unreadable(Version),
+    /// To load it: nobody has put it there at this version of the slot.
+    MayLoad(Version),
+    /// Somebody else's load came to this.
+    Ended(LoadEnd),
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
@@ -118,13 +123,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             return Ok(Some(value));
         }
         let ticket = inner.ticket(key, Slot::of_key(&cluster_key));
-        match inner.read(key, &cluster_key, ticket, None).await? {
-            (Found::Value(value), _) => Ok(Some(value)),
-            (Found::Nothing(_), _) => {
-                inner.counters.add(Count::Miss);
-                Ok(None)
-            }
+        let value = inner.read(key, &cluster_key, ticket).await?;
+        if value.is_none() {
+            inner.counters.add(Count::Miss);
         }
+        Ok(value)
     }
 
     /// Writes a value that lives as long as the cache's `ttl` says. This process sees it from the return on, other nodes'
@@ -219,32 +222,65 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     /// Asks the cluster.
-    pub(crate) async fn read(
+    async fn read(
         &self,
         key: &K,
         cluster_key: &Bytes,
         ticket: Option<Ticket>,
-        timeout: Option<Duration>,
-    ) -> Result<(Found<V>, Spot), CacheError> {
-        let options = CallOptions { timeout, ..CallOptions::default() };
+    ) -> Result<Option<Arc<V>>, CacheError> {
         let key_bytes = cluster_key.clone();
         let op = match ticket {
             Some(_) => Op::Watch { key: key_bytes, by: None },
             None => Op::Get { key: key_bytes },
         };
+        let (reply, spot) = self.spot(ticket, self.execute(op, CallOptions::default()).await?);
+        match reply {
+            Reply::Value(found) => {
+                let value = self.decode(key, spot, &found);
+                if value.is_none() {
+                    self.counters.add(Count::Undecodable);
+                }
+                Ok(value)
+            }
+            Reply::Missing { .. } => Ok(None),
+            _ => Err(odd_reply()),
+        }
+    }
+
+    /// Asks the cluster, and to load where there is nothing, or what these terms call stale.
+    pub(crate) async fn ask_to_load(
+        &self,
+        key: &K,
+        cluster_key: &Bytes,
+        ticket: Option<Ticket>,
+        terms: LoadTerms,
+    ) -> Result<(Asked<V>, Spot), CacheError> {
+        let timeout = Some(self.settings.cluster_timeout + terms.patience);
+        let options = CallOptions { timeout, ..CallOptions::default() };
+        // Each owner is told its own.
+        let by = ticket.map(|_| self.node.subscriber().own());
+        let op = Op::Load { key: cluster_key.clone(), by, terms };
         let (reply, spot) = self.spot(ticket, self.execute(op, options).await?);
-        let found = match reply {
+        let asked = match reply {
             Reply::Value(found) => match self.decode(key, spot, &found) {
-                Some(value) => Found::Value(value),
+                Some(value) => Asked::Value(value),
                 None => {
                     self.counters.add(Count::Undecodable);
-                    Found::Nothing(Condition::Version(found.version))
+                    Asked::Unreadable(found.version)
                 }
             },
-            Reply::Missing { slot } => Found::Nothing(Condition::FillSince(slot)),
+            Reply::MayLoad { slot } => Asked::MayLoad(slot),
+            Reply::LoadEnded(end) => Asked::Ended(end),
             _ => return Err(odd_reply()),
         };
-        Ok((found, spot))
+        Ok((asked, spot))
+    }
+
+    /// Says what became of a load that wrote nothing. Where that is not heard, others wait until the lease is over.
+    pub(crate) async fn end_load(&self, cluster_key: Bytes, token: u64, end: LoadEnd) {
+        let op = Op::EndLoad { key: cluster_key, token, end };
+        let timeout = Some(self.settings.cluster_timeout);
+        let _heard = self.execute(op, CallOptions { timeout, ..CallOptions::default() }).await;
     }
 
     /// What an owner answered, and where it goes.
@@ -268,8 +304,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         Some((ticket, tier.near.own_cover(ticket)))
     }
 
-    /// Puts a loaded value where nothing was, if nothing came in between. Whoever loaded it has it already: a failure
-    /// is only counted.
+    /// Puts a loaded value where nothing was, if nothing came in between; whether it did. Whoever loaded it has it already: a
+    /// failure is only counted.
     pub(crate) async fn fill(
         &self,
         key: &K,
@@ -277,10 +313,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         value: Arc<V>,
         spot: Spot,
         condition: Option<Condition>,
-    ) {
+    ) -> bool {
         let Ok(sealed) = envelope::seal(&*self.codec, self.settings.schema, &value) else {
             self.counters.add(Count::Undecodable);
-            return;
+            return false;
         };
         let bytes = sealed.len() + cluster_key.len();
         let ttl = self.settings.ttl;
@@ -298,7 +334,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
                 let put = PutOptions { ttl, condition, call, ..PutOptions::default() };
                 match self.node.put(cluster_key, sealed, put).await {
                     Ok(Reply::Put { applied: true, version, .. }) => version.unwrap_or_default(),
-                    Ok(_) => return self.counters.add(Count::FillRefused),
+                    Ok(_) => {
+                        self.counters.add(Count::FillRefused);
+                        return false;
+                    }
                     Err(_) => {
                         self.counters.add(Count::ClusterError);
                         Version::default()
@@ -307,6 +346,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
             }
         };
         self.near_fill(key, spot, self.fresh(value, version, ttl, bytes));
+        version != Version::default()
     }
 
     async fn put(

@@ -17,6 +17,10 @@ pub enum CacheError {
     /// The loader returned this; nothing was cached. The next call loads again.
     #[error("the loader failed: {0}")]
     Load(#[source] Arc<dyn Error + Send + Sync>),
+    /// The loader of another node failed with this message, for which this one waited, or a moment ago, and it is not to be tried again
+    /// yet ([`CacheBuilder::error_backoff`](crate::CacheBuilder::error_backoff)).
+    #[error("the loader of another node failed: {0}")]
+    LoadElsewhere(Arc<str>),
     /// The loader panicked with this message; nothing was cached. The next call loads again.
     #[error("the loader panicked: {0}")]
     LoadPanicked(Arc<str>),

@@ -5,14 +5,14 @@
 //! [`Cache::get_or_load`] goes on to the caller's loader.
 //!
 //! Four rules hold everywhere:
-//! * a load belongs to the cache, not to its caller: dropping a waiter never cancels it, and all waiters share its outcome;
+//! * a load belongs to the cache, not to its caller: dropping a waiter never cancels it, and all waiters, on all nodes, share its outcome;
 //! * a slow load never overwrites what was written or invalidated since it began, neither in the cluster (a conditional
 //!   fill) nor in L1 (tickets, see `near`);
 //! * after an acknowledged write no node's L1 serves an older value for longer than [`L1::max_staleness`]: owners of slots tell who
 //!   keeps values of them, and who hears nothing of an owner asks (`slotmesh-coherence`);
 //! * a fault of the cluster never fails a read that L1 or the loader can serve.
 //!
-//! Not here yet: single flight across nodes, negative entries, stale serving, refresh ahead, tags and batch loads.
+//! Not here yet: negative entries, stale serving, refresh ahead, tags and batch loads.
 //!
 //! ```
 //! use slotmesh_cache::{CacheError, Caches};

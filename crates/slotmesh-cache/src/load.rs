@@ -1,4 +1,5 @@
-//! `get_or_load`: one load per key and process at a time, in a task of the cache's own.
+//! `get_or_load`: one load per key at a time, in a task of the cache's own; in this process by a flight that all callers join, in the
+//! cluster by a lease of the slot's primary, for which other nodes' flights wait.
 //!
 //! The caller looks into L1, and into the slot if this node owns it. What is left goes through a flight: a spawned task
 //! that asks the cluster, calls the loader, gives the outcome to all who wait, and fills the cluster. Callers only wait
@@ -11,13 +12,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
+use slotmesh_node::{Condition, LoadEnd, LoadTerms};
 use slotmesh_slots::Slot;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::cache::{Cache, Found, Inner};
+use crate::cache::{Asked, Cache, Inner, Spot};
 use crate::chain::Chain;
 use crate::error::CacheError;
 use crate::flight::{Joined, Landing, Outcome};
@@ -32,17 +35,20 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Reads a value: from L1, else from the cluster, else from the loader, whose value is then cached. `None` from the
     /// loader says that there is no such value; that is not cached, so the next call loads again.
     ///
-    /// Callers of one key share one load, which runs as a task on the runtime of the first of them and goes on when they
-    /// are gone. All get its outcome, errors and panics included; the next call after a failure loads again. The loaded
-    /// value is filled into the cluster only if nothing was written or invalidated there since the load began.
+    /// Callers of one key share one load, on all nodes, which runs as a task on the runtime of the first of them and goes on when they
+    /// are gone. All get its outcome, errors and panics included; the next call after a failure loads again, unless
+    /// [`error_backoff`](crate::CacheBuilder::error_backoff) says otherwise. The loaded
+    /// value is filled into the cluster only if nothing was written or invalidated there since the load began; who comes after an
+    /// invalidation begins another load. A second one may also begin when the slot's primary fails, or this process after a while when
+    /// another one's loader was lost with it.
     ///
     /// When the cluster does not answer within `cluster_timeout` the loader is called all the same, and its value is
-    /// kept in L1 only. Other nodes may load the same key at the same time.
+    /// kept in L1 only.
     ///
     /// Cancellation safe: the load goes on, and the next call joins it.
     ///
     /// # Errors
-    /// Only those of the load: [`CacheError::Load`], [`CacheError::LoadPanicked`], [`CacheError::LoadTimeout`],
+    /// Only those of the load: [`CacheError::Load`], [`CacheError::LoadElsewhere`], [`CacheError::LoadPanicked`], [`CacheError::LoadTimeout`],
     /// [`CacheError::LoadAborted`], [`CacheError::Recursive`] (a loader that asks for its own key; two that ask for each
     /// other's end by `load_timeout`), [`CacheError::TooManyLoads`]. Never the cluster's.
     pub async fn get_or_load<F, R, E>(&self, key: &K, loader: F) -> Outcome<V>
@@ -91,6 +97,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 }
 
+/// How long a question waits for another node's load before it is asked again: so long it may not be noticed that nobody answers.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The right to load.
+struct Turn {
+    /// On which the value may be put; `None` where the cluster could not be asked.
+    condition: Option<Condition>,
+    spot: Spot,
+}
+
 /// A load under way.
 struct Load<K: CacheKey, V> {
     inner: Arc<Inner<K, V>>,
@@ -104,19 +120,11 @@ struct Load<K: CacheKey, V> {
 impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
     async fn run(self, loader: Loader<V>) {
         let inner = &*self.inner;
-        let slot = Slot::of_key(&self.cluster_key);
-        let ticket = inner.ticket(&self.key, slot);
-        let timeout = Some(inner.settings.cluster_timeout);
-        let (condition, spot) =
-            match inner.read(&self.key, &self.cluster_key, ticket, timeout).await {
-                Ok((Found::Value(value), _)) => return self.landing.publish(Ok(Some(value))),
-                Ok((Found::Nothing(condition), spot)) => (Some(condition), spot),
-                Err(error) => {
-                    tracing::debug!(%error, "loading without the cluster");
-                    let now = inner.ticket(&self.key, slot);
-                    (None, now.map(|ticket| (ticket, Cover::Nobody)))
-                }
-            };
+        let token = rand::random();
+        let turn = match self.turn(token).await {
+            Ok(turn) => turn,
+            Err(outcome) => return self.landing.publish(outcome),
+        };
         inner.counters.add(Count::Miss);
         let outcome = self.load(loader).await;
         let succeeded = if outcome.is_ok() { Count::LoadOk } else { Count::LoadFailed };
@@ -124,8 +132,71 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
         // Nobody waits for the fill. The flight lasts until it is done: whoever comes meanwhile is served by it, and would
         // find nothing in the cluster yet.
         self.landing.publish(outcome.clone());
-        if let Ok(Some(value)) = outcome {
-            inner.fill(&self.key, self.cluster_key.clone(), value, spot, condition).await;
+        let end = match outcome {
+            Ok(Some(value)) => {
+                let key = self.cluster_key.clone();
+                match inner.fill(&self.key, key, value, turn.spot, turn.condition).await {
+                    true => return,
+                    false => LoadEnd::Released,
+                }
+            }
+            Ok(None) => LoadEnd::Nothing,
+            Err(error) => {
+                let (message, retry_after) =
+                    (error.to_string().into(), inner.settings.error_backoff);
+                LoadEnd::Failed { message, retry_after }
+            }
+        };
+        if turn.condition.is_some() {
+            inner.end_load(self.cluster_key.clone(), token, end).await;
+        }
+    }
+
+    /// Waits until the cluster has the value, or lets this node load it, or cannot be asked.
+    async fn turn(&self, token: u64) -> Result<Turn, Outcome<V>> {
+        let inner = &*self.inner;
+        let (began, limit) = (Instant::now(), inner.settings.load_timeout);
+        let slot = Slot::of_key(&self.cluster_key);
+        let mut terms = LoadTerms {
+            node: inner.node.id(),
+            token,
+            lasts: limit + inner.settings.cluster_timeout,
+            patience: PATIENCE,
+            stale: None,
+        };
+        loop {
+            let ticket = inner.ticket(&self.key, slot);
+            let asked = inner.ask_to_load(&self.key, &self.cluster_key, ticket, terms).await;
+            let (asked, spot) = match asked {
+                Ok(asked) => asked,
+                Err(error) => {
+                    tracing::debug!(%error, "loading without the cluster");
+                    let now = inner.ticket(&self.key, slot);
+                    let spot = now.map(|ticket| (ticket, Cover::Nobody));
+                    return Ok(Turn { condition: None, spot });
+                }
+            };
+            match asked {
+                Asked::Value(value) => return Err(Ok(Some(value))),
+                Asked::Unreadable(version) => terms.stale = Some(version),
+                Asked::MayLoad(slot) => {
+                    let since = Condition::FillSince(slot);
+                    let condition = Some(terms.stale.map_or(since, Condition::Version));
+                    return Ok(Turn { condition, spot });
+                }
+                Asked::Ended(LoadEnd::Nothing) => {
+                    inner.counters.add(Count::Miss);
+                    return Err(Ok(None));
+                }
+                Asked::Ended(LoadEnd::Failed { message, .. }) => {
+                    let message = String::from_utf8_lossy(&message);
+                    return Err(Err(CacheError::LoadElsewhere(message.into())));
+                }
+                Asked::Ended(LoadEnd::Released) => {}
+            }
+            if began.elapsed() >= limit {
+                return Err(Err(CacheError::LoadTimeout(limit)));
+            }
         }
     }
 

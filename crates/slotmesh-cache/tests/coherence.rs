@@ -2,41 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::{SocketAddr, TcpListener};
+#[allow(unreachable_pub, reason = "shared by tests, not an interface")]
+mod cluster;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use cluster::{PATIENCE, cluster};
 use parking_lot::Mutex;
 use slotmesh_cache::{Cache, CacheError, Caches, L1};
-use slotmesh_node::{ClusterSecret, Node, NodeConfig, Phase};
+use slotmesh_node::Node;
 
 const BOUND: Duration = Duration::from_millis(50);
-const PATIENCE: Duration = Duration::from_secs(30);
 const KEYS: u64 = 40;
-
-async fn cluster(count: usize) -> Vec<Node> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let addrs: Vec<SocketAddr> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
-    drop(listeners);
-    let mut nodes = Vec::new();
-    for (index, bind) in addrs.iter().enumerate() {
-        let secret = ClusterSecret::new("a secret of more than 16 bytes").unwrap();
-        let config = NodeConfig {
-            name: format!("n{index}"),
-            bind: *bind,
-            seeds: addrs.clone(),
-            expect: count as u16,
-            ..NodeConfig::new(secret)
-        };
-        nodes.push(Node::start(config).await.unwrap());
-    }
-    for node in &nodes {
-        let safe = node.wait_until(|status| status.phase == Phase::Serving && status.is_safe());
-        assert!(tokio::time::timeout(PATIENCE, safe).await.unwrap());
-    }
-    nodes
-}
 
 fn counts(node: &Node) -> Cache<u64, u64> {
     node.cache("counts").l1(L1::default().max_staleness(BOUND)).build().unwrap()

@@ -119,7 +119,7 @@ async fn no_two_nodes_claim_leadership_at_once() {
         for _ in 0..1500 {
             sleep(Duration::from_millis(1)).await;
             let now = cluster.now();
-            let claims = |id: &&slotmesh_slots::NodeId| {
+            let claims = |id: &&NodeId| {
                 let acked = cluster.at(**id).status().quorum_acked;
                 acked.is_some_and(|at| now - at < config().election_min)
             };

@@ -16,6 +16,9 @@ pub mod wire;
 pub use brain::{Brain, BrainConfig, NodeEvent, Output, ReformError};
 pub use data::{Ack, Clock, DataConfig, DataEvent, DataPlane, DataStats, Done, Wakers};
 pub use machine::ControlMachine;
-pub use request::{DataError, OPS_MAX, Op, Reply, Request, Value, decode_replies, encode_replies};
+pub use request::{
+    DataError, LoadEnd, LoadTerms, OPS_MAX, Op, Reply, Request, Value, decode_replies,
+    encode_replies,
+};
 pub use slotmesh_control::ELECTION_MIN;
 pub use slotmesh_replication::Share;

@@ -25,7 +25,9 @@ pub use node::{Node, REFORM_TIMEOUT};
 pub use slotmesh_control::{
     AbsenceEvent, ClusterState, Member, MemberState, NodeInfo, Progress, Rebalance, Reform,
 };
-pub use slotmesh_core::{Ack, DataError, DataStats, NodeEvent, OPS_MAX, Op, Reply, Value};
+pub use slotmesh_core::{
+    Ack, DataError, DataStats, LoadEnd, LoadTerms, NodeEvent, OPS_MAX, Op, Reply, Value,
+};
 pub use slotmesh_slots::Token;
 pub use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 pub use slotmesh_transport::{ClusterSecret, SecretError};

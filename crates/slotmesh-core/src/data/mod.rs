@@ -11,6 +11,8 @@ mod answers;
 mod debts;
 mod gate;
 mod links;
+mod load;
+mod loads;
 mod read;
 mod survey;
 mod table;
@@ -32,6 +34,8 @@ use slotmesh_store::{Store, StoreConfig};
 use self::answers::Answers;
 use self::debts::Debts;
 use self::gate::Gate;
+use self::load::Asking;
+use self::loads::Loads;
 use self::survey::Survey;
 use crate::request::{DataError, Reply};
 
@@ -219,6 +223,7 @@ pub struct DataPlane {
     replica: Replica,
     gate: Arc<Gate>,
     publisher: Publisher,
+    loads: Loads<Asking>,
     answers: Answers,
     events: Mutex<VecDeque<DataEvent>>,
     /// Frozen slots with their epoch, and when their readiness was last told.
@@ -258,6 +263,7 @@ impl DataPlane {
             replica: Replica::new(config.replication, ring),
             gate: Arc::new(Gate::new(clock)),
             publisher: Publisher::new(wakers.watchers),
+            loads: Loads::new(),
             answers,
             events: Mutex::default(),
             moves: Mutex::default(),

@@ -154,7 +154,7 @@ impl DataPlane {
     }
 }
 
-fn is_expired(entry: &Entry, now: MonoTime) -> bool {
+pub(super) fn is_expired(entry: &Entry, now: MonoTime) -> bool {
     entry.deadline.is_some_and(|deadline| deadline <= now)
 }
 

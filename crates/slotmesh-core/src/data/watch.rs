@@ -78,6 +78,7 @@ impl DataPlane {
         }
         match &record.effect {
             Effect::Put { key, .. } | Effect::Delete { key } | Effect::Expire { key, .. } => {
+                self.loads.key_changed(record.slot, key);
                 let hash = || key_hash(self.key_seed, key);
                 self.publisher.publish(record.slot, record.seq, hash);
             }
@@ -89,7 +90,11 @@ impl DataPlane {
     /// The role changes from one to the other, under the slot's lock: watchers of a reign that ends, or is about to, are told.
     pub(super) fn note_reign(&self, slot: Slot, before: RoleWord, after: RoleWord) {
         let goes_on = after.is_primary() && !after.is_frozen() && after.epoch() == before.epoch();
-        if before.is_primary() && !goes_on && !Mistake::WatchersKept.is_planted() {
+        if !before.is_primary() || goes_on {
+            return;
+        }
+        self.loads.slot_changed(slot);
+        if !Mistake::WatchersKept.is_planted() {
             self.publisher.drop_slot(slot);
         }
     }

@@ -56,6 +56,13 @@ impl DataPlane {
         if let Op::Watch { key, by } = &op {
             return self.watch(slot, key, *by, done);
         }
+        let op = match op {
+            Op::Load { key, by, terms } => return self.load(slot, key, by, terms, done),
+            Op::EndLoad { key, token, end } => {
+                return done(Ok(self.end_load(slot, &key, token, end)));
+            }
+            op => op,
+        };
         if let Some(key) = op.read_key().cloned() {
             let done = move |found: Result<Reply, _>| done(found.map(|found| op.answer(found)));
             return self.read(slot, &key, Box::new(done));
@@ -107,6 +114,7 @@ impl DataPlane {
             if clears {
                 // Also where the slot is empty: what was evicted may be kept by watchers.
                 self.publisher.drop_slot(slot);
+                self.loads.slot_changed(slot);
             }
             if let Some(record) = &mut record {
                 self.publish(record);
@@ -119,6 +127,7 @@ impl DataPlane {
             Written { role, reply, seq: guard.version().seq }
         };
         self.evict_surplus();
+        self.answer_loads();
         Ok(written)
     }
 
@@ -187,6 +196,8 @@ fn mutate(
         | Op::GetRange { .. }
         | Op::Touch { .. }
         | Op::Watch { .. }
+        | Op::Load { .. }
+        | Op::EndLoad { .. }
         | Op::Once { .. } => return Err(DataError::Ambiguous),
         Op::Put { key, value, ttl, keep_ttl: keep_deadline, condition, class } => {
             let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline, class };

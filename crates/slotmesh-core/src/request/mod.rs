@@ -1,6 +1,7 @@
 //! Requests to a slot's primary and their replies, with their fixed layout on the wire.
 
 mod error;
+mod load;
 mod op;
 mod op_layout;
 mod reply;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use slotmesh_slots::{DecodeError, Reader, Writer};
 
 pub use self::error::DataError;
+pub use self::load::{LoadEnd, LoadTerms};
 pub use self::op::Op;
 pub use self::reply::{Reply, Value, decode_replies, encode_replies};
 use crate::data::Ack;
@@ -85,6 +87,16 @@ mod tests {
 
     const NODE: NodeId = NodeId::new(77).unwrap();
 
+    fn terms(stale: Option<Version>) -> LoadTerms {
+        let (lasts, patience) = (Duration::from_secs(30), Duration::from_millis(250));
+        LoadTerms { node: NODE, token: u64::MAX, lasts, patience, stale }
+    }
+
+    fn failed() -> LoadEnd {
+        let message = Bytes::from_static(b"no route to the database");
+        LoadEnd::Failed { message, retry_after: Duration::from_secs(1) }
+    }
+
     fn ops() -> Vec<Op> {
         let key = Bytes::from_static(b"key");
         let value = Bytes::from(vec![b'v'; 100]);
@@ -105,6 +117,14 @@ mod tests {
             Op::Touch { key: key.clone() },
             Op::Watch { key: key.clone(), by: None },
             Op::Watch { key: key.clone(), by: Some(Watcher { node: NODE, stream: 1 << 40 }) },
+            Op::Load { key: key.clone(), by: None, terms: terms(None) },
+            Op::Load {
+                key: key.clone(),
+                by: Some(Watcher { node: NODE, stream: 7 }),
+                terms: terms(Some(version)),
+            },
+            Op::EndLoad { key: key.clone(), token: 8, end: LoadEnd::Nothing },
+            Op::EndLoad { key: key.clone(), token: 8, end: failed() },
             Op::Append { key: key.clone(), value: value.clone() },
             Op::SetRange { key: key.clone(), offset: u64::MAX, value: value.clone() },
             Op::GetAndPut {
@@ -166,7 +186,7 @@ mod tests {
             let mut bytes = Request::encode(Ack::All, std::slice::from_ref(&op)).to_vec();
             let inner = 4 + size_of::<Token>() + size_of::<u64>();
             // Nothing, a read, another token, what does not exist.
-            for tag in [0, 1, 14, 15, 255] {
+            for tag in [0, 1, 14, 15, 16, 17, 255] {
                 bytes[inner] = tag;
                 let refused = Request::decode(&mut Reader::new(&bytes));
                 assert!(refused.is_err(), "{op:?} of {tag}");
@@ -175,8 +195,8 @@ mod tests {
         for op in ops().into_iter().chain(expires()) {
             let mut bytes = Request::encode(Ack::All, std::slice::from_ref(&op)).to_vec();
             // Behind the ack level and the count.
-            assert!((1..=13).contains(&bytes[3]) || bytes[3] == 15, "the tag of {op:?}");
-            for tag in [0, 16, 255] {
+            assert!((1..=17).contains(&bytes[3]) && bytes[3] != 14, "the tag of {op:?}");
+            for tag in [0, 18, 255] {
                 bytes[3] = tag;
                 let refused = Request::decode(&mut Reader::new(&bytes));
                 assert!(refused.is_err(), "{op:?} as {tag}");
@@ -206,6 +226,11 @@ mod tests {
             Ok(Reply::Length { bytes: 0, version: None, copies: 1 }),
             watched(Reply::Value(value.clone())),
             watched(Reply::Missing { slot: version }),
+            watched(Reply::MayLoad { slot: version }),
+            watched(Reply::LoadEnded(failed())),
+            Ok(Reply::LoadEnded(LoadEnd::Released)),
+            Ok(Reply::LoadEnded(LoadEnd::Nothing)),
+            Ok(Reply::EndedLoad { held: true }),
             Ok(Reply::Value(value)),
             Ok(Reply::Missing { slot: version }),
             Ok(Reply::Put { applied: true, version: Some(version), existed: false, copies: 2 }),

@@ -5,6 +5,7 @@ use slotmesh_coherence::Watcher;
 use slotmesh_slots::{Class, Slot, Token};
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
+use super::load::{LoadEnd, LoadTerms};
 use super::reply::{Reply, Value};
 
 /// One operation on a slot, carried out by its primary.
@@ -117,6 +118,25 @@ pub enum Op {
         /// as a get.
         by: Option<Watcher>,
     },
+    /// Reads an entry as [`Op::Watch`] does, and asks to load it where there is none: of all who ask at a time one is told to,
+    /// with [`Reply::MayLoad`], and the others wait for what it comes to.
+    Load {
+        /// The key.
+        key: Bytes,
+        /// By which stream to tell of writes, as for [`Op::Watch`]; where values are not kept, by none.
+        by: Option<Watcher>,
+        /// Who asks, and how long it may take.
+        terms: LoadTerms,
+    },
+    /// A load that was begun wrote nothing: those who wait are told, or one of them may load.
+    EndLoad {
+        /// The key.
+        key: Bytes,
+        /// The lease.
+        token: u64,
+        /// What it came to.
+        end: LoadEnd,
+    },
     /// Empties a slot.
     Clear {
         /// The slot.
@@ -186,6 +206,8 @@ impl Op {
             | Self::GetAndPut { value, .. }
             | Self::Append { value, .. }
             | Self::SetRange { value, .. } => value.len(),
+            Self::Load { .. } => REST,
+            Self::EndLoad { end, .. } => end.bytes(),
             Self::Once { op, .. } => return op.bytes() + REST,
             _ => 0,
         };
@@ -219,15 +241,18 @@ impl Op {
             | Self::Expire { .. }
             | Self::GetAndExpire { .. }
             | Self::Watch { .. }
+            | Self::Load { .. }
+            | Self::EndLoad { .. }
             | Self::Clear { .. } => false,
             Self::Once { op, .. } => op.may_grow(),
         }
     }
 
-    /// Whether it changes nothing.
+    /// Whether it changes no entry.
     #[must_use]
     pub const fn is_read(&self) -> bool {
-        self.read_key().is_some() || matches!(self, Self::Watch { .. })
+        self.read_key().is_some()
+            || matches!(self, Self::Watch { .. } | Self::Load { .. } | Self::EndLoad { .. })
     }
 
     /// What it answers if it is a read, given what a get of its key answers.
@@ -254,6 +279,8 @@ impl Op {
             | Self::GetRange { .. }
             | Self::Touch { .. }
             | Self::Watch { .. }
+            | Self::Load { .. }
+            | Self::EndLoad { .. }
             | Self::SetRange { .. }
             | Self::Clear { .. }
             | Self::Once { .. } => true,
@@ -285,6 +312,8 @@ impl Op {
             | Self::GetAndPut { key, .. }
             | Self::GetAndDelete { key }
             | Self::Watch { key, .. }
+            | Self::Load { key, .. }
+            | Self::EndLoad { key, .. }
             | Self::GetAndExpire { key, .. } => Target::Key(key),
             Self::Clear { slot } => Target::Slot(*slot),
             Self::Once { op, .. } => op.target(),

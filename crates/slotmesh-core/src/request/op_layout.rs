@@ -4,6 +4,7 @@ use slotmesh_coherence::Watcher;
 use slotmesh_slots::{Class, DecodeError, Reader, Token, Writer};
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
+use super::load::{LoadEnd, LoadTerms};
 use super::op::{Op, Target};
 
 impl Op {
@@ -24,9 +25,14 @@ impl Op {
             | Self::GetAndDelete { .. }
             | Self::Clear { .. }
             | Self::Once { .. } => {}
-            Self::Watch { by, .. } => {
-                out.node_option(by.map(|by| by.node));
-                by.iter().for_each(|by| out.u64(by.stream));
+            Self::Watch { by, .. } => encode_watcher(*by, out),
+            Self::Load { by, terms, .. } => {
+                encode_watcher(*by, out);
+                terms.encode(out);
+            }
+            Self::EndLoad { token, end, .. } => {
+                out.u64(*token);
+                end.encode(out);
             }
             Self::GetRange { range, .. } => {
                 out.u64(range.start.cast_unsigned());
@@ -81,10 +87,13 @@ impl Op {
                 Self::GetRange { key, range: ByteRange { start, end } }
             }
             TAG_TOUCH => Self::Touch { key },
-            TAG_WATCH => {
-                let by =
-                    input.node_option()?.map(|node| Ok(Watcher { node, stream: input.u64()? }));
-                Self::Watch { key, by: by.transpose()? }
+            TAG_WATCH => Self::Watch { key, by: decode_watcher(input)? },
+            TAG_LOAD => {
+                let by = decode_watcher(input)?;
+                Self::Load { key, by, terms: LoadTerms::decode(input)? }
+            }
+            TAG_END_LOAD => {
+                Self::EndLoad { key, token: input.u64()?, end: LoadEnd::decode(input)? }
             }
             TAG_PUT | TAG_GET_AND_PUT => {
                 let (value, ttl) = (input.bytes()?, input.duration_option()?);
@@ -122,6 +131,8 @@ impl Op {
             Self::GetRange { .. } => TAG_GET_RANGE,
             Self::Touch { .. } => TAG_TOUCH,
             Self::Watch { .. } => TAG_WATCH,
+            Self::Load { .. } => TAG_LOAD,
+            Self::EndLoad { .. } => TAG_END_LOAD,
             Self::Append { .. } => TAG_APPEND,
             Self::SetRange { .. } => TAG_SET_RANGE,
             Self::GetAndPut { .. } => TAG_GET_AND_PUT,
@@ -137,6 +148,15 @@ pub(super) fn decode_bool(input: &mut Reader<'_>) -> Result<bool, DecodeError> {
         1 => Ok(true),
         _ => Err(DecodeError::Invalid("boolean")),
     }
+}
+
+fn encode_watcher(by: Option<Watcher>, out: &mut Writer) {
+    out.node_option(by.map(|by| by.node));
+    by.iter().for_each(|by| out.u64(by.stream));
+}
+
+fn decode_watcher(input: &mut Reader<'_>) -> Result<Option<Watcher>, DecodeError> {
+    input.node_option()?.map(|node| Ok(Watcher { node, stream: input.u64()? })).transpose()
 }
 
 fn encode_condition(condition: Condition, out: &mut Writer) {
@@ -204,3 +224,5 @@ const TAG_GET_AND_DELETE: u8 = 12;
 const TAG_GET_AND_EXPIRE: u8 = 13;
 const TAG_ONCE: u8 = 14;
 const TAG_WATCH: u8 = 15;
+const TAG_LOAD: u8 = 16;
+const TAG_END_LOAD: u8 = 17;

@@ -5,6 +5,7 @@ use slotmesh_slots::{DecodeError, NodeId, Reader, Version, Writer};
 
 use super::OPS_MAX;
 use super::error::DataError;
+use super::load::LoadEnd;
 use super::op_layout::decode_bool;
 
 /// An entry as a reader gets it.
@@ -111,8 +112,21 @@ pub enum Reply {
         owner: NodeId,
         /// The stream.
         stream: u64,
-        /// [`Reply::Value`] or [`Reply::Missing`].
+        /// [`Reply::Value`], [`Reply::Missing`], [`Reply::MayLoad`] or [`Reply::LoadEnded`].
         found: Box<Self>,
+    },
+    /// The key holds nothing, and who asked is to load it: others wait until it has written the key, or has said with
+    /// [`Op::EndLoad`](super::Op::EndLoad) what came of it.
+    MayLoad {
+        /// As in [`Reply::Missing`]; not when something stale is to be loaded anew.
+        slot: Version,
+    },
+    /// Somebody else's load, for which who asked has waited or which failed a moment ago, came to this.
+    LoadEnded(LoadEnd),
+    /// The end of a load was noted, if the caller held its lease still.
+    EndedLoad {
+        /// Whether it did.
+        held: bool,
     },
 }
 
@@ -163,7 +177,13 @@ impl Reply {
     pub(crate) const fn is_read(&self) -> bool {
         matches!(
             self,
-            Self::Value(_) | Self::Missing { .. } | Self::Touched { .. } | Self::Watched { .. }
+            Self::Value(_)
+                | Self::Missing { .. }
+                | Self::Touched { .. }
+                | Self::Watched { .. }
+                | Self::MayLoad { .. }
+                | Self::LoadEnded(_)
+                | Self::EndedLoad { .. }
         )
     }
 
@@ -246,6 +266,18 @@ impl Reply {
                 out.u64(*stream);
                 found.encode(out);
             }
+            Self::MayLoad { slot } => {
+                out.u8(TAG_MAY_LOAD);
+                out.version(*slot);
+            }
+            Self::LoadEnded(end) => {
+                out.u8(TAG_LOAD_ENDED);
+                end.encode(out);
+            }
+            Self::EndedLoad { held } => {
+                out.u8(TAG_ENDED_LOAD);
+                out.u8(u8::from(*held));
+            }
         }
     }
 }
@@ -260,9 +292,10 @@ fn decode_reply(input: &mut Reader<'_>) -> Result<Result<Reply, DataError>, Deco
     }
     let (owner, stream) = (input.node()?, input.u64()?);
     match decode_plain(input.u8()?, input)? {
-        found @ (Reply::Value(_) | Reply::Missing { .. }) => {
-            Ok(Ok(Reply::Watched { owner, stream, found: Box::new(found) }))
-        }
+        found @ (Reply::Value(_)
+        | Reply::Missing { .. }
+        | Reply::MayLoad { .. }
+        | Reply::LoadEnded(_)) => Ok(Ok(Reply::Watched { owner, stream, found: Box::new(found) })),
         _ => Err(DecodeError::Invalid("a watched reply of something else")),
     }
 }
@@ -296,6 +329,9 @@ fn decode_plain(tag: u8, input: &mut Reader<'_>) -> Result<Reply, DecodeError> {
             let previous = if existed { Some(Value::decode(input)?) } else { None };
             Reply::Previous { previous, applied, version, copies: input.u8()? }
         }
+        TAG_MAY_LOAD => Reply::MayLoad { slot: input.version()? },
+        TAG_LOAD_ENDED => Reply::LoadEnded(LoadEnd::decode(input)?),
+        TAG_ENDED_LOAD => Reply::EndedLoad { held: decode_bool(input)? },
         _ => return Err(DecodeError::Invalid("reply tag")),
     })
 }
@@ -333,3 +369,6 @@ const TAG_TOUCHED: u8 = 8;
 const TAG_LENGTH: u8 = 9;
 const TAG_PREVIOUS: u8 = 10;
 const TAG_WATCHED: u8 = 11;
+const TAG_MAY_LOAD: u8 = 12;
+const TAG_LOAD_ENDED: u8 = 13;
+const TAG_ENDED_LOAD: u8 = 14;

@@ -155,6 +155,10 @@ impl Router {
             Op::Watch { key, .. } => {
                 Some(Op::Watch { key: key.clone(), by: self.subscriber.watcher(owner) })
             }
+            Op::Load { key, by: Some(_), terms } => {
+                let by = self.subscriber.watcher(owner);
+                Some(Op::Load { key: key.clone(), by, terms: *terms })
+            }
             _ => None,
         };
         let op = watch.as_ref().unwrap_or(op);
