@@ -1,17 +1,25 @@
 //! What coherence costs: a write at the slot's owner by how many nodes watch the slot, what it puts on their streams, and the
 //! question of a local tier whether a value may be served, beside a read of an atomic.
 //!
+//! And how soon a local tier hears of writes, with three nodes in this process: from the acknowledgement of a put, at 50,000 in a second, to
+//! the moment at which another node can serve the old value no more.
+//!
 //! `cargo bench -p slotmesh-benches --bench coherence [-- --quick]`
 
+use std::collections::HashMap;
 use std::hint::black_box;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use slotmesh_benches::median;
-use slotmesh_coherence::{Publisher, Readable, Sink, Stamp, Subscriber, Watcher};
+use slotmesh_coherence::{Publisher, Readable, Sink, Stamp, Subscriber, Watcher, key_hash};
+use slotmesh_node::{CallOptions, ClusterSecret, Node, NodeConfig, Op, Phase, PutOptions, Reply};
 use slotmesh_slots::{MonoTime, NodeId, Seq, Slot};
+use tokio::runtime;
+use tokio::task::JoinSet;
 
 /// Writes between two looks of the streams' writers.
 const BATCH: usize = 1_000;
@@ -36,6 +44,8 @@ fn main() {
         println!("{}", publish(watchers, rounds));
     }
     println!("{}", serve(rounds));
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    println!("{}", runtime.expect("a runtime").block_on(hear(quick)));
 }
 
 fn node(number: u64) -> NodeId {
@@ -123,4 +133,106 @@ fn each(mut ask: impl FnMut(usize)) -> f64 {
         ask(black_box(index * 7 % 16_384));
     }
     began.elapsed().as_nanos() as f64 / BATCH as f64
+}
+
+const KEYS: usize = 4_096;
+const WRITERS: usize = 32;
+const WRITES_PER_SECOND: usize = 50_000;
+
+/// When each key's write was acknowledged and when it was heard of, in nanoseconds since the beginning; zero while not.
+struct Heard {
+    began: Instant,
+    hashes: HashMap<u64, usize>,
+    acked: Vec<AtomicU64>,
+    heard: Vec<AtomicU64>,
+}
+
+impl Sink for Heard {
+    fn invalidate(&self, _slot: Slot, _seq: Seq, hash: u64) {
+        if let Some(key) = self.hashes.get(&hash) {
+            self.heard[*key].store(self.now(), Ordering::Release);
+        }
+    }
+}
+
+impl Heard {
+    fn new(seed: u64) -> Self {
+        let hashes = (0..KEYS).map(|key| (key_hash(seed, name(key).as_bytes()), key)).collect();
+        let zeroes = || (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+        Self { began: Instant::now(), hashes, acked: zeroes(), heard: zeroes() }
+    }
+
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_nanos() as u64
+    }
+}
+
+fn name(key: usize) -> String {
+    format!("heard:1:{key}")
+}
+
+async fn cluster() -> Vec<Node> {
+    let listen = |_| TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listeners: Vec<TcpListener> = (0..3).map(listen).collect();
+    let seeds: Vec<_> = listeners.iter().map(|it| it.local_addr().expect("bound")).collect();
+    drop(listeners);
+    let mut nodes = Vec::new();
+    for bind in seeds.clone() {
+        let secret = ClusterSecret::new("a secret of the benchmark").expect("long enough");
+        let seeds = seeds.clone();
+        let config = NodeConfig { bind, seeds, expect: 3, ..NodeConfig::new(secret) };
+        nodes.push(Node::start(config).await.expect("a free address"));
+    }
+    for node in &nodes {
+        node.wait_until(|status| status.phase == Phase::Serving && status.is_safe()).await;
+    }
+    nodes
+}
+
+/// The first node writes, the second hears.
+async fn hear(quick: bool) -> String {
+    let nodes = cluster().await;
+    let heard = Arc::new(Heard::new(nodes[1].key_seed()));
+    let sink: Arc<dyn Sink> = Arc::clone(&heard) as Arc<dyn Sink>;
+    nodes[1].subscriber().register(&sink, Duration::from_millis(100));
+    for key in 0..KEYS {
+        let op = || Op::Watch { key: name(key).into(), by: None };
+        while !matches!(
+            nodes[1].execute(op(), CallOptions::default()).await,
+            Ok(Reply::Watched { .. })
+        ) {}
+    }
+    let rounds = if quick { 10 } else { 60 };
+    let mut delays = Vec::new();
+    let (began, mut written) = (Instant::now(), 0);
+    for _ in 0..rounds {
+        heard.acked.iter().chain(&heard.heard).for_each(|at| at.store(0, Ordering::Release));
+        let mut writers = JoinSet::new();
+        for writer in 0..WRITERS {
+            let (node, heard) = (nodes[0].clone(), Arc::clone(&heard));
+            writers.spawn(async move {
+                for key in (writer..KEYS).step_by(WRITERS) {
+                    let put = node.put(name(key), "value", PutOptions::default()).await;
+                    put.expect("acknowledged");
+                    heard.acked[key].store(heard.now(), Ordering::Release);
+                }
+            });
+        }
+        writers.join_all().await;
+        written += KEYS;
+        let due = Duration::from_secs_f64(written as f64 / WRITES_PER_SECOND as f64);
+        tokio::time::sleep(due.saturating_sub(began.elapsed()).max(Duration::from_millis(5))).await;
+        for (acked, heard) in heard.acked.iter().zip(&heard.heard) {
+            let (acked, heard) = (acked.load(Ordering::Acquire), heard.load(Ordering::Acquire));
+            assert!(heard != 0, "every write is told");
+            delays.push(heard.saturating_sub(acked) as f64 / 1e6);
+        }
+    }
+    let rate = written as f64 / began.elapsed().as_secs_f64() / 1e3;
+    delays.sort_by(f64::total_cmp);
+    let at = |part: f64| delays[((delays.len() - 1) as f64 * part) as usize];
+    let (p50, p99, most) = (at(0.5), at(0.99), at(1.0));
+    format!(
+        "heard on another node, {rate:.0} k writes/s: p50 {p50:.2} ms, p99 {p99:.2} ms, longest {most:.1} ms"
+    )
 }

@@ -27,7 +27,7 @@
 //!
 //! Of some 30 ns with 64 k entries 20 are four locked instructions (lock, clone, unlock, drop), which quick_cache needs as well; 4 are
 //! the clock, 1 the words of the owner, and the rest is the index's arithmetic and what larger entries cost in cache misses, which
-//! with a million entries becomes the most. So reads are 0.6 to 1.05 times as fast as quick_cache's, which checks nothing, and 3 to 7
+//! with a million entries becomes the most. So reads are 0.6 to 0.8 times as fast as quick_cache's, which checks nothing, and 3 to 6
 //! times as fast as moka's; `compare_near` prints all of it. What would make them faster has been left out:
 //! * a front of each thread's own saves the lock for hot keys (research: 2x at 64 k entries), but holds values that were evicted, beyond
 //!   the bound, and each removal would have to reach all of them;
