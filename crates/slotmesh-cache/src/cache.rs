@@ -235,13 +235,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         };
         let (reply, spot) = self.spot(ticket, self.execute(op, CallOptions::default()).await?);
         match reply {
-            Reply::Value(found) => {
-                let value = self.decode(key, spot, &found);
-                if value.is_none() {
-                    self.counters.add(Count::Undecodable);
-                }
-                Ok(value)
-            }
+            Reply::Value(found) => Ok(self.decode_last(key, spot, &found)),
             Reply::Missing { .. } => Ok(None),
             _ => Err(odd_reply()),
         }
@@ -262,12 +256,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         let op = Op::Load { key: cluster_key.clone(), by, terms };
         let (reply, spot) = self.spot(ticket, self.execute(op, options).await?);
         let asked = match reply {
-            Reply::Value(found) => match self.decode(key, spot, &found) {
+            Reply::Value(found) => match self.decode_last(key, spot, &found) {
                 Some(value) => Asked::Value(value),
-                None => {
-                    self.counters.add(Count::Undecodable);
-                    Asked::Unreadable(found.version)
-                }
+                None => Asked::Unreadable(found.version),
             },
             Reply::MayLoad { slot } => Asked::MayLoad(slot),
             Reply::LoadEnded(end) => Asked::Ended(end),
@@ -390,6 +381,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         let fresh = self.fresh(Arc::clone(&value), found.version, found.ttl, bytes);
         self.near_fill(key, spot, fresh);
         Some(value)
+    }
+
+    /// As [`Inner::decode`], where nobody else is asked when it cannot be read.
+    fn decode_last(&self, key: &K, spot: Spot, found: &Value) -> Option<Arc<V>> {
+        let value = self.decode(key, spot, found);
+        if value.is_none() {
+            self.counters.add(Count::Undecodable);
+        }
+        value
     }
 
     fn near_fill(&self, key: &K, spot: Spot, fresh: Fresh<V>) {

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[allow(unreachable_pub, reason = "shared by tests, not an interface")]
-mod cluster;
+#[path = "../../slotmesh-node/tests/nodes/mod.rs"]
+mod nodes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cluster::{PATIENCE, cluster};
+use nodes::{PATIENCE, cluster};
 use parking_lot::Mutex;
 use slotmesh_cache::{Cache, CacheError, Caches, L1};
 use slotmesh_node::Node;

@@ -2,17 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::{SocketAddr, TcpListener};
+#[allow(unreachable_pub, reason = "shared by tests, not an interface")]
+mod nodes;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nodes::{PATIENCE, cluster};
 use parking_lot::Mutex;
 use slotmesh_coherence::{Readable, Sink, Stamp, Watcher, key_hash};
-use slotmesh_node::{CallOptions, ClusterSecret, Node, NodeConfig, Op, Phase, PutOptions, Reply};
+use slotmesh_node::{CallOptions, Node, Op, PutOptions, Reply};
 use slotmesh_slots::{Seq, Slot, Version};
 
 const BOUND: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A local tier for one key.
 struct Tier {
@@ -37,29 +39,6 @@ impl Sink for Tier {
 }
 
 const KEY: &[u8] = b"watched";
-
-async fn cluster(count: usize) -> Vec<Node> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let addrs: Vec<SocketAddr> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
-    drop(listeners);
-    let mut nodes = Vec::new();
-    for (index, bind) in addrs.iter().enumerate() {
-        let secret = ClusterSecret::new("a secret of more than 16 bytes").unwrap();
-        let config = NodeConfig {
-            name: format!("n{index}"),
-            bind: *bind,
-            seeds: addrs.clone(),
-            expect: count as u16,
-            ..NodeConfig::new(secret)
-        };
-        nodes.push(Node::start(config).await.unwrap());
-    }
-    for node in &nodes {
-        let safe = node.wait_until(|status| status.phase == Phase::Serving && status.is_safe());
-        assert!(tokio::time::timeout(PATIENCE, safe).await.unwrap());
-    }
-    nodes
-}
 
 /// The value that the tier may serve now.
 fn served(node: &Node, tier: &Tier) -> Option<Version> {

@@ -1,6 +1,5 @@
 use bytes::Bytes;
 use slotmesh_coherence::Watcher;
-use slotmesh_control::ClusterState;
 use slotmesh_slots::{MonoTime, NodeId, Slot};
 
 use super::loads::{Asked, Ready};
@@ -51,15 +50,9 @@ impl DataPlane {
         }
     }
 
-    /// Leases end that are over, or of who is no member any more.
-    pub(super) fn end_loads_of_strangers(&self, view: &ClusterState) {
-        self.loads.sweep(self.gate.now(), |node| !view.members().contains_key(&node));
-        self.answer_loads();
-    }
-
-    /// Leases end that are over.
-    pub(super) fn end_late_loads(&self) {
-        self.loads.sweep(self.gate.now(), |_| false);
+    /// Leases end that are over, or of nodes that are gone.
+    pub(super) fn sweep_loads(&self, is_gone: impl Fn(NodeId) -> bool) {
+        self.loads.sweep(self.gate.now(), is_gone);
         self.answer_loads();
     }
 

@@ -8,7 +8,7 @@
 //! Kept by the primary alone and within bounds: who asks a new primary may load a second time, and so may who finds no room.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -33,6 +33,8 @@ pub(super) struct Loads<W> {
     shards: [Mutex<HashMap<Bytes, OfKey<W>>>; SHARDS],
     keys: AtomicUsize,
     ready: Mutex<Vec<(W, Ready)>>,
+    /// Whether there may be any, so that writes need not lock to find none.
+    is_ready: AtomicBool,
 }
 
 struct OfKey<W> {
@@ -75,6 +77,7 @@ impl<W> Loads<W> {
             shards: std::array::from_fn(|_| Mutex::default()),
             keys: AtomicUsize::new(0),
             ready: Mutex::default(),
+            is_ready: AtomicBool::new(false),
         }
     }
 
@@ -180,7 +183,7 @@ impl<W> Loads<W> {
                 }
                 let late = |waiting: &mut (W, MonoTime)| waiting.1 <= now;
                 let late = known.waiting.extract_if(.., late).map(|(who, _)| who);
-                self.ready.lock().extend(late.map(|who| (who, Ready::Ended(LoadEnd::Released))));
+                self.make_ready(late, &Ready::Ended(LoadEnd::Released));
                 known.failed.take_if(|(_, until)| *until <= now);
                 if known.lease.is_none() && known.failed.is_none() {
                     over.push(key.clone());
@@ -192,7 +195,12 @@ impl<W> Loads<W> {
 
     /// Those who wait no longer; to be asked for after each call that may end a wait, under no lock.
     pub(super) fn take_ready(&self) -> Vec<(W, Ready)> {
-        std::mem::take(&mut *self.ready.lock())
+        if !self.is_ready.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut ready = self.ready.lock();
+        self.is_ready.store(false, Ordering::Release);
+        std::mem::take(&mut *ready)
     }
 
     /// Whether nothing is being loaded.
@@ -208,8 +216,16 @@ impl<W> Loads<W> {
     }
 
     fn release(&self, waiting: &mut Vec<(W, MonoTime)>, why: &Ready) {
-        let ready = waiting.drain(..).map(|(who, _)| (who, why.clone()));
-        self.ready.lock().extend(ready);
+        self.make_ready(waiting.drain(..).map(|(who, _)| who), why);
+    }
+
+    fn make_ready(&self, who: impl Iterator<Item = W>, why: &Ready) {
+        let mut who = who.peekable();
+        if who.peek().is_some() {
+            let mut ready = self.ready.lock();
+            ready.extend(who.map(|who| (who, why.clone())));
+            self.is_ready.store(true, Ordering::Release);
+        }
     }
 
     fn shard(&self, slot: Slot) -> &Mutex<HashMap<Bytes, OfKey<W>>> {

@@ -24,7 +24,7 @@ impl DataPlane {
         if owned {
             *self.replicas.lock() = self.replicas_in(view);
         }
-        self.end_loads_of_strangers(view);
+        self.sweep_loads(|node| !view.members().contains_key(&node));
         self.pump(now);
     }
 

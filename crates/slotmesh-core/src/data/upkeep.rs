@@ -47,7 +47,7 @@ impl DataPlane {
     pub fn handle_timeout(&self, now: MonoTime) {
         self.primary.handle_timeout(now);
         self.remove_expired(now);
-        self.end_late_loads();
+        self.sweep_loads(|_| false);
         self.store.release_retired();
         self.answers.sweep(now);
         self.store.set_side_bytes(self.answers.bytes());
