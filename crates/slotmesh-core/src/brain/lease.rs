@@ -2,6 +2,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rand::seq::IndexedRandom;
+use slotmesh_control::log::LogStatus;
 use slotmesh_control::{Command, ELECTION_MIN, LEASE, LEASE_PING_INTERVAL, Member, NodeInfo};
 use slotmesh_slots::{Mistake, MonoTime, NodeId};
 
@@ -53,6 +54,11 @@ impl LeaseClient {
 
     pub(super) fn leader(&self) -> Option<NodeId> {
         self.leader
+    }
+
+    /// This node led until now, by this log: nobody has told it anything newer.
+    pub(super) fn led_by(&mut self, log: &LogStatus) {
+        self.settled_voters = (!log.voters_changing).then(|| log.voters.iter().copied().collect());
     }
 
     /// A grant arrived; it ends [`LEASE`] after its ping was sent.
@@ -126,7 +132,9 @@ impl Brain {
         let mut granted = None;
         let mut join = None;
         if let Some(leader) = &mut self.leader {
-            leader.note_hearing(from, unheard, now);
+            if member {
+                leader.note_hearing(from, unheard, now);
+            }
             granted = (may_grant && leader.grant(from, now)).then_some(version);
             join = ping.join.filter(|_| !member);
         }

@@ -1,9 +1,14 @@
 //! A node that is told to leave: drained, then struck, then gone.
 
-use slotmesh_control::{Command, MemberState};
+use std::time::Duration;
+
+use slotmesh_control::{ClusterDelta, Command, MemberState};
 use slotmesh_slots::MonoTime;
 
 use super::{Brain, NodeEvent};
+
+/// How long a node that leaves waits for another heir when the last one has crashed: as a rule it is started again.
+const HEIR_WAIT: Duration = Duration::from_secs(10);
 
 impl Brain {
     pub(super) fn tick_leave(&mut self, now: MonoTime) {
@@ -19,12 +24,24 @@ impl Brain {
         };
         if !self.view.has_heir(self.me) {
             // The last that holds anything. Whoever is about may be giving its slots to this node, or has to hear that it has left;
-            // and while a witness is there an heir may come.
-            if !self.sees_others() {
+            // and while a witness is there, or when the heir crashed a moment ago, another one may come.
+            let awaited = |lost| now.saturating_since(lost) < HEIR_WAIT;
+            if !self.sees_others() && !self.heir_lost.is_some_and(awaited) {
                 self.leave_now(now);
             }
         } else if member.state == MemberState::Up {
             self.request(Command::Drain { node: self.me }, now);
+        }
+    }
+
+    /// What the members, which just changed by this, mean to one that leaves.
+    pub(super) fn see_heirs(&mut self, had_heir: bool, delta: &ClusterDelta, now: MonoTime) {
+        if self.view.has_heir(self.me) {
+            self.heir_lost = None;
+        } else if had_heir {
+            // One that was drained is a member still.
+            let struck = delta.members.iter().any(|(_, member)| member.is_none());
+            self.heir_lost = struck.then_some(now);
         }
     }
 
@@ -41,5 +58,81 @@ impl Brain {
             self.drain_gossip(now);
             self.event(NodeEvent::Left);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use slotmesh_control::log::LogStatus;
+    use slotmesh_slots::Generation;
+
+    use super::*;
+    use crate::brain::testing::{at, info, node, started};
+
+    /// One of two members.
+    fn member() -> Brain {
+        let mut brain = started(1, vec![], 2, 1);
+        let generation = Generation { cluster: 9, reform: 0 };
+        brain.adopt(generation, at(0));
+        let members = (1..=2).map(|number| (node(number), info(number))).collect();
+        decide(&mut brain, &Command::Found { generation, replicas: 1, expect: 2, members }, 0);
+        brain
+    }
+
+    fn decide(brain: &mut Brain, command: &Command, now: u64) {
+        let (_, delta) = brain.view.clone().apply(command);
+        brain.handle_applied(&delta.unwrap(), at(now));
+    }
+
+    fn has_left(brain: &mut Brain, now: u64) -> bool {
+        brain.tick_leave(at(now));
+        brain.has_left()
+    }
+
+    #[test]
+    fn another_heir_is_awaited_when_the_last_one_was_struck() {
+        let mut brain = member();
+        brain.leave(at(0));
+        decide(&mut brain, &Command::Drain { node: node(1) }, 10);
+        decide(&mut brain, &Command::RemoveMember { node: node(2) }, 20);
+        assert!(!has_left(&mut brain, 10_019), "it may be started again");
+        decide(&mut brain, &Command::AddMember { node: node(3), info: info(3) }, 10_019);
+        assert!(!has_left(&mut brain, 20_000), "there is an heir");
+        decide(&mut brain, &Command::RemoveMember { node: node(3) }, 20_000);
+        assert!(!has_left(&mut brain, 29_999));
+        assert!(has_left(&mut brain, 30_000));
+    }
+
+    #[test]
+    fn nobody_is_awaited_where_the_others_left() {
+        let mut brain = member();
+        decide(&mut brain, &Command::Drain { node: node(2) }, 10);
+        decide(&mut brain, &Command::RemoveMember { node: node(2) }, 20);
+        brain.leave(at(30));
+        assert!(brain.has_left());
+    }
+
+    #[test]
+    fn who_led_until_it_was_decided_that_it_votes_no_more_need_not_be_told() {
+        let left = |changing| {
+            let mut brain = member();
+            let led = |is_leader, voters: &[u64], voters_changing| LogStatus {
+                is_leader,
+                caught_up: true,
+                leader_since: Some(at(0)),
+                voters: voters.iter().copied().map(node).collect(),
+                voters_changing,
+                ..LogStatus::default()
+            };
+            brain.handle_log_status(led(true, &[1, 2], false), at(0));
+            brain.leave(at(0));
+            decide(&mut brain, &Command::Drain { node: node(1) }, 10);
+            decide(&mut brain, &Command::RemoveMember { node: node(1) }, 20);
+            assert!(!has_left(&mut brain, 30), "it votes");
+            brain.handle_log_status(led(false, &[2], changing), at(40));
+            has_left(&mut brain, 50)
+        };
+        assert!(left(false));
+        assert!(!left(true), "the others may be too few without it");
     }
 }

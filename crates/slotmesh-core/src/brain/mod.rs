@@ -106,6 +106,8 @@ pub struct Brain {
     leader: Option<Leader>,
     leaving: bool,
     left: bool,
+    /// When the last other member that could take this node's slots was struck although nobody had drained it.
+    heir_lost: Option<MonoTime>,
     waiting_said: Option<usize>,
     /// Since when nobody of the cluster that this node is joining was heard of.
     orphaned_since: Option<MonoTime>,
@@ -154,6 +156,7 @@ impl Brain {
             leader: None,
             leaving: false,
             left: false,
+            heir_lost: None,
             waiting_said: None,
             orphaned_since: None,
             rng: StdRng::seed_from_u64(seed),
@@ -300,6 +303,7 @@ impl Brain {
             self.event(NodeEvent::Leading);
         } else if !leads && led {
             self.leader = None;
+            self.lease.led_by(&self.log);
             self.event(NodeEvent::NotLeading);
         }
     }
@@ -450,10 +454,12 @@ impl Brain {
     /// Takes over a committed delta if it fits and tells the data plane.
     fn advance(&mut self, delta: &ClusterDelta, now: MonoTime) {
         let before: BTreeSet<NodeId> = self.view.members().keys().copied().collect();
+        let had_heir = self.view.has_heir(self.me);
         self.observe_absences(delta, now);
         if !self.view.advance(delta) {
             return;
         }
+        self.see_heirs(had_heir, delta, now);
         let lost = delta.lost_slots;
         for (node, member) in &delta.members {
             match member {
