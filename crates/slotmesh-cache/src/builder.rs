@@ -1,4 +1,5 @@
-use std::marker::PhantomData;
+use std::error::Error;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use crate::cache::Cache;
 use crate::codec::{Bincode, Codec};
 use crate::error::CacheError;
 use crate::key::CacheKey;
+use crate::load::{OwnLoader, erased};
+use crate::loaded::Loaded;
 use crate::near::Limits;
 
 /// Adds caches to a node.
@@ -23,7 +26,7 @@ impl Caches for Node {
             node: self.clone(),
             settings: Settings::new(name),
             codec: Bincode,
-            types: PhantomData,
+            loader: None,
         }
     }
 }
@@ -34,7 +37,7 @@ pub struct CacheBuilder<K, V, C = Bincode> {
     node: Node,
     settings: Settings,
     codec: C,
-    types: PhantomData<fn(K) -> V>,
+    loader: Option<OwnLoader<K, V>>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,27 +45,52 @@ pub(crate) struct Settings {
     pub(crate) name: String,
     pub(crate) schema: u32,
     pub(crate) ttl: Option<Duration>,
+    pub(crate) negative_ttl: Option<Duration>,
+    pub(crate) jitter: f64,
+    pub(crate) refresh_at: Option<f64>,
+    pub(crate) stale_while_revalidate: Duration,
+    pub(crate) stale_if_error: Duration,
     pub(crate) ack: Ack,
     pub(crate) l1: Option<L1>,
     pub(crate) load_timeout: Duration,
+    pub(crate) soft_timeout: Option<Duration>,
+    pub(crate) hard_timeout: Option<Duration>,
     pub(crate) concurrent_loads_max: usize,
     pub(crate) cluster_timeout: Duration,
-    pub(crate) error_backoff: Duration,
+    pub(crate) error_backoff: Option<Duration>,
 }
 
 impl Settings {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             schema: 1,
             ttl: None,
+            negative_ttl: None,
+            jitter: 0.0,
+            refresh_at: None,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
             ack: Ack::All,
             l1: Some(L1::default()),
             load_timeout: Duration::from_secs(30),
+            soft_timeout: None,
+            hard_timeout: None,
             concurrent_loads_max: 128,
             cluster_timeout: Duration::from_millis(250),
-            error_backoff: Duration::ZERO,
+            error_backoff: None,
         }
+    }
+
+    /// How long a value may be shown in want of better after its time is up.
+    pub(crate) fn stale_for(&self) -> Duration {
+        self.stale_while_revalidate.max(self.stale_if_error)
+    }
+
+    /// How long a load is not tried again after it failed, where something is shown in its place or not.
+    pub(crate) fn retry_after(&self, shows_old: bool) -> Duration {
+        let pause = if shows_old { BACKOFF_OF_SHOWN } else { Duration::ZERO };
+        self.error_backoff.unwrap_or(pause)
     }
 
     fn check(self) -> Result<Self, CacheError> {
@@ -77,12 +105,18 @@ impl Settings {
         let named = (1..=NAME_BYTES_MAX).contains(&self.name.len());
         check(named, "a name has 1 to 64 bytes");
         check(self.name.chars().all(plain), "a name has letters, digits, '-', '_', '.' and '/'");
-        check(self.ttl.is_none_or(|ttl| !ttl.is_zero()), "ttl must not be zero");
+        let given = |time: Option<Duration>| time.is_none_or(|time| !time.is_zero());
+        check(given(self.ttl), "ttl must not be zero");
+        check(given(self.negative_ttl), "negative_ttl must not be zero; it is none by default");
+        check((0.0..1.0).contains(&self.jitter), "jitter is a part of the ttl, from 0 to below 1");
+        let part = self.refresh_at.is_none_or(|at| at > 0.0 && at < 1.0);
+        check(part, "refresh_at is a part of the ttl, between 0 and 1");
         let l1 = self.l1.unwrap_or_default();
-        check(l1.ttl.is_none_or(|ttl| !ttl.is_zero()), "the ttl of L1 must not be zero; see no_l1");
+        check(given(l1.ttl), "the ttl of L1 must not be zero; see no_l1");
         let often = l1.max_staleness >= MAX_STALENESS_LEAST;
         check(often, "max_staleness must be at least 20 ms; see no_l1");
         check(!self.load_timeout.is_zero(), "load_timeout must not be zero");
+        check(given(self.hard_timeout), "hard_timeout must not be zero");
         check(!self.cluster_timeout.is_zero(), "cluster_timeout must not be zero");
         check(self.concurrent_loads_max > 0, "max_concurrent_loads must be at least 1");
         let few = l1.limits.entries <= L1_ENTRIES_MAX;
@@ -90,6 +124,9 @@ impl Settings {
         if problems.is_empty() { Ok(self) } else { Err(CacheError::Settings { problems }) }
     }
 }
+
+/// How long what is known is shown after a failed load before it is tried again, unless that is set.
+const BACKOFF_OF_SHOWN: Duration = Duration::from_secs(1);
 
 /// A name is part of every key.
 const NAME_BYTES_MAX: usize = 64;
@@ -167,9 +204,45 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         self
     }
 
-    /// How long an entry lives in the cluster; for ever (until evicted) by default.
+    /// How long an entry lives; for ever (until evicted) by default.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.settings.ttl = Some(ttl);
+        self
+    }
+
+    /// How long it is known that there is no value after a loader said so. By default that is not kept: the next call loads again. Such
+    /// entries are small, and take an eighth of L1 at most.
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.settings.negative_ttl = Some(ttl);
+        self
+    }
+
+    /// Lets each entry live shorter than its `ttl` by a random part of it, up to this one (0.1 is a tenth), so that what was written
+    /// together is not loaded anew together.
+    pub fn jitter(mut self, part: f64) -> Self {
+        self.settings.jitter = part;
+        self
+    }
+
+    /// From which part of its lifetime on (0.8, say) a value that is asked for by [`Cache::get_or_load`] is loaded anew, while callers still get it: one load in
+    /// the cluster, and no caller waits for it. What nobody asks for is not loaded. Costs 8 bytes an entry.
+    pub fn refresh_at(mut self, part: f64) -> Self {
+        self.settings.refresh_at = Some(part);
+        self
+    }
+
+    /// For how long after its time is up [`Cache::get_or_load`] shows a value at once while it is loaded anew; see
+    /// [`stale_if_error`](Self::stale_if_error), which it is part of where both are set. [`Cache::get`] shows no stale values.
+    pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
+        self.settings.stale_while_revalidate = window;
+        self
+    }
+
+    /// For how long after its time is up [`Cache::get_or_load`] shows a value when the load fails, or takes longer than
+    /// [`soft_timeout`](Self::soft_timeout). The cluster keeps values for so much longer. What was invalidated or overwritten is
+    /// never shown. The load is tried again after [`error_backoff`](Self::error_backoff).
+    pub fn stale_if_error(mut self, window: Duration) -> Self {
+        self.settings.stale_if_error = window;
         self
     }
 
@@ -198,6 +271,21 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         self
     }
 
+    /// How long a caller of [`Cache::get_or_load`] waits for a load where there is a stale value to show instead
+    /// ([`stale_if_error`](Self::stale_if_error)); until the load fails by default. The load goes on.
+    pub fn soft_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.soft_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a caller of [`Cache::get_or_load`] waits at most, for the cluster and the load together, before it gets
+    /// [`CacheError::TimedOut`]. The load goes on, and serves who comes next. By default that is `load_timeout` and a few times
+    /// `cluster_timeout`.
+    pub fn hard_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.hard_timeout = Some(timeout);
+        self
+    }
+
     /// How many loaders of this cache may run at once in this process, 128 by default: protects the source. Loads asked for
     /// by a loader run on its turn.
     pub fn max_concurrent_loads(mut self, max: usize) -> Self {
@@ -212,16 +300,29 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         self
     }
 
-    /// How long no node calls the loader of a key again after it failed; until then callers get its error. None by default: those who
-    /// wait at the time share the error, and the next call loads again.
+    /// How long no node calls the loader of a key again after it failed; until then callers get its error, or what
+    /// is known. A second where something known can be shown, and none otherwise: those who wait at the time share the error, and the next call loads again.
     pub fn error_backoff(mut self, pause: Duration) -> Self {
-        self.settings.error_backoff = pause;
+        self.settings.error_backoff = Some(pause);
+        self
+    }
+
+    /// What [`Cache::load`] loads with, as [`Cache::get_or_load`] does with what it is given.
+    pub fn loader<F, R, L, E>(mut self, loader: F) -> Self
+    where
+        F: Fn(K) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<L, E>> + Send + 'static,
+        L: Into<Loaded<V>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+        V: 'static,
+    {
+        self.loader = Some(Arc::new(move |key| erased(loader(key))));
         self
     }
 
     /// How values become bytes; [`Bincode`] by default.
     pub fn codec<D>(self, codec: D) -> CacheBuilder<K, V, D> {
-        CacheBuilder { node: self.node, settings: self.settings, codec, types: PhantomData }
+        CacheBuilder { node: self.node, settings: self.settings, codec, loader: self.loader }
     }
 
     /// The cache.
@@ -233,7 +334,7 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         V: Send + Sync + 'static,
         C: Codec<V>,
     {
-        Ok(Cache::new(self.node, self.settings.check()?, Arc::new(self.codec)))
+        Ok(Cache::new(self.node, self.settings.check()?, Arc::new(self.codec), self.loader))
     }
 }
 

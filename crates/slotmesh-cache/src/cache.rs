@@ -11,16 +11,21 @@ use slotmesh_slots::{Class, Seq, Slot, Version};
 use tokio::sync::Semaphore;
 
 use crate::builder::{L1, Settings};
-use crate::codec::Codec;
+use crate::codec::{Codec, CodecError};
 use crate::envelope;
 use crate::error::CacheError;
 use crate::flight::Flights;
 use crate::key::CacheKey;
-use crate::near::{Cover, Fresh, Near, Ticket, hash_of};
+use crate::known::{Age, Known, Lifetime};
+use crate::load::OwnLoader;
+use crate::near::{Cover, Fresh, Lookup, Near, Ticket, hash_of};
 use crate::stats::{CacheStats, Count, Counters};
 
 /// How long L1 keeps what lives for ever.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Of the time until a value that is due to be loaded anew is stale, the part for which L1 keeps it where nobody loads it.
+const DUE_SHARE: u32 = 4;
 
 /// Loads that may wait for their turn for each one that may run: further callers get an error instead of piling up.
 const WAITING_PER_LOAD: usize = 64;
@@ -44,7 +49,8 @@ pub struct Written {
 pub(crate) struct Inner<K: CacheKey, V> {
     pub(crate) node: Node,
     pub(crate) settings: Settings,
-    pub(crate) codec: Arc<dyn Codec<V>>,
+    codec: Arc<dyn Codec<V>>,
+    pub(crate) loader: Option<OwnLoader<K, V>>,
     /// `name:version:`, with which all keys begin.
     prefix: Box<[u8]>,
     hasher: KeyHasher,
@@ -75,8 +81,8 @@ pub(crate) type Spot = Option<(Ticket, Cover)>;
 
 /// What the cluster says to who asks for a value, and loads it if it may.
 pub(crate) enum Asked<V> {
-    /// A value that can be read.
-    Value(Arc<V>),
+    /// What can be read.
+    Known(Known<V>),
     /// One of this version that cannot be read.
     Unreadable(Version),
     /// To load it: nobody has put it there at this version of the slot.
@@ -86,7 +92,12 @@ pub(crate) enum Asked<V> {
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    pub(crate) fn new(node: Node, settings: Settings, codec: Arc<dyn Codec<V>>) -> Self {
+    pub(crate) fn new(
+        node: Node,
+        settings: Settings,
+        codec: Arc<dyn Codec<V>>,
+        loader: Option<OwnLoader<K, V>>,
+    ) -> Self {
         let loads = settings.concurrent_loads_max.min(Semaphore::MAX_PERMITS);
         let prefix = format!("{}:{}:", settings.name, settings.schema).into_bytes();
         let hasher = KeyHasher::new(node.key_seed(), &prefix);
@@ -96,6 +107,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             clock: node.clock(),
             node,
             codec,
+            loader,
             prefix: prefix.into(),
             hasher,
             near,
@@ -115,19 +127,24 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`CacheError::Cluster`] when L1 has it not and no primary answers within the node's call timeout.
     pub async fn get(&self, key: &K) -> Result<Option<Arc<V>>, CacheError> {
         let inner = &*self.inner;
-        if let Some(value) = inner.near_value(key) {
-            return Ok(Some(value));
+        match inner.near_lookup(key) {
+            Lookup::Value(value) => return Ok(Some(value)),
+            Lookup::Absent => return Ok(None),
+            Lookup::Nothing => {}
         }
         let cluster_key = inner.cluster_key(key);
-        if let Some(value) = inner.read_here(key, &cluster_key) {
-            return Ok(Some(value));
+        if let Some((known, spot)) = inner.known_here(key, &cluster_key)
+            && let Some(value) = inner.show(key, spot, known)
+        {
+            return Ok(value);
         }
         let ticket = inner.ticket(key, Slot::of_key(&cluster_key));
-        let value = inner.read(key, &cluster_key, ticket).await?;
+        let known = inner.read(&cluster_key, ticket).await?;
+        let value = known.and_then(|(known, spot)| inner.show(key, spot, known));
         if value.is_none() {
             inner.counters.add(Count::Miss);
         }
-        Ok(value)
+        Ok(value.flatten())
     }
 
     /// Writes a value that lives as long as the cache's `ttl` says. This process sees it from the return on, other nodes'
@@ -205,29 +222,53 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         out.into()
     }
 
-    pub(crate) fn near_value(&self, key: &K) -> Option<Arc<V>> {
-        let value = self.near.as_ref()?.near.get(key, self.clock.at_most())?;
-        self.counters.add(Count::L1Hit);
-        Some(value)
+    pub(crate) fn near_lookup(&self, key: &K) -> Lookup<V> {
+        let Some(tier) = &self.near else { return Lookup::Nothing };
+        let found = tier.near.lookup(key, self.clock.at_most());
+        if !matches!(found, Lookup::Nothing) {
+            self.counters.add(Count::L1Hit);
+        }
+        found
     }
 
-    /// The value, if this node is the key's primary and can tell without waiting.
-    pub(crate) fn read_here(&self, key: &K, cluster_key: &Bytes) -> Option<Arc<V>> {
+    /// What may be shown in want of better, where the cluster cannot be asked.
+    pub(crate) fn near_spare(&self, key: &K) -> Option<Option<Arc<V>>> {
+        match self.near.as_ref()?.near.get_stale(key, self.clock.at_most()) {
+            Lookup::Value(value) => Some(Some(value)),
+            Lookup::Absent => Some(None),
+            Lookup::Nothing => None,
+        }
+    }
+
+    /// What there is, if this node is the key's primary and can tell without waiting.
+    pub(crate) fn known_here(&self, key: &K, cluster_key: &Bytes) -> Option<(Known<V>, Spot)> {
         let slot = Slot::of_key(cluster_key);
         if self.node.owner(slot) != Some(self.node.id()) {
             return None;
         }
         let spot = self.own_spot(key, slot);
-        self.decode(key, spot, &self.node.get_now(cluster_key)??)
+        Some((self.decode(&self.node.get_now(cluster_key)??)?, spot))
+    }
+
+    /// What there is now, also for L1; `None` if its time is up.
+    fn show(&self, key: &K, spot: Spot, known: Known<V>) -> Option<Option<Arc<V>>> {
+        let fresh = match known.age(&self.settings) {
+            Age::Fresh => known.fresh(&self.settings, self.near_ttl_max()),
+            // Not for all of what is left: who loads should find it due.
+            Age::Due => known.shown(known.fresh_for()? / DUE_SHARE, &self.settings),
+            Age::Stale | Age::Spare | Age::Over => return None,
+        };
+        self.counters.add(Count::ClusterHit);
+        self.near_fill(key, spot, fresh);
+        Some(known.value)
     }
 
     /// Asks the cluster.
     async fn read(
         &self,
-        key: &K,
         cluster_key: &Bytes,
         ticket: Option<Ticket>,
-    ) -> Result<Option<Arc<V>>, CacheError> {
+    ) -> Result<Option<(Known<V>, Spot)>, CacheError> {
         let key_bytes = cluster_key.clone();
         let op = match ticket {
             Some(_) => Op::Watch { key: key_bytes, by: None },
@@ -235,7 +276,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         };
         let (reply, spot) = self.spot(ticket, self.execute(op, CallOptions::default()).await?);
         match reply {
-            Reply::Value(found) => Ok(self.decode_last(key, spot, &found)),
+            Reply::Value(found) => Ok(self.decode_last(&found).map(|known| (known, spot))),
             Reply::Missing { .. } => Ok(None),
             _ => Err(odd_reply()),
         }
@@ -244,7 +285,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     /// Asks the cluster, and to load where there is nothing, or what these terms call stale.
     pub(crate) async fn ask_to_load(
         &self,
-        key: &K,
         cluster_key: &Bytes,
         ticket: Option<Ticket>,
         terms: LoadTerms,
@@ -256,8 +296,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         let op = Op::Load { key: cluster_key.clone(), by, terms };
         let (reply, spot) = self.spot(ticket, self.execute(op, options).await?);
         let asked = match reply {
-            Reply::Value(found) => match self.decode_last(key, spot, &found) {
-                Some(value) => Asked::Value(value),
+            Reply::Value(found) => match self.decode_last(&found) {
+                Some(known) => Asked::Known(known),
                 None => Asked::Unreadable(found.version),
             },
             Reply::MayLoad { slot } => Asked::MayLoad(slot),
@@ -295,34 +335,31 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         Some((ticket, tier.near.own_cover(ticket)))
     }
 
-    /// Puts a loaded value where nothing was, if nothing came in between; whether it did. Whoever loaded it has it already: a
+    /// Puts what was loaded where nothing was, if nothing came in between; whether it did. Whoever loaded it has it already: a
     /// failure is only counted.
     pub(crate) async fn fill(
         &self,
         key: &K,
         cluster_key: Bytes,
-        value: Arc<V>,
-        spot: Spot,
-        condition: Option<Condition>,
+        value: Option<Arc<V>>,
+        lifetime: &Lifetime,
+        (spot, condition): (Spot, Option<Condition>),
     ) -> bool {
-        let Ok(sealed) = envelope::seal(&*self.codec, self.settings.schema, &value) else {
+        let Ok(sealed) = self.seal(value.as_deref(), lifetime) else {
             self.counters.add(Count::Undecodable);
             return false;
         };
         let bytes = sealed.len() + cluster_key.len();
-        let ttl = self.settings.ttl;
         let version = match condition {
             // The cluster could not be asked, so it cannot be filled safely either: L1 alone takes the load off the source.
             None => Version::default(),
             Some(condition) => {
-                let call = CallOptions {
-                    ack: self.settings.ack,
-                    timeout: Some(self.settings.cluster_timeout),
-                    // A retry could undo an invalidation that came after the first attempt.
-                    retry_ambiguous: false,
-                    once: false,
+                let put = PutOptions {
+                    ttl: lifetime.kept,
+                    condition,
+                    call: self.fill_options(),
+                    ..PutOptions::default()
                 };
-                let put = PutOptions { ttl, condition, call, ..PutOptions::default() };
                 match self.node.put(cluster_key, sealed, put).await {
                     Ok(Reply::Put { applied: true, version, .. }) => version.unwrap_or_default(),
                     Ok(_) => {
@@ -336,8 +373,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
                 }
             }
         };
-        self.near_fill(key, spot, self.fresh(value, version, ttl, bytes));
+        let (left, times) = (lifetime.kept, lifetime.times);
+        self.keep(key, spot, &Known { value, version, left, times, bytes });
         version != Version::default()
+    }
+
+    /// Removes what was there, of this version, because it is no more. Where that fails it may be shown until its time is up.
+    pub(crate) async fn remove_old(&self, cluster_key: Bytes, old: Version) {
+        let op = Op::Delete { key: cluster_key, condition: Condition::Version(old) };
+        let _counted = self.execute(op, self.fill_options()).await;
     }
 
     async fn put(
@@ -346,22 +390,25 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         value: Arc<V>,
         ttl: Option<Duration>,
     ) -> Result<Written, CacheError> {
-        let sealed = envelope::seal(&*self.codec, self.settings.schema, &value)
-            .map_err(CacheError::Encode)?;
+        let lifetime = Lifetime::new(ttl, &self.settings);
+        let sealed = self.seal(Some(&value), &lifetime).map_err(CacheError::Encode)?;
         let cluster_key = self.cluster_key(key);
         let bytes = sealed.len() + cluster_key.len();
         let writing = Writing::begin(self, key, &cluster_key);
         let op = Op::Put {
             key: cluster_key,
             value: sealed.into(),
-            ttl,
+            ttl: lifetime.kept,
             keep_ttl: false,
             condition: Condition::Always,
             class: Class::Cache,
         };
         match self.execute(op, self.write_options()).await? {
             Reply::Put { copies, version, .. } => {
-                writing.end(version.map(|version| self.fresh(value, version, ttl, bytes)));
+                let (value, left, times) = (Some(value), lifetime.kept, lifetime.times);
+                let known = |version| Known { value, version, left, times, bytes };
+                let known = version.map(known);
+                writing.end(known.map(|it| it.fresh(&self.settings, self.near_ttl_max())));
                 Ok(Written { copies })
             }
             _ => Err(odd_reply()),
@@ -373,42 +420,43 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         Some(tier.near.ticket(key, slot, self.clock.at_least()))
     }
 
-    fn decode(&self, key: &K, spot: Spot, found: &Value) -> Option<Arc<V>> {
-        let value = envelope::open(&*self.codec, self.settings.schema, &found.value)?;
-        let value = Arc::new(value);
-        self.counters.add(Count::ClusterHit);
-        let bytes = found.value.len() + self.prefix.len();
-        let fresh = self.fresh(Arc::clone(&value), found.version, found.ttl, bytes);
-        self.near_fill(key, spot, fresh);
-        Some(value)
+    fn seal(&self, value: Option<&V>, lifetime: &Lifetime) -> Result<Vec<u8>, CodecError> {
+        envelope::seal(&*self.codec, self.settings.schema, value, lifetime.times)
+    }
+
+    fn decode(&self, found: &Value) -> Option<Known<V>> {
+        let opened = envelope::open(&*self.codec, self.settings.schema, &found.value)?;
+        Some(Known {
+            value: opened.value.map(Arc::new),
+            version: found.version,
+            left: found.ttl,
+            times: opened.times,
+            bytes: found.value.len() + self.prefix.len(),
+        })
     }
 
     /// As [`Inner::decode`], where nobody else is asked when it cannot be read.
-    fn decode_last(&self, key: &K, spot: Spot, found: &Value) -> Option<Arc<V>> {
-        let value = self.decode(key, spot, found);
-        if value.is_none() {
+    fn decode_last(&self, found: &Value) -> Option<Known<V>> {
+        let known = self.decode(found);
+        if known.is_none() {
             self.counters.add(Count::Undecodable);
         }
-        value
+        known
     }
 
-    fn near_fill(&self, key: &K, spot: Spot, fresh: Fresh<V>) {
+    /// Takes into L1 what is fresh.
+    pub(crate) fn keep(&self, key: &K, spot: Spot, known: &Known<V>) {
+        self.near_fill(key, spot, known.fresh(&self.settings, self.near_ttl_max()));
+    }
+
+    pub(crate) fn near_fill(&self, key: &K, spot: Spot, fresh: Fresh<V>) {
         if let (Some(tier), Some((ticket, cover))) = (&self.near, spot) {
             tier.near.fill(key, ticket, fresh, cover);
         }
     }
 
-    /// A value for L1, which serves it no longer than the cluster would.
-    fn fresh(
-        &self,
-        value: Arc<V>,
-        version: Version,
-        ttl: Option<Duration>,
-        bytes: usize,
-    ) -> Fresh<V> {
-        let ttl_max = self.near.as_ref().map_or(FOR_EVER, |tier| tier.ttl_max);
-        let ttl = ttl.map_or(ttl_max, |ttl| ttl.min(ttl_max));
-        Fresh { value: Some(value), version, ttl, stale_for: Duration::ZERO, bytes }
+    fn near_ttl_max(&self) -> Duration {
+        self.near.as_ref().map_or(FOR_EVER, |tier| tier.ttl_max)
     }
 
     pub(crate) fn hash(&self, key: &K) -> u64 {
@@ -421,6 +469,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
             self.counters.add(Count::ClusterError);
         }
         Ok(outcome?)
+    }
+
+    fn fill_options(&self) -> CallOptions {
+        CallOptions {
+            ack: self.settings.ack,
+            timeout: Some(self.settings.cluster_timeout),
+            // A retry could undo what came after the first attempt.
+            retry_ambiguous: false,
+            once: false,
+        }
     }
 
     fn write_options(&self) -> CallOptions {

@@ -2,36 +2,93 @@
 //! carry exactly the expected header, or does not decode, is a miss: never an error and never a wrong value, because
 //! two versions of an application share the cluster during every deployment.
 //!
-//! Layout: magic and format (1 byte), codec id (1), schema version (4, little endian), payload.
+//! Layout: magic and format (1 byte), codec id (1; 0 says that there is no value), schema version (4, little endian); in the second format
+//! the two [`Times`] (4 each, little endian, in milliseconds); payload.
+
+use std::time::Duration;
 
 use crate::codec::{Codec, CodecError};
 
-/// First byte of every value; another layout would take another. No text begins with it: it is no UTF-8.
-const MAGIC: u8 = 0xc5;
+/// First bytes of the two formats; another layout would take another. No text begins with one of them: with a codec's id behind it, it
+/// is no UTF-8.
+const PLAIN: u8 = 0xc5;
+const TIMED: u8 = 0xc6;
+
+/// In place of a codec's id.
+const NO_VALUE: u8 = 0;
 
 const HEADER_BYTES: usize = 6;
 
-/// The value with its header.
+/// Of the lifetimes that an entry was written with, those that cannot be seen by how long it still lives. The cluster keeps it for both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Times {
+    /// How long it was to be fresh. Zero where nobody needs to know.
+    pub(crate) fresh: Duration,
+    /// How long after that it may be shown in want of better.
+    pub(crate) stale: Duration,
+}
+
+/// What an entry says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Opened<V> {
+    /// None says that there is no such value.
+    pub(crate) value: Option<V>,
+    pub(crate) times: Times,
+}
+
+/// The value, or that there is none, with its header.
 pub(crate) fn seal<V: 'static>(
     codec: &dyn Codec<V>,
     schema: u32,
-    value: &V,
+    value: Option<&V>,
+    times: Times,
 ) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::with_capacity(64);
-    out.extend_from_slice(&header(codec.id(), schema));
-    codec.encode(value, &mut out)?;
+    let timed = times != Times::default();
+    let id = value.map_or(NO_VALUE, |_| codec.id());
+    out.extend_from_slice(&header(if timed { TIMED } else { PLAIN }, id, schema));
+    if timed {
+        for time in [times.fresh, times.stale] {
+            let millis = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+            out.extend_from_slice(&millis.to_le_bytes());
+        }
+    }
+    value.map_or(Ok(()), |value| codec.encode(value, &mut out))?;
     Ok(out)
 }
 
-/// The value behind the header, if both are as expected.
-pub(crate) fn open<V: 'static>(codec: &dyn Codec<V>, schema: u32, bytes: &[u8]) -> Option<V> {
-    let payload = bytes.strip_prefix(&header(codec.id(), schema))?;
-    codec.decode(payload).ok()
+/// What is behind the header, if both are as expected.
+pub(crate) fn open<V: 'static>(
+    codec: &dyn Codec<V>,
+    schema: u32,
+    bytes: &[u8],
+) -> Option<Opened<V>> {
+    let (given, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+    let (times, payload) = match given[0] {
+        TIMED => times(rest)?,
+        _ => (Times::default(), rest),
+    };
+    let is = |id| *given == header(given[0], id, schema) && matches!(given[0], PLAIN | TIMED);
+    let value = if is(codec.id()) {
+        Some(codec.decode(payload).ok()?)
+    } else if is(NO_VALUE) && payload.is_empty() {
+        None
+    } else {
+        return None;
+    };
+    Some(Opened { value, times })
 }
 
-fn header(codec: u8, schema: u32) -> [u8; HEADER_BYTES] {
+fn times(bytes: &[u8]) -> Option<(Times, &[u8])> {
+    let (fresh, rest) = bytes.split_first_chunk()?;
+    let (stale, rest) = rest.split_first_chunk()?;
+    let time = |millis: &[u8; 4]| Duration::from_millis(u32::from_le_bytes(*millis).into());
+    Some((Times { fresh: time(fresh), stale: time(stale) }, rest))
+}
+
+fn header(format: u8, codec: u8, schema: u32) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = schema.to_le_bytes();
-    [MAGIC, codec, a, b, c, d]
+    [format, codec, a, b, c, d]
 }
 
 #[cfg(test)]
@@ -39,24 +96,54 @@ mod tests {
     use super::*;
     use crate::codec::Bincode;
 
-    fn check(bytes: &[u8], expected: Option<&str>) {
-        let opened: Option<String> = open(&Bincode, 2, bytes);
-        assert_eq!(opened.as_deref(), expected);
+    const TIMES: Times =
+        Times { fresh: Duration::from_millis(258), stale: Duration::from_millis(3) };
+
+    /// Value and times, if it opens.
+    fn opened(bytes: &[u8]) -> Option<(Option<String>, Times)> {
+        open(&Bincode, 2, bytes).map(|it: Opened<String>| (it.value, it.times))
+    }
+
+    fn sealed(value: Option<&str>, times: Times) -> Vec<u8> {
+        seal(&Bincode, 2, value.map(str::to_owned).as_ref(), times).unwrap()
     }
 
     #[test]
     fn only_the_expected_header_opens() {
-        let sealed = seal(&Bincode, 2, &"ann".to_owned()).unwrap();
-        assert_eq!(sealed, [0xc5, 1, 2, 0, 0, 0, 3, b'a', b'n', b'n']);
-        check(&sealed, Some("ann"));
-        for index in 0..HEADER_BYTES {
-            let mut other = sealed.clone();
-            other[index] ^= 1;
-            check(&other, None);
+        let none = Times::default();
+        let plain = sealed(Some("ann"), none);
+        assert_eq!(plain, [0xc5, 1, 2, 0, 0, 0, 3, b'a', b'n', b'n']);
+        let timed = sealed(Some("ann"), TIMES);
+        assert_eq!(timed[..6], [0xc6, 1, 2, 0, 0, 0]);
+        assert_eq!(timed[6..14], [2, 1, 0, 0, 3, 0, 0, 0]);
+        for (sealed, times) in [(plain, none), (timed, TIMES)] {
+            assert_eq!(opened(&sealed), Some((Some("ann".to_owned()), times)));
+            for index in 0..HEADER_BYTES {
+                let mut other = sealed.clone();
+                other[index] ^= 4;
+                assert_eq!(opened(&other), None);
+            }
+            for length in 0..sealed.len() {
+                assert_eq!(opened(&sealed[..length]), None);
+            }
         }
-        for length in 0..sealed.len() {
-            check(&sealed[..length], None);
+        assert_eq!(opened(b"plain text written by a Redis client"), None);
+    }
+
+    #[test]
+    fn that_there_is_no_value_is_said_without_one() {
+        for times in [Times::default(), TIMES] {
+            let sealed = sealed(None, times);
+            assert_eq!(opened(&sealed), Some((None, times)));
+            assert_eq!(opened(&[&*sealed, b"x"].concat()), None);
         }
-        check(b"plain text written by a Redis client", None);
+    }
+
+    #[test]
+    fn times_beyond_what_is_written_are_the_longest() {
+        let times = Times { fresh: Duration::MAX, stale: Duration::from_nanos(1) };
+        let longest = Duration::from_millis(u32::MAX.into());
+        let expected = Times { fresh: longest, stale: Duration::ZERO };
+        assert_eq!(opened(&sealed(None, times)), Some((None, expected)));
     }
 }

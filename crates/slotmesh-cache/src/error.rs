@@ -27,6 +27,15 @@ pub enum CacheError {
     /// The loader (and the wait for its turn) took longer than the cache's `load_timeout` and was dropped.
     #[error("the loader took longer than {0:?}")]
     LoadTimeout(Duration),
+    /// The value did not come within the cache's `hard_timeout`. What was begun goes on; a retry joins it.
+    #[error("no value within {0:?}")]
+    TimedOut(Duration),
+    /// The loader said that what is known is right still, but nothing is known.
+    #[error("the loader says that nothing was modified where nothing was known")]
+    NothingKnown,
+    /// The cache was built without a loader, so there is none to call.
+    #[error("the cache has no loader")]
+    NoLoader,
     /// The runtime that carried the load was shut down, or there is none around this call. Nothing was cached.
     #[error("no runtime carries the load to its end")]
     LoadAborted,

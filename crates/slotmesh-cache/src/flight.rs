@@ -1,9 +1,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::error::CacheError;
 use crate::key::CacheKey;
@@ -14,15 +16,37 @@ const SHARDS: usize = 16;
 /// What a load comes to, for each of its waiters.
 pub(crate) type Outcome<V> = Result<Option<Arc<V>>, CacheError>;
 
+/// How far a load is.
+enum Progress<V> {
+    /// Nothing to show.
+    UnderWay,
+    /// Under way, and there is this to show to who will not wait any longer.
+    Spare(Option<Arc<V>>),
+    /// It has an outcome, which may be followed by a newer one.
+    Landed(Outcome<V>),
+}
+
 /// A load under way, and those who wait for it. It goes on without any.
-pub(crate) struct Flight<V>(watch::Sender<Option<Outcome<V>>>);
+pub(crate) struct Flight<V>(watch::Sender<Progress<V>>);
 
 impl<V> Flight<V> {
-    /// Waits for the outcome. Cancellation safe: the load goes on.
-    pub(crate) async fn outcome(&self) -> Outcome<V> {
-        let mut outcome = self.0.subscribe();
-        match outcome.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(outcome)) => outcome.clone(),
+    /// Waits for the outcome, or after this time for something to show in its place. Cancellation safe: the load goes on.
+    pub(crate) async fn outcome(&self, soft_timeout: Option<Duration>) -> Outcome<V> {
+        let mut progress = self.0.subscribe();
+        let mut is_impatient = false;
+        if let Some(patience) = soft_timeout {
+            let landed = progress.wait_for(|progress| matches!(progress, Progress::Landed(_)));
+            is_impatient = timeout(patience, landed).await.is_err();
+        }
+        let is_enough = |progress: &Progress<V>| match progress {
+            Progress::UnderWay => false,
+            Progress::Spare(_) => is_impatient,
+            Progress::Landed(_) => true,
+        };
+        let shown = progress.wait_for(is_enough).await;
+        match shown.as_deref() {
+            Ok(Progress::Landed(outcome)) => outcome.clone(),
+            Ok(Progress::Spare(value)) => Ok(value.clone()),
             _ => Err(CacheError::LoadAborted),
         }
     }
@@ -72,7 +96,7 @@ impl<K: CacheKey, V> Flights<K, V> {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             return Err(CacheError::TooManyLoads { max: self.max });
         }
-        let flight = Arc::new(Flight(watch::Sender::new(None)));
+        let flight = Arc::new(Flight(watch::Sender::new(Progress::UnderWay)));
         let landing = Landing { flights: Arc::clone(self), hash, flight: Arc::clone(&flight) };
         let (key, own) = (key.clone(), Arc::clone(&flight));
         let new = UnderWay { hash, key, flight: own, forgotten: false };
@@ -121,16 +145,21 @@ pub(crate) struct Landing<K: CacheKey, V> {
 impl<K: CacheKey, V> Landing<K, V> {
     /// Gives the waiters, and those who join from now on, the outcome.
     pub(crate) fn publish(&self, outcome: Outcome<V>) {
-        self.flight.0.send_replace(Some(outcome));
+        self.flight.0.send_replace(Progress::Landed(outcome));
+    }
+
+    /// Gives something to those who will not wait for the outcome, of which there is none yet.
+    pub(crate) fn offer(&self, spare: Option<Arc<V>>) {
+        self.flight.0.send_replace(Progress::Spare(spare));
     }
 }
 
 impl<K: CacheKey, V> Drop for Landing<K, V> {
     fn drop(&mut self) {
-        let abort = |outcome: &mut Option<Outcome<V>>| {
-            let open = outcome.is_none();
+        let abort = |progress: &mut Progress<V>| {
+            let open = !matches!(progress, Progress::Landed(_));
             if open {
-                *outcome = Some(Err(CacheError::LoadAborted));
+                *progress = Progress::Landed(Err(CacheError::LoadAborted));
             }
             open
         };
@@ -167,8 +196,8 @@ mod tests {
         landing.publish(Ok(Some(Arc::new(5))));
         let late = other(&flights);
         drop(landing);
-        assert_eq!(waiter.outcome().await.unwrap().as_deref(), Some(&5));
-        assert_eq!(late.outcome().await.unwrap().as_deref(), Some(&5));
+        assert_eq!(waiter.outcome(None).await.unwrap().as_deref(), Some(&5));
+        assert_eq!(late.outcome(None).await.unwrap().as_deref(), Some(&5));
         own(&flights);
     }
 
@@ -178,7 +207,22 @@ mod tests {
         let landing = own(&flights);
         let waiter = other(&flights);
         drop(landing);
-        assert!(matches!(waiter.outcome().await, Err(CacheError::LoadAborted)));
+        assert!(matches!(waiter.outcome(None).await, Err(CacheError::LoadAborted)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_spare_is_for_those_who_have_waited_long_enough() {
+        let flights = Arc::new(Flights::new(9));
+        let landing = own(&flights);
+        let waiter = other(&flights);
+        let (soft, patience) = (Duration::from_millis(10), Duration::from_secs(1));
+        let outcome = |soft| timeout(patience, waiter.outcome(soft));
+        assert!(outcome(Some(soft)).await.is_err(), "there is none");
+        landing.offer(Some(Arc::new(4)));
+        assert_eq!(outcome(Some(soft)).await.unwrap().unwrap().as_deref(), Some(&4));
+        assert!(outcome(None).await.is_err(), "it waits for the outcome");
+        landing.publish(Ok(None));
+        assert_eq!(outcome(Some(soft)).await.unwrap().unwrap(), None);
     }
 
     #[test]

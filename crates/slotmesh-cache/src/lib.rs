@@ -12,7 +12,7 @@
 //!   keeps values of them, and who hears nothing of an owner asks (`slotmesh-coherence`);
 //! * a fault of the cluster never fails a read that L1 or the loader can serve.
 //!
-//! Not here yet: negative entries, stale serving, refresh ahead, tags and batch loads.
+//! Not here yet: tags, batch loads, write-behind, other codecs, a Redis server in the cluster's place.
 //!
 //! ```
 //! use slotmesh_cache::{CacheError, Caches};
@@ -36,7 +36,9 @@ mod envelope;
 mod error;
 mod flight;
 mod key;
+mod known;
 mod load;
+mod loaded;
 // For the benchmarks, which drive it without a node.
 #[doc(hidden)]
 pub mod near;
@@ -47,4 +49,5 @@ pub use cache::{Cache, Written};
 pub use codec::{Bincode, Codec, CodecError, DECODE_BYTES_MAX};
 pub use error::CacheError;
 pub use key::CacheKey;
+pub use loaded::Loaded;
 pub use stats::CacheStats;

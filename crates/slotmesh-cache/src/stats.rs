@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Reads that L1 served.
+    /// Reads that L1 served, also by knowing that there is no value.
     pub l1_hits: u64,
-    /// Reads that the cluster served.
+    /// Reads that the cluster served, also by knowing that there is no value.
     pub cluster_hits: u64,
     /// Reads that neither served: a `get` without a value, or a `get_or_load` that went on to its loader.
     pub misses: u64,
@@ -18,6 +18,10 @@ pub struct CacheStats {
     pub loads_ok: u64,
     /// Loaders that returned an error, panicked, or took too long.
     pub loads_failed: u64,
+    /// Loaders called for what could still be shown, before its time was up or while it was stale.
+    pub refreshes: u64,
+    /// Loads in whose place a stale value was shown: they failed, or were not to be tried yet, or went on meanwhile.
+    pub stale_served: u64,
     /// Loaded values that the cluster did not take, because something newer was written or invalidated meanwhile.
     pub fills_refused: u64,
     /// Operations that the cluster failed.
@@ -40,6 +44,8 @@ pub(crate) enum Count {
     LoadStarted,
     LoadOk,
     LoadFailed,
+    Refresh,
+    StaleServed,
     FillRefused,
     ClusterError,
     Undecodable,
@@ -47,7 +53,7 @@ pub(crate) enum Count {
 
 /// The counts of a cache; they order nothing.
 #[derive(Default)]
-pub(crate) struct Counters([AtomicU64; 10]);
+pub(crate) struct Counters([AtomicU64; 12]);
 
 impl Counters {
     pub(crate) fn add(&self, count: Count) {
@@ -65,6 +71,8 @@ impl Counters {
             loads_started: of(Count::LoadStarted),
             loads_ok: of(Count::LoadOk),
             loads_failed: of(Count::LoadFailed),
+            refreshes: of(Count::Refresh),
+            stale_served: of(Count::StaleServed),
             fills_refused: of(Count::FillRefused),
             cluster_errors: of(Count::ClusterError),
             undecodable: of(Count::Undecodable),

@@ -8,7 +8,7 @@ mod nodes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nodes::{PATIENCE, cluster};
 use slotmesh_cache::{Cache, CacheBuilder, CacheError, Caches};
@@ -193,6 +193,75 @@ async fn the_end_of_the_primary_costs_one_more_load() {
     let values = all(calls).await;
     assert!(values.into_iter().all(|value| value.unwrap() == Some(key * 2)));
     assert!(source.asked() <= 2, "{}", source.asked());
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// With a source that is down for long: everybody gets what is known, and one caller in the cluster tries for each pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_is_down_is_tried_once_a_pause_while_all_nodes_show_what_they_know() {
+    let nodes = cluster(3).await;
+    let (ttl, pause) = (Duration::from_millis(50), Duration::from_millis(400));
+    let build = |node| {
+        let stale = numbers(node).ttl(ttl).stale_if_error(Duration::from_secs(3_600));
+        stale.error_backoff(pause).build().unwrap()
+    };
+    let caches: Vec<Numbers> = nodes.iter().map(build).collect();
+    let keys: Vec<u64> = nodes.iter().map(key_of).collect();
+    for key in &keys {
+        assert_eq!(load(caches[0].clone(), *key, Source::open()).await.unwrap(), Some(key * 2));
+    }
+    for key in keys {
+        let source = Source::broken();
+        // Once all see that its time is up.
+        for cache in &caches {
+            while timeout(PATIENCE, cache.get(&key)).await.unwrap().unwrap().is_some() {
+                tokio::task::yield_now().await;
+            }
+        }
+        let began = Instant::now();
+        while source.asked() < 4 {
+            for value in all(call(&caches, 5, key, &source)).await {
+                assert_eq!(value.unwrap(), Some(key * 2));
+            }
+            assert!(began.elapsed() < PATIENCE, "it is not tried again");
+            // The first at once, and each takes 50 ms before it fails.
+            let tries = 1 + began.elapsed().as_millis() / pause.as_millis();
+            assert!(source.asked() as u128 <= tries, "{} in {tries} pauses", source.asked());
+        }
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+/// One node loads it anew, and no caller on any node waits for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stale_value_is_loaded_anew_by_one_node_and_shown_by_all() {
+    let nodes = cluster(3).await;
+    let build = |node| {
+        let stale = numbers(node).ttl(Duration::from_millis(50));
+        stale.stale_while_revalidate(Duration::from_secs(3_600)).build().unwrap()
+    };
+    let caches: Vec<Numbers> = nodes.iter().map(build).collect();
+    for key in nodes.iter().map(key_of) {
+        load(caches[0].clone(), key, Source::open()).await.unwrap();
+        for cache in &caches {
+            while timeout(PATIENCE, cache.get(&key)).await.unwrap().unwrap().is_some() {
+                tokio::task::yield_now().await;
+            }
+        }
+        let source = Source::closed();
+        for _ in 0..5 {
+            for value in all(call(&caches, 5, key, &source)).await {
+                assert_eq!(value.unwrap(), Some(key * 2));
+            }
+        }
+        until(|| source.asked() > 0).await;
+        assert_eq!(source.asked(), 1);
+        source.let_go();
+    }
     for node in nodes {
         node.stop().await;
     }

@@ -4,11 +4,12 @@
 #![doc = include_str!("../../../README.md")]
 
 pub use slotmesh_cache::{
-    Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec, CodecError, L1, Written,
+    Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec, CodecError, L1, Loaded,
+    Written,
 };
 pub use slotmesh_node::{
-    Ack, CallOptions, ClusterSecret, Condition, ExpireCondition, Node, NodeConfig, NodeStatus,
-    OpError, Phase, PutOptions, ReadySettings, Reply, StartError, Value,
+    Ack, CallOptions, ClusterSecret, Condition, Node, NodeConfig, NodeStatus, OpError, Phase,
+    PutOptions, ReadySettings, Reply, StartError, Value,
 };
 
 #[cfg(test)]

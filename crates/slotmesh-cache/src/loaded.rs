@@ -1,0 +1,57 @@
+use std::time::Duration;
+
+/// What a loader found. An `Option` of a value becomes one by itself: the value, or that there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Loaded<V> {
+    pub(crate) what: What<V>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) stored: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum What<V> {
+    Value(V),
+    Missing,
+    NotModified,
+}
+
+impl<V> Loaded<V> {
+    /// A value.
+    pub const fn value(value: V) -> Self {
+        Self::new(What::Value(value))
+    }
+
+    /// There is no such value. It is kept for [`negative_ttl`](crate::CacheBuilder::negative_ttl), or for [`Loaded::ttl`].
+    pub const fn missing() -> Self {
+        Self::new(What::Missing)
+    }
+
+    /// What the loader was told to be known already ([`Cache::get_or_reload`](crate::Cache::get_or_reload)) is right still, and begins a new
+    /// lifetime.
+    pub const fn not_modified() -> Self {
+        Self::new(What::NotModified)
+    }
+
+    /// How long it lives, in place of what the cache's settings say. With zero it is not stored.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Only for those who wait for it; neither L1 nor the cluster keeps it, and other nodes that wait load it themselves.
+    pub const fn no_store(mut self) -> Self {
+        self.stored = false;
+        self
+    }
+
+    const fn new(what: What<V>) -> Self {
+        Self { what, ttl: None, stored: true }
+    }
+}
+
+impl<V> From<Option<V>> for Loaded<V> {
+    fn from(found: Option<V>) -> Self {
+        found.map_or_else(Self::missing, Self::value)
+    }
+}
