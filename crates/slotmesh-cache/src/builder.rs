@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use slotmesh_node::{Ack, Node};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, OwnLoaders};
 use crate::codec::{Bincode, Codec};
 use crate::error::CacheError;
 use crate::key::CacheKey;
-use crate::load::{OwnLoader, erased};
 use crate::loaded::Loaded;
 use crate::near::Limits;
+use crate::{batch, load};
 
 /// Adds caches to a node.
 pub trait Caches {
@@ -26,7 +26,7 @@ impl Caches for Node {
             node: self.clone(),
             settings: Settings::new(name),
             codec: Bincode,
-            loader: None,
+            loaders: (None, None),
         }
     }
 }
@@ -37,7 +37,7 @@ pub struct CacheBuilder<K, V, C = Bincode> {
     node: Node,
     settings: Settings,
     codec: C,
-    loader: Option<OwnLoader<K, V>>,
+    loaders: OwnLoaders<K, V>,
 }
 
 #[derive(Clone, Debug)]
@@ -316,13 +316,26 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         E: Into<Box<dyn Error + Send + Sync>>,
         V: 'static,
     {
-        self.loader = Some(Arc::new(move |key| erased(loader(key))));
+        self.loaders.0 = Some(Arc::new(move |key| load::erased(loader(key))));
+        self
+    }
+
+    /// What [`Cache::load_many`] loads with, as [`Cache::get_or_load_many`] does with what it is given.
+    pub fn loader_many<F, R, M, L, E>(mut self, loader: F) -> Self
+    where
+        F: Fn(Vec<K>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<M, E>> + Send + 'static,
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.loaders.1 = Some(Arc::new(move |keys| batch::erased(loader(keys))));
         self
     }
 
     /// How values become bytes; [`Bincode`] by default.
     pub fn codec<D>(self, codec: D) -> CacheBuilder<K, V, D> {
-        CacheBuilder { node: self.node, settings: self.settings, codec, loader: self.loader }
+        CacheBuilder { node: self.node, settings: self.settings, codec, loaders: self.loaders }
     }
 
     /// The cache.
@@ -334,7 +347,7 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         V: Send + Sync + 'static,
         C: Codec<V>,
     {
-        Ok(Cache::new(self.node, self.settings.check()?, Arc::new(self.codec), self.loader))
+        Ok(Cache::new(self.node, self.settings.check()?, Arc::new(self.codec), self.loaders))
     }
 }
 

@@ -7,9 +7,10 @@ use slotmesh_node::{
     CallOptions, CoarseClock, Condition, LoadEnd, LoadTerms, Node, Op, OpError, PutOptions, Reply,
     Value,
 };
-use slotmesh_slots::{Class, Seq, Slot, Version};
-use tokio::sync::Semaphore;
+use slotmesh_slots::{Seq, Slot, Version};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::batch::ManyLoader;
 use crate::builder::{L1, Settings};
 use crate::codec::{Codec, CodecError};
 use crate::envelope;
@@ -18,8 +19,9 @@ use crate::flight::Flights;
 use crate::key::CacheKey;
 use crate::known::{Age, Known, Lifetime};
 use crate::load::OwnLoader;
-use crate::near::{Cover, Fresh, Lookup, Near, Ticket, hash_of};
+use crate::near::{Cover, Fresh, InNear, Lookup, Near, Ticket, hash_of};
 use crate::stats::{CacheStats, Count, Counters};
+use crate::write::Writing;
 
 /// How long L1 keeps what lives for ever.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -38,12 +40,17 @@ pub struct Cache<K: CacheKey, V> {
     pub(crate) inner: Arc<Inner<K, V>>,
 }
 
+/// The loaders that a cache was built with, of one key and of many.
+pub(crate) type OwnLoaders<K, V> = (Option<OwnLoader<K, V>>, Option<ManyLoader<K, V>>);
+
 /// What a write came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Written {
     /// How many nodes hold it. With two or more it survives the crash of any one of them.
     pub copies: u8,
+    /// The version that the key has now, if it has a value: for [`Cache::put_if`].
+    pub version: Option<Version>,
 }
 
 pub(crate) struct Inner<K: CacheKey, V> {
@@ -51,6 +58,7 @@ pub(crate) struct Inner<K: CacheKey, V> {
     pub(crate) settings: Settings,
     codec: Arc<dyn Codec<V>>,
     pub(crate) loader: Option<OwnLoader<K, V>>,
+    pub(crate) loader_many: Option<ManyLoader<K, V>>,
     /// `name:version:`, with which all keys begin.
     prefix: Box<[u8]>,
     hasher: KeyHasher,
@@ -96,7 +104,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         node: Node,
         settings: Settings,
         codec: Arc<dyn Codec<V>>,
-        loader: Option<OwnLoader<K, V>>,
+        (loader, loader_many): OwnLoaders<K, V>,
     ) -> Self {
         let loads = settings.concurrent_loads_max.min(Semaphore::MAX_PERMITS);
         let prefix = format!("{}:{}:", settings.name, settings.schema).into_bytes();
@@ -108,6 +116,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             node,
             codec,
             loader,
+            loader_many,
             prefix: prefix.into(),
             hasher,
             near,
@@ -127,24 +136,14 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`CacheError::Cluster`] when L1 has it not and no primary answers within the node's call timeout.
     pub async fn get(&self, key: &K) -> Result<Option<Arc<V>>, CacheError> {
         let inner = &*self.inner;
-        match inner.near_lookup(key) {
-            Lookup::Value(value) => return Ok(Some(value)),
-            Lookup::Absent => return Ok(None),
-            Lookup::Nothing => {}
-        }
-        let cluster_key = inner.cluster_key(key);
-        if let Some((known, spot)) = inner.known_here(key, &cluster_key)
-            && let Some(value) = inner.show(key, spot, known)
-        {
-            return Ok(value);
-        }
+        let cluster_key = match inner.get_at_hand(key) {
+            Ok(value) => return Ok(value),
+            Err(cluster_key) => cluster_key,
+        };
         let ticket = inner.ticket(key, Slot::of_key(&cluster_key));
-        let known = inner.read(&cluster_key, ticket).await?;
-        let value = known.and_then(|(known, spot)| inner.show(key, spot, known));
-        if value.is_none() {
-            inner.counters.add(Count::Miss);
-        }
-        Ok(value.flatten())
+        let op = Inner::<K, V>::read_op(cluster_key, ticket);
+        let reply = inner.execute(op, CallOptions::default()).await?;
+        Ok(inner.show_or_miss(key, inner.read_reply(ticket, reply)?))
     }
 
     /// Writes a value that lives as long as the cache's `ttl` says. This process sees it from the return on, other nodes'
@@ -184,12 +183,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let cluster_key = inner.cluster_key(key);
         let writing = Writing::begin(inner, key, &cluster_key);
         let op = Op::Delete { key: cluster_key, condition: Condition::Always };
-        let reply = inner.execute(op, inner.write_options()).await?;
-        writing.end(None);
-        match reply {
-            Reply::Delete { copies, .. } => Ok(Written { copies }),
-            _ => Err(odd_reply()),
-        }
+        writing.end_delete(&inner.execute(op, inner.write_options()).await?)
     }
 
     /// Counts of what this cache did in this process.
@@ -231,6 +225,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         found
     }
 
+    /// What L1 has, without counting that as a use.
+    pub(crate) fn near_peek(&self, key: &K) -> Option<InNear<V>> {
+        self.near.as_ref()?.near.peek(key, self.clock.at_most())
+    }
+
     /// What may be shown in want of better, where the cluster cannot be asked.
     pub(crate) fn near_spare(&self, key: &K) -> Option<Option<Arc<V>>> {
         match self.near.as_ref()?.near.get_stale(key, self.clock.at_most()) {
@@ -263,18 +262,32 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         Some(known.value)
     }
 
-    /// Asks the cluster.
-    async fn read(
+    /// What can be told without waiting, or else the key as the cluster has it.
+    pub(crate) fn get_at_hand(&self, key: &K) -> Result<Option<Arc<V>>, Bytes> {
+        match self.near_lookup(key) {
+            Lookup::Value(value) => return Ok(Some(value)),
+            Lookup::Absent => return Ok(None),
+            Lookup::Nothing => {}
+        }
+        let cluster_key = self.cluster_key(key);
+        let here = self.known_here(key, &cluster_key);
+        here.and_then(|(known, spot)| self.show(key, spot, known)).ok_or(cluster_key)
+    }
+
+    /// Asks the cluster for a value.
+    pub(crate) fn read_op(key: Bytes, ticket: Option<Ticket>) -> Op {
+        match ticket {
+            Some(_) => Op::Watch { key, by: None },
+            None => Op::Get { key },
+        }
+    }
+
+    pub(crate) fn read_reply(
         &self,
-        cluster_key: &Bytes,
         ticket: Option<Ticket>,
+        reply: Reply,
     ) -> Result<Option<(Known<V>, Spot)>, CacheError> {
-        let key_bytes = cluster_key.clone();
-        let op = match ticket {
-            Some(_) => Op::Watch { key: key_bytes, by: None },
-            None => Op::Get { key: key_bytes },
-        };
-        let (reply, spot) = self.spot(ticket, self.execute(op, CallOptions::default()).await?);
+        let (reply, spot) = self.spot(ticket, reply);
         match reply {
             Reply::Value(found) => Ok(self.decode_last(&found).map(|known| (known, spot))),
             Reply::Missing { .. } => Ok(None),
@@ -282,19 +295,34 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         }
     }
 
-    /// Asks the cluster, and to load where there is nothing, or what these terms call stale.
-    pub(crate) async fn ask_to_load(
-        &self,
-        cluster_key: &Bytes,
-        ticket: Option<Ticket>,
-        terms: LoadTerms,
-    ) -> Result<(Asked<V>, Spot), CacheError> {
-        let timeout = Some(self.settings.cluster_timeout + terms.patience);
-        let options = CallOptions { timeout, ..CallOptions::default() };
+    /// What the cluster has, if it may be shown.
+    pub(crate) fn show_or_miss(&self, key: &K, found: Option<(Known<V>, Spot)>) -> Option<Arc<V>> {
+        let value = found.and_then(|(known, spot)| self.show(key, spot, known));
+        if value.is_none() {
+            self.counters.add(Count::Miss);
+        }
+        value.flatten()
+    }
+
+    /// Asks the cluster for a value, and to load where there is nothing, or what these terms call stale.
+    pub(crate) fn load_op(&self, key: Bytes, ticket: Option<Ticket>, terms: LoadTerms) -> Op {
         // Each owner is told its own.
         let by = ticket.map(|_| self.node.subscriber().own());
-        let op = Op::Load { key: cluster_key.clone(), by, terms };
-        let (reply, spot) = self.spot(ticket, self.execute(op, options).await?);
+        Op::Load { key, by, terms }
+    }
+
+    /// How that is asked by one who will wait for so long.
+    pub(crate) fn load_options(&self, patience: Duration) -> CallOptions {
+        let timeout = Some(self.settings.cluster_timeout + patience);
+        CallOptions { timeout, ..CallOptions::default() }
+    }
+
+    pub(crate) fn load_reply(
+        &self,
+        ticket: Option<Ticket>,
+        reply: Reply,
+    ) -> Result<(Asked<V>, Spot), CacheError> {
+        let (reply, spot) = self.spot(ticket, reply);
         let asked = match reply {
             Reply::Value(found) => match self.decode_last(&found) {
                 Some(known) => Asked::Known(known),
@@ -384,35 +412,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         let _counted = self.execute(op, self.fill_options()).await;
     }
 
-    async fn put(
-        &self,
-        key: &K,
-        value: Arc<V>,
-        ttl: Option<Duration>,
-    ) -> Result<Written, CacheError> {
-        let lifetime = Lifetime::new(ttl, &self.settings);
-        let sealed = self.seal(Some(&value), &lifetime).map_err(CacheError::Encode)?;
-        let cluster_key = self.cluster_key(key);
-        let bytes = sealed.len() + cluster_key.len();
-        let writing = Writing::begin(self, key, &cluster_key);
-        let op = Op::Put {
-            key: cluster_key,
-            value: sealed.into(),
-            ttl: lifetime.kept,
-            keep_ttl: false,
-            condition: Condition::Always,
-            class: Class::Cache,
-        };
-        match self.execute(op, self.write_options()).await? {
-            Reply::Put { copies, version, .. } => {
-                let (value, left, times) = (Some(value), lifetime.kept, lifetime.times);
-                let known = |version| Known { value, version, left, times, bytes };
-                let known = version.map(known);
-                writing.end(known.map(|it| it.fresh(&self.settings, self.near_ttl_max())));
-                Ok(Written { copies })
-            }
-            _ => Err(odd_reply()),
-        }
+    /// A turn of those that may load at once.
+    pub(crate) async fn turn_to_load(&self) -> Result<SemaphorePermit<'_>, CacheError> {
+        self.turns.acquire().await.map_err(|_| CacheError::LoadAborted)
     }
 
     pub(crate) fn ticket(&self, key: &K, slot: Slot) -> Option<Ticket> {
@@ -420,11 +422,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         Some(tier.near.ticket(key, slot, self.clock.at_least()))
     }
 
-    fn seal(&self, value: Option<&V>, lifetime: &Lifetime) -> Result<Vec<u8>, CodecError> {
+    pub(crate) fn seal(
+        &self,
+        value: Option<&V>,
+        lifetime: &Lifetime,
+    ) -> Result<Vec<u8>, CodecError> {
         envelope::seal(&*self.codec, self.settings.schema, value, lifetime.times)
     }
 
-    fn decode(&self, found: &Value) -> Option<Known<V>> {
+    pub(crate) fn decode(&self, found: &Value) -> Option<Known<V>> {
         let opened = envelope::open(&*self.codec, self.settings.schema, &found.value)?;
         Some(Known {
             value: opened.value.map(Arc::new),
@@ -436,7 +442,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     /// As [`Inner::decode`], where nobody else is asked when it cannot be read.
-    fn decode_last(&self, found: &Value) -> Option<Known<V>> {
+    pub(crate) fn decode_last(&self, found: &Value) -> Option<Known<V>> {
         let known = self.decode(found);
         if known.is_none() {
             self.counters.add(Count::Undecodable);
@@ -455,7 +461,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         }
     }
 
-    fn near_ttl_max(&self) -> Duration {
+    pub(crate) fn near_ttl_max(&self) -> Duration {
         self.near.as_ref().map_or(FOR_EVER, |tier| tier.ttl_max)
     }
 
@@ -463,7 +469,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         hash_of(&self.hasher, key)
     }
 
-    async fn execute(&self, op: Op, options: CallOptions) -> Result<Reply, CacheError> {
+    pub(crate) async fn execute(&self, op: Op, options: CallOptions) -> Result<Reply, CacheError> {
         let outcome = self.node.execute(op, options).await;
         if outcome.is_err() {
             self.counters.add(Count::ClusterError);
@@ -481,44 +487,24 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         }
     }
 
-    fn write_options(&self) -> CallOptions {
-        CallOptions { ack: self.settings.ack, retry_ambiguous: true, ..CallOptions::default() }
-    }
-}
-
-/// A write under way. However it ends, also by being dropped, L1 keeps nothing that may be older than it, and loads that
-/// may have begun before are not joined any more.
-struct Writing<'a, K: CacheKey, V: Send + Sync + 'static> {
-    inner: &'a Inner<K, V>,
-    key: &'a K,
-    ticket: Option<Ticket>,
-    written: Option<Fresh<V>>,
-}
-
-impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
-    fn begin(inner: &'a Inner<K, V>, key: &'a K, cluster_key: &[u8]) -> Self {
-        let begin = |tier: &Arc<Tier<K, V>>| {
-            let slot = Slot::of_key(cluster_key);
-            // So that what is written can stay, if this node owns the slot; others tell only of slots that were read.
-            let _told = inner.node.watch_own(slot);
-            tier.near.begin_write(key, slot, inner.clock.at_least())
-        };
-        let ticket = inner.near.as_ref().map(begin);
-        inner.flights.forget(inner.hash(key));
-        Self { inner, key, ticket, written: None }
+    /// A write of this key begins, in L1: see [`Near::begin_write`].
+    pub(crate) fn near_begin_write(&self, key: &K, cluster_key: &[u8]) -> Option<Ticket> {
+        let tier = self.near.as_ref()?;
+        let slot = Slot::of_key(cluster_key);
+        // So that what is written can stay, if this node owns the slot; others tell only of slots that were read.
+        let _told = self.node.watch_own(slot);
+        Some(tier.near.begin_write(key, slot, self.clock.at_least()))
     }
 
-    fn end(mut self, written: Option<Fresh<V>>) {
-        self.written = written;
-    }
-}
-
-impl<K: CacheKey, V: Send + Sync + 'static> Drop for Writing<'_, K, V> {
-    fn drop(&mut self) {
-        if let (Some(tier), Some(ticket)) = (&self.inner.near, self.ticket) {
-            tier.near.end_write(self.key, ticket, self.written.take());
+    /// It has ended; `written` is what it wrote, if that is known.
+    pub(crate) fn near_end_write(&self, key: &K, ticket: Ticket, written: Option<Fresh<V>>) {
+        if let Some(tier) = &self.near {
+            tier.near.end_write(key, ticket, written);
         }
-        self.inner.flights.forget(self.inner.hash(self.key));
+    }
+
+    pub(crate) fn write_options(&self) -> CallOptions {
+        CallOptions { ack: self.settings.ack, retry_ambiguous: true, ..CallOptions::default() }
     }
 }
 
@@ -536,6 +522,6 @@ fn new_tier<K: CacheKey, V: Send + Sync + 'static>(
     tier
 }
 
-fn odd_reply() -> CacheError {
+pub(crate) fn odd_reply() -> CacheError {
     OpError::Ambiguous { why: "the owner answered something else".to_owned() }.into()
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slotmesh_node::OpError;
+use slotmesh_slots::Version;
 
 use crate::codec::CodecError;
 
@@ -39,6 +40,19 @@ pub enum CacheError {
     /// The runtime that carried the load was shut down, or there is none around this call. Nothing was cached.
     #[error("no runtime carries the load to its end")]
     LoadAborted,
+    /// The key does not have the version on which it was to be written, but this one, if it has a value. Nothing was written; read it and
+    /// try again.
+    #[error("the key has another version")]
+    Conflict {
+        /// What it has.
+        version: Option<Version>,
+    },
+    /// Others changed the key each time in between. Nothing was written; a retry may help.
+    #[error("the key changed {attempts} times while it was being updated")]
+    Contended {
+        /// How often it was tried.
+        attempts: u32,
+    },
     /// The loader of a key asked for the same key. It would wait for itself.
     #[error("a loader loads its own key")]
     Recursive,

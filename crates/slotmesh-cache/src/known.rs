@@ -41,6 +41,11 @@ pub(crate) enum Age {
 }
 
 impl Age {
+    /// Whether its time is not up yet.
+    pub(crate) const fn is_fresh(self) -> bool {
+        matches!(self, Self::Fresh | Self::Due)
+    }
+
     /// Whether nobody need wait for anything better.
     pub(crate) const fn is_shown(self) -> bool {
         matches!(self, Self::Fresh | Self::Due | Self::Stale)

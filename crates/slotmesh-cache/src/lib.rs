@@ -28,9 +28,11 @@
 //! # }
 //! ```
 
+mod batch;
 mod builder;
 mod cache;
 mod chain;
+mod change;
 mod codec;
 mod envelope;
 mod error;
@@ -43,9 +45,11 @@ mod loaded;
 #[doc(hidden)]
 pub mod near;
 mod stats;
+mod write;
 
 pub use builder::{CacheBuilder, Caches, L1};
 pub use cache::{Cache, Written};
+pub use change::{Peeked, Tier};
 pub use codec::{Bincode, Codec, CodecError, DECODE_BYTES_MAX};
 pub use error::CacheError;
 pub use key::CacheKey;

@@ -27,14 +27,14 @@ use crate::flight::{Flight, Joined, Landing, Outcome};
 use crate::key::CacheKey;
 use crate::known::{Age, Known, Lifetime};
 use crate::loaded::{Loaded, What};
-use crate::near::{Cover, Lookup};
+use crate::near::{Cover, Lookup, Ticket};
 use crate::stats::Count;
 
 /// A loader at work, with its types erased: only what is done before it differs between loaders.
 pub(crate) type Loading<V> = Pin<Box<dyn Future<Output = Result<Loaded<V>, CacheError>> + Send>>;
 
 /// A loader, which is told what is known already.
-type Loader<V> = Box<dyn FnOnce(Option<Arc<V>>) -> Loading<V> + Send>;
+pub(crate) type Loader<V> = Box<dyn FnOnce(Option<Arc<V>>) -> Loading<V> + Send>;
 
 /// The loader of a cache.
 pub(crate) type OwnLoader<K, V> = Arc<dyn Fn(K) -> Loading<V> + Send + Sync>;
@@ -103,6 +103,20 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     async fn obtain(&self, key: &K, loader: impl FnOnce(K) -> Loader<V>) -> Outcome<V> {
+        let cluster_key = match self.at_hand(key) {
+            Ok(value) => return Ok(value),
+            Err(cluster_key) => cluster_key,
+        };
+        let (runtime, outer) = surroundings()?;
+        let (flight, own) = self.join(key, cluster_key, outer)?;
+        if let Some(load) = own {
+            runtime.spawn(load.run(loader(key.clone())));
+        }
+        self.within_hard_timeout(flight.outcome(self.inner.settings.soft_timeout)).await
+    }
+
+    /// What can be told without waiting, or else the key as the cluster has it.
+    pub(crate) fn at_hand(&self, key: &K) -> Result<Option<Arc<V>>, Bytes> {
         let inner = &self.inner;
         match inner.near_lookup(key) {
             Lookup::Value(value) => return Ok(Some(value)),
@@ -117,44 +131,51 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             inner.keep(key, spot, &known);
             return Ok(known.value);
         }
-        let flight = self.join(key, cluster_key, loader)?;
-        let outcome = flight.outcome(inner.settings.soft_timeout);
-        match inner.settings.hard_timeout {
+        Err(cluster_key)
+    }
+
+    /// The load of this key that is under way; a new one is for the caller to carry out.
+    pub(crate) fn join(
+        &self,
+        key: &K,
+        cluster_key: Bytes,
+        outer: Option<Chain>,
+    ) -> Result<Boarded<K, V>, CacheError> {
+        let inner = &self.inner;
+        let cache = Arc::as_ptr(inner) as usize;
+        if outer.as_ref().is_some_and(|outer| outer.contains(cache, &cluster_key)) {
+            return Err(CacheError::Recursive);
+        }
+        match inner.flights.join(inner.hash(key), key)? {
+            Joined::Other(flight) => {
+                inner.counters.add(Count::Coalesced);
+                Ok((flight, None))
+            }
+            Joined::Own(flight, landing) => {
+                let chain = Chain::new(outer, cache, cluster_key.clone());
+                let (inner, key) = (Arc::clone(inner), key.clone());
+                Ok((flight, Some(Load { inner, key, cluster_key, chain, landing })))
+            }
+        }
+    }
+
+    pub(crate) async fn within_hard_timeout<T>(
+        &self,
+        outcome: impl Future<Output = Result<T, CacheError>>,
+    ) -> Result<T, CacheError> {
+        match self.inner.settings.hard_timeout {
             Some(limit) => {
                 timeout(limit, outcome).await.unwrap_or(Err(CacheError::TimedOut(limit)))
             }
             None => outcome.await,
         }
     }
+}
 
-    /// The load of this key that is under way, or a new one.
-    fn join(
-        &self,
-        key: &K,
-        cluster_key: Bytes,
-        loader: impl FnOnce(K) -> Loader<V>,
-    ) -> Result<Arc<Flight<V>>, CacheError> {
-        let inner = &self.inner;
-        let outer = Chain::current();
-        let cache = Arc::as_ptr(inner) as usize;
-        if outer.as_ref().is_some_and(|outer| outer.contains(cache, &cluster_key)) {
-            return Err(CacheError::Recursive);
-        }
-        let runtime = Handle::try_current().map_err(|_| CacheError::LoadAborted)?;
-        match inner.flights.join(inner.hash(key), key)? {
-            Joined::Other(flight) => {
-                inner.counters.add(Count::Coalesced);
-                Ok(flight)
-            }
-            Joined::Own(flight, landing) => {
-                let chain = Chain::new(outer, cache, cluster_key.clone());
-                let (inner, key) = (Arc::clone(inner), key.clone());
-                let loader = loader(key.clone());
-                runtime.spawn(Load { inner, key, cluster_key, chain, landing }.run(loader));
-                Ok(flight)
-            }
-        }
-    }
+/// What carries a load, and the load that asks for it.
+pub(crate) fn surroundings() -> Result<(Handle, Option<Chain>), CacheError> {
+    let runtime = Handle::try_current().map_err(|_| CacheError::LoadAborted)?;
+    Ok((runtime, Chain::current()))
 }
 
 /// A loader's future as all loaders' are. Nothing of it runs before it is polled.
@@ -179,19 +200,47 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How long what is not fresh is shown without asking again, while another node loads it.
 const RECHECK: Duration = Duration::from_secs(1);
 
+/// A load on its way to its turn.
+pub(crate) struct Asking<V> {
+    pub(crate) terms: LoadTerms,
+    old: Option<Old<V>>,
+    began: Instant,
+}
+
+impl<V> Asking<V> {
+    pub(crate) fn new<K: CacheKey>(inner: &Inner<K, V>) -> Self {
+        let settings = &inner.settings;
+        let terms = LoadTerms {
+            node: inner.node.id(),
+            token: rand::random(),
+            lasts: settings.load_timeout + settings.cluster_timeout,
+            patience: PATIENCE,
+            stale: None,
+        };
+        Self { terms, old: None, began: Instant::now() }
+    }
+}
+
 /// What waiting for a turn comes to.
-enum Turn<V> {
+pub(crate) enum Turn<V> {
     Load(MayLoad<V>),
     /// There is nothing to load: somebody did, or it is not to be tried.
     Over(Outcome<V>),
 }
 
 /// The right to load.
-struct MayLoad<V> {
+pub(crate) struct MayLoad<V> {
     /// On which the value may be put; `None` where the cluster could not be asked.
     condition: Option<Condition>,
     spot: Spot,
     old: Option<Old<V>>,
+}
+
+impl<V> MayLoad<V> {
+    /// What is known already.
+    pub(crate) fn known(&self) -> Option<Arc<V>> {
+        self.old.as_ref()?.known.value.clone()
+    }
 }
 
 /// What the cluster had when it was asked.
@@ -203,109 +252,128 @@ struct Old<V> {
     asked: Instant,
 }
 
+/// A flight, and its load if it is a new one.
+pub(crate) type Boarded<K, V> = (Arc<Flight<V>>, Option<Load<K, V>>);
+
 /// A load under way.
-struct Load<K: CacheKey, V> {
-    inner: Arc<Inner<K, V>>,
-    key: K,
-    cluster_key: Bytes,
-    chain: Chain,
+pub(crate) struct Load<K: CacheKey, V> {
+    pub(crate) inner: Arc<Inner<K, V>>,
+    pub(crate) key: K,
+    pub(crate) cluster_key: Bytes,
+    pub(crate) chain: Chain,
     /// Last, so that it ends the flight after everything else is gone.
-    landing: Landing<K, V>,
+    pub(crate) landing: Landing<K, V>,
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
-    async fn run(self, loader: Loader<V>) {
-        let token = rand::random();
-        match self.turn(token).await {
-            Turn::Load(turn) => self.take_turn(turn, token, loader).await,
+    pub(crate) async fn run(self, loader: Loader<V>) {
+        let mut asking = Asking::new(&self.inner);
+        match self.turn(&mut asking).await {
+            Turn::Load(turn) => {
+                let loaded = self.load(loader, turn.known()).await;
+                self.land(turn, asking.terms.token, loaded).await;
+            }
             Turn::Over(outcome) => self.landing.publish(outcome),
         }
     }
 
     /// Waits until the cluster has the value, or lets this node load it, or cannot be asked.
-    async fn turn(&self, token: u64) -> Turn<V> {
-        let inner = &*self.inner;
-        let (began, limit) = (Instant::now(), inner.settings.load_timeout);
-        let slot = Slot::of_key(&self.cluster_key);
-        let mut old = None;
-        let mut terms = LoadTerms {
-            node: inner.node.id(),
-            token,
-            lasts: limit + inner.settings.cluster_timeout,
-            patience: PATIENCE,
-            stale: None,
-        };
+    async fn turn(&self, asking: &mut Asking<V>) -> Turn<V> {
         loop {
-            let (ticket, asked) = (inner.ticket(&self.key, slot), Instant::now());
-            let (found, spot) = match inner.ask_to_load(&self.cluster_key, ticket, terms).await {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::debug!(%error, "loading without the cluster");
-                    if old.is_none()
-                        && let Some(spare) = inner.near_spare(&self.key)
-                    {
-                        self.landing.offer(spare);
-                    }
-                    let now = inner.ticket(&self.key, slot);
-                    let spot = now.map(|ticket| (ticket, Cover::Nobody));
-                    return Turn::Load(MayLoad { condition: None, spot, old });
-                }
-            };
-            match found {
-                Asked::Known(known) => {
-                    let seen = Old { age: known.age(&inner.settings), known, spot, asked };
-                    self.show(&seen);
-                    if seen.age == Age::Fresh {
-                        return Turn::Over(Ok(seen.known.value));
-                    }
-                    terms.stale = Some(seen.known.version);
-                    old = Some(seen);
-                }
-                Asked::Unreadable(version) => terms.stale = Some(version),
-                Asked::MayLoad(slot) => {
-                    let since = Condition::FillSince(slot);
-                    let condition = Some(terms.stale.map_or(since, Condition::Version));
-                    return Turn::Load(MayLoad { condition, spot, old });
-                }
-                Asked::Ended(LoadEnd::Nothing) => {
-                    inner.counters.add(Count::Miss);
-                    return Turn::Over(Ok(None));
-                }
-                Asked::Ended(LoadEnd::Failed { message, retry_after }) => {
-                    let message = String::from_utf8_lossy(&message);
-                    let error = CacheError::LoadElsewhere(message.into());
-                    return Turn::Over(self.in_place_of(error, old, retry_after));
-                }
-                Asked::Ended(LoadEnd::Released) => match old.take() {
-                    Some(old) if old.age.is_shown() => {
-                        self.keep_showing(&old, RECHECK);
-                        return Turn::Over(Ok(old.known.value));
-                    }
-                    spare => old = spare,
-                },
-            }
-            if began.elapsed() >= limit {
-                let error = CacheError::LoadTimeout(limit);
-                return Turn::Over(self.in_place_of(error, old, Duration::ZERO));
+            let (ticket, asked) = (self.ticket(), Instant::now());
+            let op = self.inner.load_op(self.cluster_key.clone(), ticket, asking.terms);
+            let answer = self.inner.execute(op, self.inner.load_options(PATIENCE)).await;
+            let answer = answer.and_then(|reply| self.inner.load_reply(ticket, reply));
+            if let Some(turn) = self.hear(asking, answer, asked) {
+                return turn;
             }
         }
     }
 
-    async fn take_turn(self, turn: MayLoad<V>, token: u64, loader: Loader<V>) {
+    /// What an answer to a question asked at this time comes to; `None` is to ask again.
+    pub(crate) fn hear(
+        &self,
+        asking: &mut Asking<V>,
+        answer: Result<(Asked<V>, Spot), CacheError>,
+        asked: Instant,
+    ) -> Option<Turn<V>> {
+        let inner = &*self.inner;
+        let (found, spot) = match answer {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "loading without the cluster");
+                if asking.old.is_none()
+                    && let Some(spare) = inner.near_spare(&self.key)
+                {
+                    self.landing.offer(spare);
+                }
+                let spot = self.ticket().map(|ticket| (ticket, Cover::Nobody));
+                return Some(Turn::Load(MayLoad { condition: None, spot, old: asking.old.take() }));
+            }
+        };
+        match found {
+            Asked::Known(known) => {
+                let seen = Old { age: known.age(&inner.settings), known, spot, asked };
+                self.show(&seen);
+                if seen.age == Age::Fresh {
+                    return Some(Turn::Over(Ok(seen.known.value)));
+                }
+                asking.terms.stale = Some(seen.known.version);
+                asking.old = Some(seen);
+            }
+            Asked::Unreadable(version) => asking.terms.stale = Some(version),
+            Asked::MayLoad(slot) => {
+                let since = Condition::FillSince(slot);
+                let condition = Some(asking.terms.stale.map_or(since, Condition::Version));
+                return Some(Turn::Load(MayLoad { condition, spot, old: asking.old.take() }));
+            }
+            Asked::Ended(LoadEnd::Nothing) => {
+                inner.counters.add(Count::Miss);
+                return Some(Turn::Over(Ok(None)));
+            }
+            Asked::Ended(LoadEnd::Failed { message, retry_after }) => {
+                let message = String::from_utf8_lossy(&message);
+                let error = CacheError::LoadElsewhere(message.into());
+                return Some(Turn::Over(self.in_place_of(error, asking.old.take(), retry_after)));
+            }
+            Asked::Ended(LoadEnd::Released) => {
+                if let Some(old) = asking.old.take_if(|old| old.age.is_shown()) {
+                    self.keep_showing(&old, RECHECK);
+                    return Some(Turn::Over(Ok(old.known.value)));
+                }
+            }
+        }
+        let limit = inner.settings.load_timeout;
+        (asking.began.elapsed() >= limit).then(|| {
+            let error = CacheError::LoadTimeout(limit);
+            Turn::Over(self.in_place_of(error, asking.old.take(), Duration::ZERO))
+        })
+    }
+
+    /// To be taken before the cluster is asked.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        self.inner.ticket(&self.key, Slot::of_key(&self.cluster_key))
+    }
+
+    /// Gives what was loaded to those who wait, and to the cluster.
+    pub(crate) async fn land(
+        self,
+        turn: MayLoad<V>,
+        token: u64,
+        loaded: Result<Loaded<V>, CacheError>,
+    ) {
         let inner = &*self.inner;
         let shown = turn.old.as_ref().is_some_and(|old| old.age.is_shown());
         inner.counters.add(if shown { Count::Refresh } else { Count::Miss });
-        let known = turn.old.as_ref().and_then(|old| old.known.value.clone());
-        let loaded = self.load(loader, known.clone()).await;
         let loaded = loaded.and_then(|loaded| {
             let value = match loaded.what {
                 What::Value(value) => Some(Arc::new(value)),
                 What::Missing => None,
-                What::NotModified => Some(known.ok_or(CacheError::NothingKnown)?),
+                What::NotModified => Some(turn.known().ok_or(CacheError::NothingKnown)?),
+                What::Failed(error) => return Err(error),
             };
             Ok((value, loaded.ttl, loaded.stored))
         });
-        inner.counters.add(if loaded.is_ok() { Count::LoadOk } else { Count::LoadFailed });
         let end = match loaded {
             // Nobody waits for what follows. The flight lasts until it is done: whoever comes meanwhile is served by it, and would
             // find nothing in the cluster yet.
@@ -408,18 +476,32 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
             // A loader inside of another runs on the other's turn, or all turns could be held by those who wait for one.
             let _turn = match self.chain.is_nested() {
                 true => None,
-                false => Some(inner.turns.acquire().await.map_err(|_| CacheError::LoadAborted)?),
+                false => Some(inner.turn_to_load().await?),
             };
             inner.counters.add(Count::LoadStarted);
             self.chain.clone().scope(caught(loader(known))).await
         };
-        let limit = inner.settings.load_timeout;
-        timeout(limit, work).await.unwrap_or(Err(CacheError::LoadTimeout(limit)))
+        inner.in_time(work).await
+    }
+}
+
+impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
+    /// The outcome of a loader, unless it takes too long.
+    pub(crate) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, CacheError>>,
+    ) -> Result<T, CacheError> {
+        let limit = self.settings.load_timeout;
+        let loaded = timeout(limit, work).await.unwrap_or(Err(CacheError::LoadTimeout(limit)));
+        self.counters.add(if loaded.is_ok() { Count::LoadOk } else { Count::LoadFailed });
+        loaded
     }
 }
 
 /// Turns a panic of the loader into an error. The loader is not polled again after one and its state is not looked at.
-async fn caught<V>(mut loader: Loading<V>) -> Result<Loaded<V>, CacheError> {
+pub(crate) async fn caught<T>(
+    mut loader: Pin<Box<dyn Future<Output = Result<T, CacheError>> + Send>>,
+) -> Result<T, CacheError> {
     poll_fn(move |context| {
         let poll = AssertUnwindSafe(|| loader.as_mut().poll(context));
         catch_unwind(poll).unwrap_or_else(|panic| {

@@ -1,7 +1,11 @@
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// What a loader found. An `Option` of a value becomes one by itself: the value, or that there is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use crate::error::CacheError;
+
+/// What a loader found. A value becomes one by itself, and so does an `Option` of one: the value, or that there is none.
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct Loaded<V> {
     pub(crate) what: What<V>,
@@ -9,11 +13,12 @@ pub struct Loaded<V> {
     pub(crate) stored: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum What<V> {
     Value(V),
     Missing,
     NotModified,
+    Failed(CacheError),
 }
 
 impl<V> Loaded<V> {
@@ -33,6 +38,11 @@ impl<V> Loaded<V> {
         Self::new(What::NotModified)
     }
 
+    /// Loading this one failed: for loaders of many values, of which others may have been found.
+    pub fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(What::Failed(CacheError::Load(Arc::from(error.into()))))
+    }
+
     /// How long it lives, in place of what the cache's settings say. With zero it is not stored.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
@@ -47,6 +57,12 @@ impl<V> Loaded<V> {
 
     const fn new(what: What<V>) -> Self {
         Self { what, ttl: None, stored: true }
+    }
+}
+
+impl<V> From<V> for Loaded<V> {
+    fn from(value: V) -> Self {
+        Self::value(value)
     }
 }
 

@@ -130,6 +130,17 @@ pub enum Lookup<V> {
     Nothing,
 }
 
+/// An entry as it is.
+#[derive(Debug)]
+pub struct InNear<V> {
+    /// None if there is no such value.
+    pub value: Option<Arc<V>>,
+    /// The version of the cluster's entry; the lowest one if the cluster did not take it.
+    pub version: Version,
+    /// How long it will be served yet, at most.
+    pub left: Duration,
+}
+
 impl<V> Lookup<V> {
     /// The value, if there is one.
     #[must_use]
@@ -184,6 +195,12 @@ impl<K: CacheKey, V> Near<K, V> {
     /// What is here and may be shown now. `now` is not before the true time.
     pub fn lookup(&self, key: &K, now: MonoTime) -> Lookup<V> {
         self.read(key, now, false)
+    }
+
+    /// What is here and may be shown now, without counting that as a use. `now` is not before the true time.
+    pub fn peek(&self, key: &K, now: MonoTime) -> Option<InNear<V>> {
+        let hash = self.hash(key);
+        self.shard(hash).read().peek(key, hash, (&self.bound, now))
     }
 
     /// As [`Near::lookup`], but values as well whose time is up and which may be shown nevertheless.

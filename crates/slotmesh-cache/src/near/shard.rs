@@ -9,7 +9,7 @@ use super::entry::{Entry, Queue, Terms};
 use super::ghosts::Ghosts;
 use super::hash::hash_of;
 use super::index::{Displaced, Index};
-use super::{Fresh, Limits, Lookup, Ticket};
+use super::{Fresh, InNear, Limits, Lookup, Ticket};
 use crate::key::CacheKey;
 
 /// Counts of changes in a shard; keys share them by hash. Sharing costs a lost fill now and then, never a wrong one.
@@ -155,6 +155,19 @@ impl<K: CacheKey, V> Shard<K, V> {
         }
         let found = entry.value().map_or(Lookup::Absent, |value| Lookup::Value(Arc::clone(value)));
         (found, entry.touch())
+    }
+
+    /// As [`Shard::get`], without counting that as a use.
+    pub(super) fn peek(
+        &self,
+        key: &K,
+        hash: u64,
+        (bound, now): (&Bound, MonoTime),
+    ) -> Option<InNear<V>> {
+        let entry = &self.entries[self.find(key, hash)? as usize];
+        let (version, until) = (entry.version(), entry.fresh_until());
+        let shown = now < until && entry.is_readable(bound, now);
+        shown.then(|| InNear { value: entry.value().cloned(), version, left: until - now })
     }
 
     pub(super) fn changes(&self, hash: u64) -> u64 {

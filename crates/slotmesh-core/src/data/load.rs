@@ -87,7 +87,7 @@ impl DataPlane {
         drop(guard);
         match asked {
             Asked::Granted(asking) => asking.answer(self.me, Ok(Reply::MayLoad { slot: version })),
-            Asked::Failed(asking, end) => asking.answer(self.me, Ok(Reply::LoadEnded(end))),
+            Asked::Ended(asking, end) => asking.answer(self.me, Ok(Reply::LoadEnded(end))),
             Asked::Waits => {}
         }
     }

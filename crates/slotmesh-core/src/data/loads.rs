@@ -56,8 +56,8 @@ struct Lease {
 pub(super) enum Asked<W> {
     /// It loads.
     Granted(W),
-    /// It was tried a moment ago, by whomever.
-    Failed(W, LoadEnd),
+    /// It does not load: that was tried a moment ago, by whomever, or somebody does and it will not wait.
+    Ended(W, LoadEnd),
     /// It waits: [`Loads::take_ready`] has it later.
     Waits,
 }
@@ -103,7 +103,7 @@ impl<W> Loads<W> {
         };
         if let Some((message, until)) = known.failed.as_ref().filter(|(_, until)| *until > now) {
             let (message, retry_after) = (message.clone(), *until - now);
-            return Asked::Failed(who, LoadEnd::Failed { message, retry_after });
+            return Asked::Ended(who, LoadEnd::Failed { message, retry_after });
         }
         match &known.lease {
             Some(lease) if lease.until > now && lease.node != terms.node => {}
@@ -111,6 +111,9 @@ impl<W> Loads<W> {
                 (known.lease, known.failed) = (Some(Lease::of(terms, now)), None);
                 return Asked::Granted(who);
             }
+        }
+        if patience <= now {
+            return Asked::Ended(who, LoadEnd::Released);
         }
         if known.waiting.len() >= WAITING_MAX {
             return Asked::Granted(who);
@@ -300,6 +303,16 @@ mod tests {
     }
 
     #[test]
+    fn who_will_not_wait_is_answered_at_once() {
+        let world = World::new();
+        assert_eq!(world.ask(1, 0), Asked::Granted(1));
+        let (lasts, patience) = (Duration::from_secs(1), Duration::ZERO);
+        let terms = LoadTerms { node: node(2), token: 20, lasts, patience, stale: None };
+        let asked = world.loads.ask((world.slot, &key()), &terms, at(5), at(5), 2);
+        assert_eq!(asked, Asked::Ended(2, LoadEnd::Released));
+    }
+
+    #[test]
     fn whatever_a_load_comes_to_is_for_all_who_wait() {
         for (end, expected) in [
             (LoadEnd::Nothing, Ready::Ended(LoadEnd::Nothing)),
@@ -320,7 +333,7 @@ mod tests {
         let world = World::new();
         assert_eq!(world.ask(1, 0), Asked::Granted(1));
         assert!(world.end(10, World::failed(50), 10));
-        assert_eq!(world.ask(2, 30), Asked::Failed(2, World::failed(30)));
+        assert_eq!(world.ask(2, 30), Asked::Ended(2, World::failed(30)));
         assert_eq!(world.ask(2, 60), Asked::Granted(2));
         world.end(20, World::failed(50), 60);
         world.loads.sweep(at(110), |_| false);

@@ -13,7 +13,7 @@ pub struct LoadTerms {
     pub token: u64,
     /// How long the lease lasts, if nothing ends it before.
     pub lasts: Duration,
-    /// How long to wait for somebody else's.
+    /// How long to wait for somebody else's; with zero that is answered at once, as [`LoadEnd::Released`].
     pub patience: Duration,
     /// An entry of this version is to be loaded anew, as if it were not there.
     pub stale: Option<Version>,

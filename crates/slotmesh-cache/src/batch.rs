@@ -1,0 +1,330 @@
+//! Many keys in one call: those of one owner go in one frame, and those that nobody has are loaded by one call of the loader.
+//!
+//! Each key has a flight of its own, as for single loads, so that calls which overlap load nothing twice. A batch takes the leases of
+//! its keys without waiting for any, and loads those it gets: two batches that each wait for what the other one loads would wait for ever. Keys
+//! that others are loading follow one by one, each with a call of its own if it comes to that.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use slotmesh_node::{CallOptions, Condition, Op, OpError, Reply};
+use slotmesh_slots::Slot;
+use tokio::time::Instant;
+
+use crate::cache::{Cache, Inner, Written};
+use crate::chain::Chain;
+use crate::error::CacheError;
+use crate::flight::Outcome;
+use crate::key::CacheKey;
+use crate::load::{Asking, Load, MayLoad, Turn, caught, surroundings};
+use crate::loaded::Loaded;
+use crate::stats::Count;
+use crate::write::{PutUnderWay, Writing};
+
+/// What a loader of many keys finds; of the others there is none.
+type Found<K, V> = Vec<(K, Loaded<V>)>;
+
+/// A loader of many keys at work.
+pub(crate) type LoadingMany<K, V> =
+    Pin<Box<dyn Future<Output = Result<Found<K, V>, CacheError>> + Send>>;
+
+/// A loader of many keys.
+pub(crate) type ManyLoader<K, V> = Arc<dyn Fn(Vec<K>) -> LoadingMany<K, V> + Send + Sync>;
+
+/// Questions of one load that are asked together with those of others, before it goes on by itself: the second is about an entry that is stale.
+const ROUNDS: usize = 2;
+
+impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
+    /// Reads many values, as [`Cache::get`] does each; in the order of the keys.
+    ///
+    /// Cancellation safe.
+    pub async fn get_many(&self, keys: &[K]) -> Vec<Result<Option<Arc<V>>, CacheError>> {
+        let inner = &*self.inner;
+        let mut found = Vec::with_capacity(keys.len());
+        let (mut asked, mut ops) = (Vec::new(), Vec::new());
+        for (at, key) in keys.iter().enumerate() {
+            found.push(inner.get_at_hand(key).map_err(|cluster_key| {
+                let ticket = inner.ticket(key, Slot::of_key(&cluster_key));
+                ops.push(Inner::<K, V>::read_op(cluster_key, ticket));
+                asked.push((at, ticket));
+                unanswered()
+            }));
+        }
+        let answers = inner.execute_many(ops, CallOptions::default()).await;
+        for ((at, ticket), answer) in asked.into_iter().zip(answers) {
+            let known = answer.and_then(|reply| inner.read_reply(ticket, reply));
+            found[at] = known.map(|known| inner.show_or_miss(&keys[at], known));
+        }
+        found
+    }
+
+    /// Writes many values, as [`Cache::put`] does each; in the order given. They are no transaction: each succeeds or fails alone. Of two
+    /// with the same key either may come last.
+    pub async fn put_many<I, W>(&self, entries: I) -> Vec<Result<Written, CacheError>>
+    where
+        I: IntoIterator<Item = (K, W)>,
+        W: Into<Arc<V>>,
+    {
+        let inner = &*self.inner;
+        let entries: Vec<(K, Arc<V>)> =
+            entries.into_iter().map(|(key, value)| (key, value.into())).collect();
+        let ttl = inner.settings.ttl;
+        let begun = entries
+            .iter()
+            .map(|(key, value)| inner.begin_put(key, Arc::clone(value), ttl, Condition::Always));
+        inner.end_many(begun.collect(), PutUnderWay::end).await
+    }
+
+    /// Removes many values, as [`Cache::invalidate`] does each; in the order of the keys.
+    pub async fn invalidate_many(&self, keys: &[K]) -> Vec<Result<Written, CacheError>> {
+        let inner = &*self.inner;
+        let begin = |key| {
+            let cluster_key = inner.cluster_key(key);
+            let writing = Writing::begin(inner, key, &cluster_key);
+            Ok((Op::Delete { key: cluster_key, condition: Condition::Always }, writing))
+        };
+        inner.end_many(keys.iter().map(begin).collect(), Writing::end_delete).await
+    }
+
+    /// Reads many values, as [`Cache::get_or_load`] does each, and loads those that are nowhere by one call of the loader; in the order of the
+    /// keys. Of what the loader does not return there is no value. It is called for single keys too: for each that another node or call was
+    /// loading, without success.
+    ///
+    /// Cancellation safe: the loads go on.
+    pub async fn get_or_load_many<F, R, M, L, E>(&self, keys: &[K], loader: F) -> Vec<Outcome<V>>
+    where
+        F: Fn(Vec<K>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<M, E>> + Send + 'static,
+        M: IntoIterator<Item = (K, L)>,
+        L: Into<Loaded<V>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.obtain_many(keys, || Arc::new(move |keys| erased(loader(keys)))).await
+    }
+
+    /// As [`Cache::get_or_load_many`], with the cache's own [`loader_many`](crate::CacheBuilder::loader_many); without one each gets
+    /// [`CacheError::NoLoader`].
+    pub async fn load_many(&self, keys: &[K]) -> Vec<Outcome<V>> {
+        match &self.inner.loader_many {
+            Some(loader) => self.obtain_many(keys, || Arc::clone(loader)).await,
+            None => keys.iter().map(|_| Err(CacheError::NoLoader)).collect(),
+        }
+    }
+
+    async fn obtain_many(
+        &self,
+        keys: &[K],
+        loader: impl FnOnce() -> ManyLoader<K, V>,
+    ) -> Vec<Outcome<V>> {
+        let mut loads = Vec::new();
+        let begun: Vec<_> = keys.iter().map(|key| self.begin(key, &mut loads)).collect();
+        if !loads.is_empty() {
+            match surroundings() {
+                Ok((runtime, outer)) => {
+                    let inner = Arc::clone(&self.inner);
+                    let loader = loader();
+                    drop(runtime.spawn(Batch { inner, outer, loader }.run(loads)));
+                }
+                // Their flights end with this error.
+                Err(_) => loads.clear(),
+            }
+        }
+        let soft = self.inner.settings.soft_timeout;
+        let outcomes = begun.into_iter().map(|begun| async move {
+            match begun {
+                Begun::Over(outcome) => outcome,
+                Begun::Loads(flight) => self.within_hard_timeout(flight.outcome(soft)).await,
+            }
+        });
+        join_all(outcomes).await
+    }
+
+    fn begin(&self, key: &K, loads: &mut Vec<Load<K, V>>) -> Begun<V> {
+        let cluster_key = match self.at_hand(key) {
+            Ok(value) => return Begun::Over(Ok(value)),
+            Err(cluster_key) => cluster_key,
+        };
+        match self.join(key, cluster_key, Chain::current()) {
+            Ok((flight, load)) => {
+                loads.extend(load);
+                Begun::Loads(flight)
+            }
+            Err(error) => Begun::Over(Err(error)),
+        }
+    }
+}
+
+/// A key of a batch.
+enum Begun<V> {
+    Over(Outcome<V>),
+    Loads(Arc<crate::flight::Flight<V>>),
+}
+
+/// The loader of a batch, and what it is inside of.
+struct Batch<K: CacheKey, V> {
+    inner: Arc<Inner<K, V>>,
+    outer: Option<Chain>,
+    loader: ManyLoader<K, V>,
+}
+
+impl<K: CacheKey, V: Send + Sync + 'static> Batch<K, V> {
+    async fn run(self, loads: Vec<Load<K, V>>) {
+        let (mine, others) = self.turns(loads).await;
+        let others = others.into_iter().map(|load| {
+            let (loader, key) = (Arc::clone(&self.loader), load.key.clone());
+            load.run(Box::new(move |_| Box::pin(load_one(loader, key))))
+        });
+        join(self.load(mine), join_all(others)).await;
+    }
+
+    /// The loads that may begin, and those that somebody else carries out.
+    async fn turns(&self, loads: Vec<Load<K, V>>) -> (Vec<Turned<K, V>>, Vec<Load<K, V>>) {
+        let mut mine = Vec::new();
+        let begin = |load| {
+            let mut asking = Asking::new(&self.inner);
+            asking.terms.patience = Duration::ZERO;
+            (load, asking)
+        };
+        let mut asking: Vec<_> = loads.into_iter().map(begin).collect();
+        for _ in 0..ROUNDS {
+            let asked = Instant::now();
+            let tickets: Vec<_> = asking.iter().map(|(load, _)| load.ticket()).collect();
+            let ops = asking.iter().zip(&tickets).map(|((load, asking), ticket)| {
+                self.inner.load_op(load.cluster_key.clone(), *ticket, asking.terms)
+            });
+            let options = self.inner.load_options(Duration::ZERO);
+            let answers = self.inner.execute_many(ops.collect(), options).await;
+            let mut again = Vec::new();
+            for (((load, mut asking), ticket), answer) in
+                asking.into_iter().zip(tickets).zip(answers)
+            {
+                let answer = answer.and_then(|reply| self.inner.load_reply(ticket, reply));
+                match load.hear(&mut asking, answer, asked) {
+                    Some(Turn::Over(outcome)) => load.landing.publish(outcome),
+                    Some(Turn::Load(turn)) => mine.push((load, turn, asking.terms.token)),
+                    None => again.push((load, asking)),
+                }
+            }
+            asking = again;
+            if asking.is_empty() {
+                break;
+            }
+        }
+        (mine, asking.into_iter().map(|(load, _)| load).collect())
+    }
+
+    /// Calls the loader for these, and gives each what was found.
+    async fn load(&self, mine: Vec<Turned<K, V>>) {
+        if mine.is_empty() {
+            return;
+        }
+        let keys: Vec<K> = mine.iter().map(|(load, ..)| load.key.clone()).collect();
+        let cache = Arc::as_ptr(&self.inner) as usize;
+        let inside = mine.iter().fold(self.outer.clone(), |outer, (load, ..)| {
+            Some(Chain::new(outer, cache, load.cluster_key.clone()))
+        });
+        let loader = &self.loader;
+        let work = async {
+            let _turn = match self.outer {
+                Some(_) => None,
+                None => Some(self.inner.turn_to_load().await?),
+            };
+            self.inner.counters.add(Count::LoadStarted);
+            let loader = Arc::clone(loader);
+            let loading = caught(Box::pin(async move { loader(keys).await }));
+            match inside {
+                Some(inside) => inside.scope(loading).await,
+                None => loading.await,
+            }
+        };
+        let mut found: Result<HashMap<K, Loaded<V>>, CacheError> =
+            self.inner.in_time(work).await.map(|found| found.into_iter().collect());
+        let landed = mine.into_iter().map(|(load, turn, token)| {
+            let loaded = match &mut found {
+                Ok(found) => Ok(found.remove(&load.key).unwrap_or_else(Loaded::missing)),
+                Err(error) => Err(error.clone()),
+            };
+            load.land(turn, token, loaded)
+        });
+        join_all(landed).await;
+    }
+}
+
+/// A load that may begin, and its token.
+type Turned<K, V> = (Load<K, V>, MayLoad<V>, u64);
+
+async fn load_one<K: CacheKey, V>(
+    loader: ManyLoader<K, V>,
+    key: K,
+) -> Result<Loaded<V>, CacheError> {
+    let found = loader(vec![key.clone()]).await?;
+    let found = found.into_iter().find(|(found, _)| *found == key);
+    Ok(found.map_or_else(Loaded::missing, |(_, loaded)| loaded))
+}
+
+/// A loader's future as all loaders' are. Nothing of it runs before it is polled.
+pub(crate) fn erased<K, V, M, L, E>(
+    loading: impl Future<Output = Result<M, E>> + Send + 'static,
+) -> LoadingMany<K, V>
+where
+    M: IntoIterator<Item = (K, L)>,
+    L: Into<Loaded<V>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    Box::pin(async move {
+        match loading.await {
+            Ok(found) => Ok(found.into_iter().map(|(key, loaded)| (key, loaded.into())).collect()),
+            Err(error) => Err(CacheError::Load(Arc::from(error.into()))),
+        }
+    })
+}
+
+impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
+    async fn execute_many(
+        &self,
+        ops: Vec<Op>,
+        options: CallOptions,
+    ) -> Vec<Result<Reply, CacheError>> {
+        if ops.is_empty() {
+            return Vec::new();
+        }
+        let answers = self.node.execute_many(ops, options).await;
+        let count = |answer: Result<Reply, OpError>| {
+            if answer.is_err() {
+                self.counters.add(Count::ClusterError);
+            }
+            Ok(answer?)
+        };
+        answers.into_iter().map(count).collect()
+    }
+
+    /// Carries out writes that have begun, together.
+    async fn end_many<W>(
+        &self,
+        begun: Vec<Result<(Op, W), CacheError>>,
+        end: impl Fn(W, &Reply) -> Result<Written, CacheError>,
+    ) -> Vec<Result<Written, CacheError>> {
+        let (mut ops, mut writes) = (Vec::new(), Vec::new());
+        for begun in begun {
+            writes.push(begun.map(|(op, write)| {
+                ops.push(op);
+                write
+            }));
+        }
+        let mut answers = self.execute_many(ops, self.write_options()).await.into_iter();
+        let mut end = |write: Result<W, CacheError>| {
+            let write = write?;
+            end(write, &answers.next().unwrap_or_else(|| Err(unanswered()))?)
+        };
+        writes.into_iter().map(&mut end).collect()
+    }
+}
+
+fn unanswered() -> CacheError {
+    OpError::Ambiguous { why: "no answer among those of its batch".to_owned() }.into()
+}
