@@ -64,7 +64,9 @@ pub(crate) fn arrows(tree: &Tree) -> Vec<String> {
             let to = dependency.name.as_str();
             let ours = to == "slotmesh" || to.starts_with("slotmesh-");
             let down = self::layer(to).is_some_and(|below| below < layer) && to != SIMULATOR;
-            let checks = dependency.for_tests && from == BINARY && to == SIMULATOR;
+            // The crate itself: with more features than it has by default.
+            let checks =
+                dependency.for_tests && (to == from || (from == BINARY && to == SIMULATOR));
             let simulated = from != SIMULATOR || SIMULATED.contains(&to);
             if ours && !checks && !(down && simulated) {
                 let line = dependency.line;

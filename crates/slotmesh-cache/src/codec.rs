@@ -10,7 +10,7 @@ pub const DECODE_BYTES_MAX: usize = 64 << 20;
 /// application: `decode` must return an error, never panic, on bytes it does not understand. The cache keeps codecs
 /// apart by their id and treats what cannot be decoded as a miss.
 pub trait Codec<V>: Send + Sync + 'static {
-    /// Tells this format from others; stored with each value. Below 16 is reserved for the codecs of this crate.
+    /// Tells this format from others; stored with each value. From 16 to 63: the others are for the codecs of this crate.
     fn id(&self) -> u8;
 
     /// Appends the value's bytes.

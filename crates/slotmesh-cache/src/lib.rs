@@ -12,7 +12,7 @@
 //!   keeps values of them, and who hears nothing of an owner asks (`slotmesh-coherence`);
 //! * a fault of the cluster never fails a read that L1 or the loader can serve.
 //!
-//! Not here yet: tags, batch loads, write-behind, other codecs, a Redis server in the cluster's place.
+//! Not here yet: tags, write-behind, a Redis server in the cluster's place.
 //!
 //! ```
 //! use slotmesh_cache::{CacheError, Caches};
@@ -34,6 +34,7 @@ mod cache;
 mod chain;
 mod change;
 mod codec;
+pub mod codecs;
 mod envelope;
 mod error;
 mod flight;
@@ -50,7 +51,7 @@ mod write;
 pub use builder::{CacheBuilder, Caches, L1};
 pub use cache::{Cache, Written};
 pub use change::{Peeked, Tier};
-pub use codec::{Bincode, Codec, CodecError, DECODE_BYTES_MAX};
+pub use codec::{Codec, CodecError, DECODE_BYTES_MAX};
 pub use error::CacheError;
 pub use key::CacheKey;
 pub use loaded::Loaded;

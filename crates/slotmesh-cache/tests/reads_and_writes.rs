@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use slotmesh_cache::codecs::{Json, Lz4, Raw};
 use slotmesh_cache::{Cache, CacheBuilder, CacheError, Caches, Codec, CodecError, L1};
 use slotmesh_node::{CallOptions, Node, OpError, PutOptions};
 
@@ -181,4 +182,27 @@ async fn a_full_l1_stays_within_its_bounds() {
     let stats = cache.stats();
     assert!((50..=100).contains(&stats.l1_entries), "{stats:?}");
     assert!((100 * stats.l1_entries..=1 << 20).contains(&stats.l1_bytes), "{stats:?}");
+}
+
+/// As when an application changes its codec: neither reads what the other wrote, and both can go on.
+#[tokio::test]
+async fn another_codec_is_a_miss() {
+    let node = node();
+    let text = "to be or not to be ".repeat(20);
+    let plain = node.cache::<u8, String>("texts").codec(Raw).no_l1().build().unwrap();
+    let short = node.cache::<u8, String>("texts").codec(Lz4::new(Raw, 64)).no_l1().build().unwrap();
+    let json = node.cache::<u8, String>("texts").codec(Json).no_l1().build().unwrap();
+    let caches = [plain, short, json];
+    for (at, cache) in caches.iter().enumerate() {
+        cache.put(&1, text.clone()).await.unwrap();
+        for (other_at, other) in caches.iter().enumerate() {
+            let found = other.get(&1).await.unwrap();
+            assert_eq!(found.as_deref(), (at == other_at).then_some(&text));
+        }
+    }
+    assert!(caches.iter().all(|cache| cache.stats().undecodable == 2));
+    let bytes = node.get(b"texts:1:1").await.unwrap().unwrap().value.len();
+    caches[1].put(&1, text).await.unwrap();
+    let compressed = node.get(b"texts:1:1").await.unwrap().unwrap().value.len();
+    assert!(compressed * 4 < bytes, "{compressed} of {bytes}");
 }

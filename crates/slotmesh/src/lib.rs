@@ -5,7 +5,7 @@
 
 pub use slotmesh_cache::{
     Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec, CodecError, L1, Loaded,
-    Written,
+    codecs,
 };
 pub use slotmesh_node::{
     Ack, CallOptions, ClusterSecret, Condition, Node, NodeConfig, NodeStatus, OpError, Phase,

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use slotmesh_cache::{Bincode, Cache, CacheKey, Caches, Codec};
+use slotmesh_cache::codecs::{Bincode, Json, Lz4, Postcard, Raw};
+use slotmesh_cache::{Cache, CacheKey, Caches, Codec};
 use slotmesh_node::{Node, PutOptions};
 use tokio::runtime::{self, Runtime};
 
@@ -14,8 +15,9 @@ type Value = (u32, String, Option<Vec<u16>>, BTreeMap<String, i64>);
 
 const SCHEMA: u32 = 2;
 
-/// Format 1, bincode, schema version 2.
+/// Bincode, schema version 2: without times, and with some.
 const HEADER: [u8; 6] = [0xc5, 1, SCHEMA as u8, 0, 0, 0];
+const TIMED: [u8; 14] = [0xc6, 1, SCHEMA as u8, 0, 0, 0, 1, 2, 3, 4, 255, 255, 255, 255];
 
 struct World {
     runtime: Runtime,
@@ -38,6 +40,12 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
 pub(crate) fn survives(input: &[u8]) {
     reads_as_it_should(input);
     reads_as_it_should(&[&HEADER, input].concat());
+    reads_as_it_should(&[&TIMED, input].concat());
+    comes_back(&Json, input);
+    comes_back(&Postcard, input);
+    comes_back(&Lz4::new(Bincode, 4), input);
+    comes_back(&Lz4::new(Bincode, 4), &[&[1, 8, 0, 0, 0], input].concat());
+    goes_and_comes(input);
     keys_stay_apart(input);
 }
 
@@ -45,6 +53,7 @@ fn reads_as_it_should(bytes: &[u8]) {
     let world = &*WORLD;
     let expected = bytes
         .strip_prefix(&HEADER)
+        .or_else(|| bytes.strip_prefix(&TIMED))
         .and_then(|payload| Codec::<Value>::decode(&Bincode, payload).ok());
     let read = world.runtime.block_on(async {
         let (key, bytes) = (b"fuzz:2:1".to_vec(), bytes.to_vec());
@@ -52,11 +61,23 @@ fn reads_as_it_should(bytes: &[u8]) {
         world.cache.get(&1).await.unwrap()
     });
     assert_eq!(read.as_deref(), expected.as_ref());
-    if let Some(value) = expected {
+    comes_back(&Bincode, bytes);
+}
+
+/// What can be decoded can be encoded, and is the same then.
+fn comes_back(codec: &dyn Codec<Value>, bytes: &[u8]) {
+    if let Ok(value) = codec.decode(bytes) {
         let mut again = Vec::new();
-        Bincode.encode(&value, &mut again).unwrap();
-        assert_eq!(Codec::<Value>::decode(&Bincode, &again).unwrap(), value);
+        codec.encode(&value, &mut again).unwrap();
+        assert_eq!(codec.decode(&again).unwrap(), value);
     }
+}
+
+fn goes_and_comes(bytes: &[u8]) {
+    let (codec, bytes) = (Lz4::new(Raw, 2), bytes.repeat(3));
+    let mut out = Vec::new();
+    codec.encode(&bytes, &mut out).unwrap();
+    assert_eq!(Codec::<Vec<u8>>::decode(&codec, &out).unwrap(), bytes);
 }
 
 /// Two different pairs cut from the input write different text.
