@@ -66,6 +66,18 @@ impl LeaseLedger {
         self.was_heard(node, now, LEASE)
     }
 
+    /// Whether the node was granted one at this time or later.
+    #[must_use]
+    pub fn was_granted_since(&self, node: NodeId, since: MonoTime) -> bool {
+        self.granted.get(&node).is_some_and(|granted| *granted >= since)
+    }
+
+    /// Whether this leader, which has led for a while, never granted the node one, so that it can only have come just now.
+    #[must_use]
+    pub fn is_new(&self, node: NodeId, now: MonoTime) -> bool {
+        now.saturating_since(self.elected) >= LEASE && !self.granted.contains_key(&node)
+    }
+
     /// Whether the node was heard a moment ago, so that it hardly can have crashed meanwhile.
     #[must_use]
     pub fn is_punctual(&self, node: NodeId, now: MonoTime) -> bool {

@@ -312,9 +312,9 @@ impl<'a> Planner<'a> {
     fn extra_holder(&self, slot: Slot, held: &SlotState, staying: usize) -> Option<NodeId> {
         let wanted = usize::from(self.state.replicas());
         let leaving = held.in_sync.iter().find(|node| self.draining == Some(*node));
-        if leaving.is_some() && (staying >= wanted || self.new_holder(slot, held, None).is_none()) {
-            // A drain with no target ends at once, but not while copies are merely queued.
-            return leaving.filter(|_| staying >= wanted || self.copying < COPIES_IN_FLIGHT_MAX);
+        if leaving.is_some() {
+            // A copy that nobody else has room for goes with its node, at the very end: until then it may be needed.
+            return leaving.filter(|_| staying >= wanted);
         }
         let least_worth = |node: &NodeId| {
             (!(self.sight.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))
@@ -377,10 +377,20 @@ impl<'a> Planner<'a> {
         self.steps.entry((step, node)).or_default().push(claim);
     }
 
-    /// Draining members that hold nothing any more are dismissed.
+    /// A draining member that holds nothing any more is dismissed, or nothing but replicas that nobody can have in its place.
     fn dismiss(&mut self) {
-        let holds = |node| self.state.table().iter().any(|(_, held)| held.involves(node));
-        self.dismissed = self.draining.into_iter().filter(|&node| !holds(node)).collect();
+        let prompt = |node: &NodeId| (self.sight.prompt)(*node);
+        let is_replica = |node, held: &SlotState| held.in_sync.contains(node);
+        let everywhere = |held: &SlotState| {
+            let has = |node: &NodeId| held.primary == Some(*node) || held.in_sync.contains(*node);
+            held.primary.is_some_and(|it| prompt(&it))
+                && self.up.iter().all(|node| has(node) && prompt(node))
+        };
+        let done = |node: &NodeId| {
+            let mut slots = self.state.table().iter().filter(|(_, held)| held.involves(*node));
+            slots.all(|(_, held)| is_replica(*node, held) && everywhere(held))
+        };
+        self.dismissed = self.draining.into_iter().filter(done).collect();
     }
 
     fn finish(self) -> Vec<Command> {
@@ -568,6 +578,54 @@ mod tests {
             assert!((3900..=4300).contains(replicas), "{replicas}");
         }
         assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 1));
+    }
+
+    /// The other one may crash before it has gone.
+    #[test]
+    fn who_leaves_keeps_the_copies_that_nobody_can_have_in_its_place() {
+        for (members, replicas, leave) in [(2, 1, 1), (3, 2, 1), (3, 1, 2), (2, 0, 1)] {
+            let mut state = assigned(members, replicas);
+            (1..=leave).for_each(|n| drop(state.apply(&Command::Drain { node: node(n) })));
+            let mut gone = 0;
+            for _ in 0..200 {
+                for command in plan(&state, &|_| true) {
+                    let before = live_copies(&state, |_| true);
+                    assert!(state.apply(&command).0.changed > 0, "{command:?}");
+                    let after = live_copies(&state, |_| true);
+                    if let Command::RemoveMember { .. } = &command {
+                        gone += 1;
+                        let stay = (members - leave) as usize;
+                        let wanted = (usize::from(replicas) + 1).min(stay);
+                        assert!(after.iter().all(|copies| *copies >= wanted));
+                        continue;
+                    }
+                    let wanted = usize::from(replicas) + 1;
+                    let kept = before.iter().zip(&after).all(|(was, is)| is >= was.min(&wanted));
+                    assert!(kept, "{members} {replicas} {command:?}");
+                }
+                complete(&mut state);
+            }
+            assert_eq!(gone, leave, "{members} {replicas}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_dismissed_while_its_heir_may_have_crashed() {
+        let mut state = assigned(2, 1);
+        state.apply(&Command::Drain { node: node(1) });
+        for _ in 0..200 {
+            for command in plan(&state, &|_| true) {
+                if command == (Command::RemoveMember { node: node(1) }) {
+                    let (live, prompt) = (|_| true, |it| it != node(2));
+                    let sight = Sight { prompt: &prompt, ..Sight::of(&live) };
+                    assert_eq!(plan_with(&state, &sight), []);
+                    return;
+                }
+                state.apply(&command);
+            }
+            complete(&mut state);
+        }
+        panic!("it is not dismissed");
     }
 
     #[test]

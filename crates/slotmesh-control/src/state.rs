@@ -91,7 +91,13 @@ impl ClusterState {
     /// Whether another member could take what the node holds.
     #[must_use]
     pub fn has_heir(&self, node: NodeId) -> bool {
-        self.members.iter().any(|(other, member)| *other != node && member.may_hold())
+        self.heirs(node).next().is_some()
+    }
+
+    /// Other members that could take what the node holds.
+    pub fn heirs(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        let heirs = self.members.iter().filter(move |(other, it)| **other != node && it.may_hold());
+        heirs.map(|(other, _)| *other)
     }
 
     /// Members that hold slots or may: all but the witnesses.

@@ -111,7 +111,7 @@ fn regressions_stay_mended() {
 }
 
 /// Seeds of the whole mix that every test run goes through.
-const MIXES: std::ops::Range<u64> = 1_000..1_200;
+const MIXES: std::ops::Range<u64> = 1_200..1_400;
 
 /// What so many seeds must have brought about at least once.
 const COVERED: [&str; 57] = [
@@ -227,7 +227,7 @@ fn loads_that_are_apart_are_evened_out_and_come_to_rest() {
 #[test]
 fn moves_for_balance_are_paused_aborted_and_resumed() {
     let (mut aborted, mut dropped) = (0, 0);
-    for seed in [21, 27, 28, 57] {
+    for seed in [4, 16, 18, 40] {
         let summary = clean(Scenario::paused(seed), &format!("{} --paused", replay_command(seed)));
         assert_eq!(summary.excused, 0, "one crash at a time loses nothing");
         assert!(summary.seen["balance On"] >= 4, "{summary:?}");
@@ -312,7 +312,7 @@ fn a_process_that_restarts_with_its_old_identity_is_found() {
 fn mistakes_in_acknowledging_are_found() {
     found(Bug::Planted(Mistake::AckBeforeShrink), &[1], "I3");
     found(Bug::Planted(Mistake::ShrinkWithoutCommit), &[1], "I3");
-    found(Bug::Planted(Mistake::AnswersForgotten), &[10], "not linearizable");
+    found(Bug::Planted(Mistake::AnswersForgotten), &[13], "not linearizable");
 }
 
 #[test]
@@ -326,13 +326,13 @@ fn mistakes_in_filling_copies_and_in_taking_over_are_found() {
 #[test]
 fn mistakes_in_leases_are_found() {
     found(Bug::Planted(Mistake::GrantBeforeVersion), &[8], "I1/I6");
-    found(Bug::Planted(Mistake::LeaseFromReceipt), &[46], "I1/I6");
+    found(Bug::Planted(Mistake::LeaseFromReceipt), &[87], "I1/I6");
     found(Bug::Planted(Mistake::OlderGrantsForgotten), &[3], "I1/I6");
 }
 
 #[test]
 fn mistakes_in_moves_and_expiry_are_found() {
-    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[31], "I1/I6");
+    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[32], "I1/I6");
     found(Bug::Planted(Mistake::DeleteBeforeCommit), &[2], "I3");
-    found(Bug::Planted(Mistake::ReplicaExpires), &[4], "cannot be read");
+    found(Bug::Planted(Mistake::ReplicaExpires), &[5], "cannot be read");
 }

@@ -36,6 +36,9 @@ const HARD_OF_HEARING: Duration = Duration::from_millis(250);
 const DEAF: Duration = Duration::from_millis(500);
 const DEAF_AFTER: Duration = Duration::from_millis(500);
 
+/// Of so many any one may fail.
+const VOTERS_ENOUGH: usize = 3;
+
 /// How often voters may change; openraft dislikes more.
 const VOTERS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -182,9 +185,17 @@ impl Leader {
     pub(super) fn grant(&mut self, node: NodeId, now: MonoTime) -> bool {
         let free = !self.takeovers.contains_key(&node) && !self.is_deaf(node, now);
         if free {
+            if self.ledger.is_new(node, now) {
+                self.next_round = now;
+            }
             self.ledger.grant(node, now);
         }
         free
+    }
+
+    /// Whether it is time to look at everything again.
+    pub(super) fn is_due(&self, now: MonoTime) -> bool {
+        now >= self.next_round
     }
 
     /// Members at whose address another one joined later, so that they have ended unless two are set to the same address.
@@ -247,7 +258,7 @@ impl Brain {
         self.grant_self(now);
         self.finish_takeovers(now);
         self.decide_takeovers(now);
-        let Some(leader) = self.leader.as_mut().filter(|leader| now >= leader.next_round) else {
+        let Some(leader) = self.leader.as_mut().filter(|leader| leader.is_due(now)) else {
             return;
         };
         leader.survey.update(&self.view);
@@ -509,13 +520,20 @@ impl Brain {
         }
         let current: BTreeSet<NodeId> = self.log.voters.iter().copied().collect();
         let usable = |node: NodeId| {
-            let up = self.view.members().get(&node).is_some_and(Member::is_up);
             let gone = self.peers.gone_since(node);
             let dead = gone.is_some_and(|since| now.saturating_since(since) >= VOTER_REPLACE_AFTER);
             let fit = node == self.me || current.contains(&node) || self.peers.is_alive(node);
-            up && fit && !dead && !self.peers.is_proven_dead(node)
+            fit && !dead && !self.peers.is_proven_dead(node)
         };
-        let wanted = self.with_leader(voters(&self.view, &current, usable), &current);
+        let up = |node: &NodeId| self.view.members()[node].is_up() && usable(*node);
+        let few = self.view.members().keys().filter(|node| up(node)).count() < VOTERS_ENOUGH;
+        // With few others a single vote might be all that is left, and who leaves gives its slots away first.
+        let gives = |node: NodeId| few && !self.may_go(node, now);
+        let votes = |node: NodeId| {
+            let member = &self.view.members()[&node];
+            usable(node) && (member.is_up() || (member.is_draining() && gives(node)))
+        };
+        let wanted = self.with_leader(voters(&self.view, &current, votes), &current);
         // What a leader before this one began has to be ended, whoever is wanted.
         let half_done = self.log.voters_changing;
         if (half_done || wanted != current) && self.may_vote(&wanted, &current, now) {
@@ -705,6 +723,62 @@ mod tests {
         };
         assert_eq!(proposed(at(4_700)), None, "silent for three pings");
         assert_eq!(proposed(at(4_800)), Some(vec![node(1), node(4), node(5)]));
+    }
+
+    /// Else the crash of the one that votes alone then takes all that the other one has not given away yet.
+    #[test]
+    fn with_few_others_one_that_leaves_votes_until_it_has_given_its_slots_away() {
+        let mut brain = leading(&[2, 3]);
+        apply(&mut brain, &Command::RemoveMember { node: node(3) });
+        let status = LogStatus { voters: vec![node(1)], ..brain.log.clone() };
+        brain.handle_log_status(status, at(4_900));
+        let claims = Slot::all().map(|slot| (slot, Epoch(0))).collect();
+        let (primary, in_sync) = (node(2), [node(1)].into_iter().collect());
+        apply(&mut brain, &Command::Assign { claims, primary, in_sync });
+        apply(&mut brain, &Command::Drain { node: node(1) });
+        let hear = |brain: &mut Brain, now| {
+            assert!(brain.leader.as_mut().is_some_and(|leader| leader.grant(node(2), at(now))));
+        };
+        let next = |brain: &mut Brain, now| {
+            let all = outputs(brain, at(now));
+            let voters = all.iter().any(|it| *it == Output::SetVoters(vec![node(2)]));
+            let strike = wire::encode(&Command::RemoveMember { node: node(1) });
+            (voters, all.contains(&Output::Propose(strike)))
+        };
+        hear(&mut brain, 4_900);
+        assert_eq!(next(&mut brain, 4_950), (false, false), "the other one may have crashed since");
+        hear(&mut brain, 5_000);
+        assert_eq!(next(&mut brain, 5_000), (true, false), "it is the only voter");
+        let status = LogStatus { voters: vec![node(2)], ..brain.log.clone() };
+        brain.handle_log_status(status, at(5_050));
+        assert_eq!(next(&mut brain, 5_050), (false, true));
+    }
+
+    #[test]
+    fn who_leaves_goes_when_the_others_were_heard_once_more() {
+        let mut brain = leading(&[2, 3]);
+        for (number, other) in [(2, 3), (3, 2)] {
+            let its = Slot::all().filter(|slot| u64::from(slot.number()) % 2 == number % 2);
+            let claims = its.map(|slot| (slot, Epoch(0))).collect();
+            let (primary, in_sync) = (node(number), [node(other)].into_iter().collect());
+            apply(&mut brain, &Command::Assign { claims, primary, in_sync });
+        }
+        apply(&mut brain, &Command::Drain { node: node(1) });
+        let strike = wire::encode(&Command::RemoveMember { node: node(1) });
+        let struck = |brain: &mut Brain, now| {
+            outputs(brain, at(now)).contains(&Output::Propose(strike.clone()))
+        };
+        let hear = |brain: &mut Brain, number, now| {
+            let leader = brain.leader.as_mut();
+            assert!(leader.is_some_and(|leader| leader.grant(node(number), at(now))));
+        };
+        hear(&mut brain, 2, 4_900);
+        hear(&mut brain, 3, 4_900);
+        assert!(!struck(&mut brain, 4_950));
+        hear(&mut brain, 2, 4_990);
+        assert!(!struck(&mut brain, 5_000), "the other one may have crashed since");
+        hear(&mut brain, 3, 5_001);
+        assert!(struck(&mut brain, 5_050));
     }
 
     #[test]

@@ -85,8 +85,14 @@ impl LeaseClient {
 impl Brain {
     /// Asks for the lease when it is time.
     pub(super) fn tick_lease(&mut self, now: MonoTime) {
+        if now >= self.lease.next_ping {
+            self.ask_for_lease(now);
+        }
+    }
+
+    pub(super) fn ask_for_lease(&mut self, now: MonoTime) {
         // Whoever left the old log wants no lease of it any more.
-        if now < self.lease.next_ping || self.left || self.log_generation != self.generation {
+        if self.left || self.log_generation != self.generation {
             return;
         }
         self.lease.next_ping = now + LEASE_PING_INTERVAL;
@@ -152,6 +158,10 @@ impl Brain {
             deltas: self.deltas_since(ping.version),
         };
         self.send(from, Message::Pong(pong));
+        // Who has just joined waits for slots.
+        if self.leader.as_ref().is_some_and(|leader| leader.is_due(now)) {
+            self.lead(now);
+        }
     }
 
     /// Who asks to join holds the guard port of its address: a silent member that had this address has ended.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use slotmesh_control::{ClusterDelta, Command, MemberState};
-use slotmesh_slots::MonoTime;
+use slotmesh_control::{Command, Member, MemberState};
+use slotmesh_slots::{MonoTime, NodeId};
 
 use super::{Brain, NodeEvent};
 
@@ -26,7 +26,8 @@ impl Brain {
             // The last that holds anything. Whoever is about may be giving its slots to this node, or has to hear that it has left;
             // and while a witness is there, or when the heir crashed a moment ago, another one may come.
             let awaited = |lost| now.saturating_since(lost) < HEIR_WAIT;
-            if !self.sees_others() && !self.heir_lost.is_some_and(awaited) {
+            let drains = member.is_draining();
+            if !self.sees_others(drains) && !self.heir_lost.is_some_and(awaited) {
                 self.leave_now(now);
             }
         } else if member.state == MemberState::Up {
@@ -34,20 +35,22 @@ impl Brain {
         }
     }
 
-    /// What the members, which just changed by this, mean to one that leaves.
-    pub(super) fn see_heirs(&mut self, had_heir: bool, delta: &ClusterDelta, now: MonoTime) {
+    /// What the members that have just changed mean to one that leaves. `heirs` could take its slots before.
+    pub(super) fn see_heirs(&mut self, heirs: &[NodeId], now: MonoTime) {
+        let members = self.view.members();
         if self.view.has_heir(self.me) {
             self.heir_lost = None;
-        } else if had_heir {
-            // One that was drained is a member still.
-            let struck = delta.members.iter().any(|(_, member)| member.is_none());
-            self.heir_lost = struck.then_some(now);
+        } else if heirs.iter().any(|heir| !members.get(heir).is_some_and(Member::is_draining)) {
+            self.heir_lost = Some(now);
         }
     }
 
-    /// Whether anybody else of this cluster is about, or comes to join it.
-    fn sees_others(&self) -> bool {
-        let mut others = self.peers.with_generation(self.generation).chain(self.peers.candidates());
+    /// Whether anybody else of this cluster is about, or comes to join it; who leaves as this node does is nobody to wait for.
+    fn sees_others(&self, drains: bool) -> bool {
+        let leaves = |node| self.view.members().get(&node).is_some_and(Member::is_draining);
+        let others =
+            self.peers.with_generation(self.generation).filter(|&it| !(drains && leaves(it)));
+        let mut others = others.chain(self.peers.candidates());
         others.any(|node| node != self.me && self.peers.is_alive(node))
     }
 
@@ -110,6 +113,39 @@ mod tests {
         decide(&mut brain, &Command::RemoveMember { node: node(2) }, 20);
         brain.leave(at(30));
         assert!(brain.has_left());
+    }
+
+    /// As when a cluster is stopped a moment after a crash: nobody has anything to give to anybody.
+    #[test]
+    fn those_that_all_leave_do_not_wait_for_each_other() {
+        let mut brain = member();
+        let other = NodeId::from_random(2);
+        let meta = crate::message::Meta { info: info(2), generation: brain.generation };
+        brain.handle_peer(other, info(2).control, meta, at(0));
+        decide(&mut brain, &Command::AddMember { node: node(3), info: info(3) }, 1);
+        brain.leave(at(2));
+        decide(&mut brain, &Command::Drain { node: node(1) }, 2);
+        decide(&mut brain, &Command::Drain { node: node(2) }, 3);
+        decide(&mut brain, &Command::RemoveMember { node: node(3) }, 4);
+        assert!(brain.peers.is_alive(other));
+        assert!(!has_left(&mut brain, 10_003), "an heir may come");
+        assert!(has_left(&mut brain, 10_004));
+    }
+
+    /// The log of two was lost with the other one, and an operator has this one go on.
+    #[test]
+    fn an_heir_is_awaited_after_a_reform_too() {
+        let mut brain = member();
+        brain.leave(at(0));
+        let reform = Generation { cluster: 9, reform: 1 };
+        let state = brain.view.reformed(reform, &[node(1)].into());
+        let command = Command::Reform { state: Box::new(state) };
+        brain.adopt(reform, at(10));
+        let (_, delta) = slotmesh_control::ClusterState::new().apply(&command);
+        brain.handle_applied(&delta.unwrap(), at(10));
+        assert!(!brain.view.has_heir(node(1)), "{:?}", brain.view.members());
+        assert!(!has_left(&mut brain, 10_009));
+        assert!(has_left(&mut brain, 10_010));
     }
 
     #[test]

@@ -454,12 +454,12 @@ impl Brain {
     /// Takes over a committed delta if it fits and tells the data plane.
     fn advance(&mut self, delta: &ClusterDelta, now: MonoTime) {
         let before: BTreeSet<NodeId> = self.view.members().keys().copied().collect();
-        let had_heir = self.view.has_heir(self.me);
+        let heirs: Vec<NodeId> = self.view.heirs(self.me).collect();
         self.observe_absences(delta, now);
         if !self.view.advance(delta) {
             return;
         }
-        self.see_heirs(had_heir, delta, now);
+        self.see_heirs(&heirs, now);
         let lost = delta.lost_slots;
         for (node, member) in &delta.members {
             match member {
@@ -473,6 +473,7 @@ impl Brain {
         }
         if !before.contains(&self.me) && self.view.members().contains_key(&self.me) {
             self.tell_generation(now);
+            self.ask_for_lease(now);
         }
         self.history.push(delta.clone());
         self.data.apply_view(&self.view, delta, now);

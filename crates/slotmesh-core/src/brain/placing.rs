@@ -20,6 +20,15 @@ pub(super) struct Placing {
     planned_at: MonoTime,
     /// The version, the live members and the prompt ones that the last plan was made for.
     planned_for: Option<(u64, Vec<NodeId>, Vec<NodeId>)>,
+    /// Who may go, by the state of this version, and since when that is known.
+    dismissed: Option<Dismissed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Dismissed {
+    node: NodeId,
+    version: u64,
+    since: MonoTime,
 }
 
 impl Placing {
@@ -30,6 +39,7 @@ impl Placing {
             replaced: BTreeMap::new(),
             planned_at: MonoTime::ZERO,
             planned_for: None,
+            dismissed: None,
         }
     }
 
@@ -76,6 +86,8 @@ impl Brain {
         if leader.is_busy() {
             return;
         }
+        self.dismiss(now);
+        let Some(leader) = &mut self.leader else { return };
         let placing = &mut leader.placing;
         placing.forget_replaced(&self.view);
         let prompt: Vec<NodeId> =
@@ -91,13 +103,47 @@ impl Brain {
         if commands.is_empty() {
             commands = self.exchanged(&prompt);
         }
-        for command in commands {
-            // One that leaves goes when the control log can do without it: it may be the only voter.
-            let waits = matches!(&command, Command::RemoveMember { node } if self.is_needed(*node));
-            if !waits {
-                self.propose(&command);
+        let (dismissed, steps): (Vec<Command>, Vec<Command>) =
+            commands.into_iter().partition(|it| matches!(it, Command::RemoveMember { .. }));
+        self.note_dismissed(dismissed.first(), now);
+        steps.iter().for_each(|step| self.propose(step));
+    }
+
+    fn note_dismissed(&mut self, dismissal: Option<&Command>, now: MonoTime) {
+        let version = self.view.version();
+        let Some(leader) = &mut self.leader else { return };
+        leader.placing.dismissed = match dismissal {
+            Some(&Command::RemoveMember { node }) => {
+                let known = leader.placing.dismissed;
+                let known = known.filter(|it| it.node == node && it.version == version);
+                known.or(Some(Dismissed { node, version, since: now }))
             }
+            _ => None,
+        };
+    }
+
+    /// One that leaves goes when the control log can do without it: it may be the only voter.
+    fn dismiss(&mut self, now: MonoTime) {
+        let Some(dismissed) = self.leader.as_ref().and_then(|it| it.placing.dismissed) else {
+            return;
+        };
+        let node = dismissed.node;
+        if self.may_go(node, now) && !self.is_needed(node) {
+            self.propose(&Command::RemoveMember { node });
         }
+    }
+
+    /// Whether a node that drains has given everything away that others can have; and these were heard once more since that is known,
+    /// for with the node go the last copies beside theirs.
+    pub(super) fn may_go(&self, node: NodeId, now: MonoTime) -> bool {
+        let Some(leader) = &self.leader else { return false };
+        let dismissed = leader.placing.dismissed.filter(|it| it.node == node);
+        let dismissed = dismissed.filter(|it| it.version == self.view.version());
+        dismissed.is_some_and(|it| {
+            let heard =
+                |&other: &NodeId| other == node || leader.ledger.was_granted_since(other, it.since);
+            self.live_members(now).iter().all(heard)
+        })
     }
 
     fn planned(&self, live: &[NodeId], prompt: &[NodeId], now: MonoTime) -> Vec<Command> {

@@ -208,7 +208,7 @@ impl Scenario {
         let mut wishes = Vec::new();
         for crash in [1_000, 8_000, 15_000] {
             // Mostly while the one that came in its place is being filled.
-            let mut at = Duration::from_millis(crash + 2_000 + rng.random_range(0..900));
+            let mut at = Duration::from_millis(crash + 1_200 + rng.random_range(0..900));
             for _ in 0..2 {
                 for rebalance in
                     [Rebalance::Paused, Rebalance::On, Rebalance::Aborted, Rebalance::On]
@@ -224,7 +224,7 @@ impl Scenario {
         };
         let mut faults =
             vec![crash(1, Target::Any), crash(8, Target::Leader), crash(15, Target::Any)];
-        let began = [(3, Moment::AddCopy), (10, Moment::BeginMove), (17, Moment::BeginMove)];
+        let began = [(2, Moment::AddCopy), (9, Moment::BeginMove), (16, Moment::BeginMove)];
         for (second, moment) in began {
             let at = Duration::from_secs(second);
             let lasts = Duration::from_millis(rng.random_range(200..900));
