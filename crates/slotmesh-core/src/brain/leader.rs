@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use slotmesh_control::{
     Claim, ClusterState, Command, Failover, LeaseLedger, Member, NO_WITNESS_WAIT,
-    VOTER_REPLACE_AFTER, voters,
 };
 use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, SlotState, Version};
 
@@ -36,12 +35,6 @@ const HARD_OF_HEARING: Duration = Duration::from_millis(250);
 const DEAF: Duration = Duration::from_millis(500);
 const DEAF_AFTER: Duration = Duration::from_millis(500);
 
-/// Of so many any one may fail.
-const VOTERS_ENOUGH: usize = 3;
-
-/// How often voters may change; openraft dislikes more.
-const VOTERS_INTERVAL: Duration = Duration::from_secs(1);
-
 /// What only the leader remembers; forgotten when it leads no more.
 #[derive(Debug)]
 pub(super) struct Leader {
@@ -55,8 +48,8 @@ pub(super) struct Leader {
     survey: Survey,
     proposals: usize,
     pub(super) placing: Placing,
-    voters_changing: bool,
-    voters_changed: MonoTime,
+    pub(super) voters_changing: bool,
+    pub(super) voters_changed: MonoTime,
     next_round: MonoTime,
     /// When the lease of a silent primary is over, if that is before the next tick.
     lease_over: Option<MonoTime>,
@@ -503,87 +496,6 @@ impl Brain {
         if !stuck.is_empty() {
             self.propose(&Command::AbortMove { claims: stuck });
         }
-    }
-
-    /// Whether the others who vote are too few to decide without it.
-    pub(super) fn is_needed(&self, node: NodeId) -> bool {
-        let voters = &self.log.voters;
-        let others = self.alive_among(voters.iter().filter(|other| **other != node));
-        self.log.voters_changing || (voters.contains(&node) && others * 2 <= voters.len())
-    }
-
-    fn choose_voters(&mut self, now: MonoTime) {
-        let Some(leader) = &self.leader else { return };
-        let waited = now.saturating_since(leader.voters_changed) >= VOTERS_INTERVAL;
-        if leader.voters_changing || !waited {
-            return;
-        }
-        let current: BTreeSet<NodeId> = self.log.voters.iter().copied().collect();
-        let usable = |node: NodeId| {
-            let gone = self.peers.gone_since(node);
-            let dead = gone.is_some_and(|since| now.saturating_since(since) >= VOTER_REPLACE_AFTER);
-            let fit = node == self.me || current.contains(&node) || self.peers.is_alive(node);
-            fit && !dead && !self.peers.is_proven_dead(node)
-        };
-        let up = |node: &NodeId| self.view.members()[node].is_up() && usable(*node);
-        let few = self.view.members().keys().filter(|node| up(node)).count() < VOTERS_ENOUGH;
-        // With few others a single vote might be all that is left, and who leaves gives its slots away first.
-        let gives = |node: NodeId| few && !self.may_go(node, now);
-        let votes = |node: NodeId| {
-            let member = &self.view.members()[&node];
-            usable(node) && (member.is_up() || (member.is_draining() && gives(node)))
-        };
-        let wanted = self.with_leader(voters(&self.view, &current, votes), &current);
-        // What a leader before this one began has to be ended, whoever is wanted.
-        let half_done = self.log.voters_changing;
-        if (half_done || wanted != current) && self.may_vote(&wanted, &current, now) {
-            self.set_voters(wanted);
-        }
-    }
-
-    /// Where seats are given up, this node, which surely runs, keeps its own; unless it leaves or holds no slots.
-    fn with_leader(
-        &self,
-        mut wanted: BTreeSet<NodeId>,
-        current: &BTreeSet<NodeId>,
-    ) -> BTreeSet<NodeId> {
-        let stays = self.view.members().get(&self.me).is_some_and(|member| member.may_hold());
-        if stays && wanted.len() < current.len() && !wanted.contains(&self.me) {
-            wanted.pop_last();
-            wanted.insert(self.me);
-        }
-        wanted
-    }
-
-    /// Whether it is time for these voters.
-    ///
-    /// Who leaves gives its vote up at once to another. Where there is none it does so by going: until then one of the others
-    /// may still fail, and if that were the one that is to vote alone, nobody could ever decide anything again.
-    /// Most of the new ones were heard a moment ago: without a majority of them the change, once begun, is never decided.
-    fn may_vote(
-        &self,
-        wanted: &BTreeSet<NodeId>,
-        current: &BTreeSet<NodeId>,
-        now: MonoTime,
-    ) -> bool {
-        let leaves = |node: &NodeId| self.view.members().get(node).is_some_and(Member::is_draining);
-        let early = |node: &NodeId| leaves(node) && !self.is_needed(*node);
-        let too_early = wanted.len() < current.len() && current.iter().any(early);
-        let Some(leader) = &self.leader else { return false };
-        let heard = |node: &&NodeId| **node == self.me || leader.ledger.is_punctual(**node, now);
-        self.alive_among(wanted.iter().filter(heard)) * 2 > wanted.len() && !too_early
-    }
-
-    fn alive_among<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> usize {
-        let alive = |node| self.peers.is_alive(node) && !self.peers.is_proven_dead(node);
-        nodes.into_iter().filter(|&&node| node == self.me || alive(node)).count()
-    }
-
-    fn set_voters(&mut self, wanted: BTreeSet<NodeId>) {
-        if let Some(leader) = &mut self.leader {
-            leader.voters_changing = true;
-        }
-        self.outputs.push_back(Output::SetVoters(wanted.into_iter().collect()));
     }
 
     /// Members that hold a lease and are not being failed over.

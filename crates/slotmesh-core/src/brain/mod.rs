@@ -16,6 +16,7 @@ mod reform;
 mod seeds;
 #[cfg(test)]
 mod testing;
+mod voters;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
