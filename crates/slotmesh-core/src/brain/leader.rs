@@ -666,31 +666,68 @@ mod tests {
         assert_eq!(next(&mut brain, 5_050), (false, true));
     }
 
-    #[test]
-    fn who_leaves_goes_when_the_others_were_heard_once_more() {
+    /// Three members with two copies each, of which the first has given its roles to the others and can give nobody its copies.
+    fn dismissing(copies: &[u64]) -> Brain {
         let mut brain = leading(&[2, 3]);
         for (number, other) in [(2, 3), (3, 2)] {
             let its = Slot::all().filter(|slot| u64::from(slot.number()) % 2 == number % 2);
             let claims = its.map(|slot| (slot, Epoch(0))).collect();
-            let (primary, in_sync) = (node(number), [node(other)].into_iter().collect());
-            apply(&mut brain, &Command::Assign { claims, primary, in_sync });
+            let in_sync = copies.iter().copied().chain([other]).map(node).collect();
+            apply(&mut brain, &Command::Assign { claims, primary: node(number), in_sync });
         }
+        let round = brain.view.replicas_round();
+        let replicas = copies.len() as u8 + 1;
+        apply(&mut brain, &Command::SetReplicas { replicas, round });
         apply(&mut brain, &Command::Drain { node: node(1) });
+        brain
+    }
+
+    fn hear(brain: &mut Brain, number: u64, now: u64) {
+        let leader = brain.leader.as_mut();
+        assert!(leader.is_some_and(|leader| leader.grant(node(number), at(now))));
+    }
+
+    fn strikes(brain: &mut Brain, now: u64) -> bool {
         let strike = wire::encode(&Command::RemoveMember { node: node(1) });
-        let struck = |brain: &mut Brain, now| {
-            outputs(brain, at(now)).contains(&Output::Propose(strike.clone()))
-        };
-        let hear = |brain: &mut Brain, number, now| {
-            let leader = brain.leader.as_mut();
-            assert!(leader.is_some_and(|leader| leader.grant(node(number), at(now))));
-        };
-        hear(&mut brain, 2, 4_900);
-        hear(&mut brain, 3, 4_900);
-        assert!(!struck(&mut brain, 4_950));
+        let struck = outputs(brain, at(now)).contains(&Output::Propose(strike));
+        brain.handle_proposed(at(now));
+        struck
+    }
+
+    #[test]
+    fn who_leaves_with_the_last_copies_goes_when_the_others_were_heard_once_more() {
+        let mut brain = dismissing(&[1]);
+        [2, 3].into_iter().for_each(|number| hear(&mut brain, number, 4_900));
+        assert!(!strikes(&mut brain, 4_950));
         hear(&mut brain, 2, 4_990);
-        assert!(!struck(&mut brain, 5_000), "the other one may have crashed since");
+        assert!(!strikes(&mut brain, 5_000), "the other one may have crashed since");
         hear(&mut brain, 3, 5_001);
-        assert!(struck(&mut brain, 5_050));
+        assert!(!strikes(&mut dismissing(&[1]), 5_050));
+        assert!(strikes(&mut brain, 5_050));
+        assert!(!strikes(&mut brain, 5_250), "one of them has been silent for a moment");
+        // Nothing to be sure of.
+        let mut brain = dismissing(&[]);
+        [2, 3].into_iter().for_each(|number| hear(&mut brain, number, 4_900));
+        assert!(strikes(&mut brain, 4_950));
+    }
+
+    #[test]
+    fn who_leaves_goes_whatever_else_changes_all_the_time() {
+        let mut brain = dismissing(&[1]);
+        let mut struck = 0;
+        for now in (4_900..5_300).step_by(20) {
+            let round = brain.view.rebalance_round();
+            let rebalance = match now % 40 {
+                0 => slotmesh_control::Rebalance::Paused,
+                _ => slotmesh_control::Rebalance::On,
+            };
+            apply(&mut brain, &Command::SetRebalance { rebalance, round });
+            if now % 100 == 0 {
+                [2, 3].into_iter().for_each(|number| hear(&mut brain, number, now));
+            }
+            struck += usize::from(strikes(&mut brain, now));
+        }
+        assert!(struck > 0);
     }
 
     #[test]

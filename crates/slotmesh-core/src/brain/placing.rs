@@ -20,7 +20,7 @@ pub(super) struct Placing {
     planned_at: MonoTime,
     /// The version, the live members and the prompt ones that the last plan was made for.
     planned_for: Option<(u64, Vec<NodeId>, Vec<NodeId>)>,
-    /// Who may go, by the state of this version, and since when that is known.
+    /// Who may go, by the state of this version.
     dismissed: Option<Dismissed>,
 }
 
@@ -28,7 +28,10 @@ pub(super) struct Placing {
 struct Dismissed {
     node: NodeId,
     version: u64,
+    /// Since when each plan has said so.
     since: MonoTime,
+    /// Whether it holds copies to the end.
+    keeps: bool,
 }
 
 impl Placing {
@@ -86,63 +89,68 @@ impl Brain {
         if leader.is_busy() {
             return;
         }
-        self.dismiss(now);
-        let Some(leader) = &mut self.leader else { return };
         let placing = &mut leader.placing;
         placing.forget_replaced(&self.view);
         let prompt: Vec<NodeId> =
             live.iter().copied().filter(|node| leader.ledger.is_punctual(*node, now)).collect();
         let planned_for = Some((self.view.version(), live.clone(), prompt.clone()));
         let fresh = now.saturating_since(placing.planned_at) < OUTCOME_WAIT;
-        if placing.planned_for == planned_for && fresh {
-            return;
+        if placing.planned_for != planned_for || !fresh {
+            placing.planned_for = planned_for;
+            placing.planned_at = now;
+            self.plan_anew(&live, &prompt, now);
         }
-        placing.planned_for = planned_for;
-        placing.planned_at = now;
-        let mut commands = self.planned(&live, &prompt, now);
-        if commands.is_empty() {
-            commands = self.exchanged(&prompt);
-        }
-        let (dismissed, steps): (Vec<Command>, Vec<Command>) =
-            commands.into_iter().partition(|it| matches!(it, Command::RemoveMember { .. }));
-        self.note_dismissed(dismissed.first(), now);
-        steps.iter().for_each(|step| self.propose(step));
+        self.dismiss(now);
     }
 
-    fn note_dismissed(&mut self, dismissal: Option<&Command>, now: MonoTime) {
-        let version = self.view.version();
-        let Some(leader) = &mut self.leader else { return };
-        leader.placing.dismissed = match dismissal {
-            Some(&Command::RemoveMember { node }) => {
-                let known = leader.placing.dismissed;
-                let known = known.filter(|it| it.node == node && it.version == version);
-                known.or(Some(Dismissed { node, version, since: now }))
+    fn plan_anew(&mut self, live: &[NodeId], prompt: &[NodeId], now: MonoTime) {
+        let mut commands = self.planned(live, prompt, now);
+        if commands.is_empty() {
+            commands = self.exchanged(prompt);
+        }
+        let mut dismissed = None;
+        for command in commands {
+            match command {
+                Command::RemoveMember { node } => dismissed = Some(node),
+                command => self.propose(&command),
             }
-            _ => None,
-        };
+        }
+        self.note_dismissed(dismissed, now);
+    }
+
+    fn note_dismissed(&mut self, node: Option<NodeId>, now: MonoTime) {
+        let (version, table) = (self.view.version(), self.view.table());
+        let Some(leader) = &mut self.leader else { return };
+        let before = leader.placing.dismissed;
+        leader.placing.dismissed = node.map(|node| {
+            let since = before.filter(|it| it.node == node).map_or(now, |it| it.since);
+            let keeps = table.iter().any(|(_, held)| held.involves(node));
+            Dismissed { node, version, since, keeps }
+        });
     }
 
     /// One that leaves goes when the control log can do without it: it may be the only voter.
     fn dismiss(&mut self, now: MonoTime) {
-        let Some(dismissed) = self.leader.as_ref().and_then(|it| it.placing.dismissed) else {
-            return;
-        };
-        let node = dismissed.node;
+        let dismissed = self.leader.as_ref().and_then(|leader| leader.placing.dismissed);
+        let Some(node) = dismissed.map(|it| it.node) else { return };
         if self.may_go(node, now) && !self.is_needed(node) {
             self.propose(&Command::RemoveMember { node });
         }
     }
 
-    /// Whether a node that drains has given everything away that others can have; and these were heard once more since that is known,
-    /// for with the node go the last copies beside theirs.
+    /// Whether a node that drains has given everything away that others can have. Where it keeps copies that nobody has room for, all others
+    /// were heard once more since that is known: with the node go the last copies beside theirs.
     pub(super) fn may_go(&self, node: NodeId, now: MonoTime) -> bool {
         let Some(leader) = &self.leader else { return false };
         let dismissed = leader.placing.dismissed.filter(|it| it.node == node);
         let dismissed = dismissed.filter(|it| it.version == self.view.version());
         dismissed.is_some_and(|it| {
-            let heard =
-                |&other: &NodeId| other == node || leader.ledger.was_granted_since(other, it.since);
-            self.live_members(now).iter().all(heard)
+            let ledger = &leader.ledger;
+            let heard = |&other: &NodeId| {
+                let again = ledger.was_granted_since(other, it.since);
+                other == node || (again && ledger.is_punctual(other, now))
+            };
+            !it.keeps || self.live_members(now).iter().all(heard)
         })
     }
 

@@ -38,7 +38,7 @@ impl Brain {
         let up = |node: &NodeId| self.view.members()[node].is_up() && usable(*node);
         let few = self.view.members().keys().filter(|node| up(node)).count() < VOTERS_ENOUGH;
         // With few others a single vote might be all that is left, and who leaves gives its slots away first.
-        let gives = |node: NodeId| few && !self.may_go(node, now);
+        let gives = |node: NodeId| few && current.contains(&node) && !self.may_go(node, now);
         let votes = |node: NodeId| {
             let member = &self.view.members()[&node];
             usable(node) && (member.is_up() || (member.is_draining() && gives(node)))
