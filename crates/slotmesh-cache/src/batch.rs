@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use slotmesh_node::{CallOptions, Condition, Op, OpError, Reply};
 use slotmesh_slots::Slot;
@@ -19,10 +20,11 @@ use tokio::time::Instant;
 use crate::cache::{Cache, Inner, Written};
 use crate::chain::Chain;
 use crate::error::CacheError;
-use crate::flight::Outcome;
+use crate::flight::{Flight, Outcome};
 use crate::key::CacheKey;
-use crate::load::{Asking, Load, MayLoad, Turn, caught, surroundings};
+use crate::load::{Asking, Load, MayLoad, Turn, caught};
 use crate::loaded::Loaded;
+use crate::obtain::{Seen, surroundings};
 use crate::stats::Count;
 use crate::write::{PutUnderWay, Writing};
 
@@ -57,7 +59,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         }
         let answers = inner.execute_many(ops, CallOptions::default()).await;
         for ((at, ticket), answer) in asked.into_iter().zip(answers) {
-            let known = answer.and_then(|reply| inner.read_reply(ticket, reply));
+            let known = match answer.and_then(|reply| inner.read_reply(ticket, reply)) {
+                Ok(known) => inner.checked_found(known).await,
+                Err(error) => Err(error),
+            };
             found[at] = known.map(|known| inner.show_or_miss(&keys[at], known));
         }
         found
@@ -73,11 +78,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let inner = &*self.inner;
         let entries: Vec<(K, Arc<V>)> =
             entries.into_iter().map(|(key, value)| (key, value.into())).collect();
-        let ttl = inner.settings.ttl;
-        let begun = entries
-            .iter()
-            .map(|(key, value)| inner.begin_put(key, Arc::clone(value), ttl, Condition::Always));
-        inner.end_many(begun.collect(), PutUnderWay::end).await
+        let mut begun = Vec::with_capacity(entries.len());
+        for (key, value) in &entries {
+            let put = match inner.stamp_now(value).await {
+                Ok(stamp) => {
+                    let life = (inner.settings.ttl, stamp);
+                    inner.begin_put(key, Arc::clone(value), life, Condition::Always)
+                }
+                Err(error) => Err(error),
+            };
+            begun.push(put);
+        }
+        inner.end_many(begun, PutUnderWay::end).await
     }
 
     /// Removes many values, as [`Cache::invalidate`] does each; in the order of the keys.
@@ -123,25 +135,38 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ) -> Vec<Outcome<V>> {
         let mut loads = Vec::new();
         let begun: Vec<_> = keys.iter().map(|key| self.begin(key, &mut loads)).collect();
+        let loader = loader();
+        let again = &loader;
         if !loads.is_empty() {
             match surroundings() {
                 Ok((runtime, outer)) => {
-                    let inner = Arc::clone(&self.inner);
-                    let loader = loader();
+                    let (inner, loader) = (Arc::clone(&self.inner), Arc::clone(&loader));
                     drop(runtime.spawn(Batch { inner, outer, loader }.run(loads)));
                 }
                 // Their flights end with this error.
                 Err(_) => loads.clear(),
             }
         }
-        let soft = self.inner.settings.soft_timeout;
-        let outcomes = begun.into_iter().map(|begun| async move {
+        let outcomes = keys.iter().zip(begun).map(|(key, begun)| async move {
             match begun {
                 Begun::Over(outcome) => outcome,
-                Begun::Loads(flight) => self.within_hard_timeout(flight.outcome(soft)).await,
+                Begun::Loads(flight) => self.wait_for(&flight).await,
+                // By itself, if what is shown there is too old.
+                Begun::Joins(flight, cluster_key) => {
+                    match self.look_again(key, &cluster_key, &flight).await {
+                        Seen::Still => self.wait_for(&flight).await,
+                        Seen::Other(value) => Ok(value),
+                        Seen::Nothing => self.load_alone(key, again).await,
+                    }
+                }
             }
         });
         join_all(outcomes).await
+    }
+
+    async fn load_alone(&self, key: &K, loader: &ManyLoader<K, V>) -> Outcome<V> {
+        let loader = Arc::clone(loader);
+        self.obtain(key, |key| Box::new(move |_| Box::pin(load_one(loader, key)))).await
     }
 
     fn begin(&self, key: &K, loads: &mut Vec<Load<K, V>>) -> Begun<V> {
@@ -149,11 +174,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             Ok(value) => return Begun::Over(Ok(value)),
             Err(cluster_key) => cluster_key,
         };
-        match self.join(key, cluster_key, Chain::current()) {
-            Ok((flight, load)) => {
-                loads.extend(load);
+        // A batch is one load.
+        match self.join(key, &cluster_key, Chain::current().as_ref(), loads.is_empty()) {
+            Ok((flight, Some(load))) => {
+                loads.push(load);
                 Begun::Loads(flight)
             }
+            Ok((flight, None)) => Begun::Joins(flight, cluster_key),
             Err(error) => Begun::Over(Err(error)),
         }
     }
@@ -162,7 +189,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
 /// A key of a batch.
 enum Begun<V> {
     Over(Outcome<V>),
-    Loads(Arc<crate::flight::Flight<V>>),
+    /// The batch loads it.
+    Loads(Arc<Flight<V>>),
+    /// Somebody else does.
+    Joins(Arc<Flight<V>>, Bytes),
 }
 
 /// The loader of a batch, and what it is inside of.
@@ -197,15 +227,20 @@ impl<K: CacheKey, V: Send + Sync + 'static> Batch<K, V> {
             let ops = asking.iter().zip(&tickets).map(|((load, asking), ticket)| {
                 self.inner.load_op(load.cluster_key.clone(), *ticket, asking.terms)
             });
-            let options = self.inner.load_options(Duration::ZERO);
+            // Many take longer.
+            let patience = self.inner.settings.cluster_timeout * (asking.len() / 1_000) as u32;
+            let options = self.inner.load_options(patience);
             let answers = self.inner.execute_many(ops.collect(), options).await;
             let mut again = Vec::new();
             for (((load, mut asking), ticket), answer) in
                 asking.into_iter().zip(tickets).zip(answers)
             {
-                let answer = answer.and_then(|reply| self.inner.load_reply(ticket, reply));
+                let answer = match answer.and_then(|reply| self.inner.load_reply(ticket, reply)) {
+                    Ok(answer) => self.inner.checked_asked(answer).await,
+                    Err(error) => Err(error),
+                };
                 match load.hear(&mut asking, answer, asked) {
-                    Some(Turn::Over(outcome)) => load.landing.publish(outcome),
+                    Some(Turn::Over(ending)) => load.end(ending),
                     Some(Turn::Load(turn)) => mine.push((load, turn, asking.terms.token)),
                     None => again.push((load, asking)),
                 }
@@ -228,6 +263,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Batch<K, V> {
         let inside = mine.iter().fold(self.outer.clone(), |outer, (load, ..)| {
             Some(Chain::new(outer, cache, load.cluster_key.clone()))
         });
+        let at = self.inner.mark_time().await.ok().flatten();
         let loader = &self.loader;
         let work = async {
             let _turn = match self.outer {
@@ -249,7 +285,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Batch<K, V> {
                 Ok(found) => Ok(found.remove(&load.key).unwrap_or_else(Loaded::missing)),
                 Err(error) => Err(error.clone()),
             };
-            load.land(turn, token, loaded)
+            load.land(turn, (token, at), loaded)
         });
         join_all(landed).await;
     }

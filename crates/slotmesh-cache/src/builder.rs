@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slotmesh_node::{Ack, Node};
+use slotmesh_slots::Class;
 
 use crate::cache::{Cache, OwnLoaders};
 use crate::codec::{Bincode, Codec};
 use crate::error::CacheError;
 use crate::key::CacheKey;
 use crate::loaded::Loaded;
+use crate::marks::TagsOf;
 use crate::near::Limits;
 use crate::{batch, load};
 
@@ -27,6 +29,7 @@ impl Caches for Node {
             settings: Settings::new(name),
             codec: Bincode,
             loaders: (None, None),
+            tags: None,
         }
     }
 }
@@ -38,6 +41,7 @@ pub struct CacheBuilder<K, V, C = Bincode> {
     settings: Settings,
     codec: C,
     loaders: OwnLoaders<K, V>,
+    tags: Option<TagsOf<V>>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +55,7 @@ pub(crate) struct Settings {
     pub(crate) stale_while_revalidate: Duration,
     pub(crate) stale_if_error: Duration,
     pub(crate) ack: Ack,
+    pub(crate) class: Class,
     pub(crate) l1: Option<L1>,
     pub(crate) load_timeout: Duration,
     pub(crate) soft_timeout: Option<Duration>,
@@ -72,6 +77,7 @@ impl Settings {
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
             ack: Ack::All,
+            class: Class::Cache,
             l1: Some(L1::default()),
             load_timeout: Duration::from_secs(30),
             soft_timeout: None,
@@ -79,6 +85,24 @@ impl Settings {
             concurrent_loads_max: 128,
             cluster_timeout: Duration::from_millis(250),
             error_backoff: None,
+        }
+    }
+
+    /// None so long that sums of them, or what an entry carries, would not hold it.
+    fn limit_times(&mut self) {
+        for stale in [&mut self.stale_while_revalidate, &mut self.stale_if_error] {
+            *stale = (*stale).min(STALE_MAX);
+        }
+        self.load_timeout = self.load_timeout.min(TIME_MAX);
+        self.cluster_timeout = self.cluster_timeout.min(TIME_MAX);
+        for time in [
+            &mut self.ttl,
+            &mut self.negative_ttl,
+            &mut self.soft_timeout,
+            &mut self.hard_timeout,
+            &mut self.error_backoff,
+        ] {
+            *time = time.map(|time| time.min(TIME_MAX));
         }
     }
 
@@ -93,7 +117,8 @@ impl Settings {
         self.error_backoff.unwrap_or(pause)
     }
 
-    fn check(self) -> Result<Self, CacheError> {
+    pub(crate) fn check(mut self) -> Result<Self, CacheError> {
+        self.limit_times();
         let mut problems = Vec::new();
         let mut check = |fine: bool, problem: &str| {
             if !fine {
@@ -127,6 +152,12 @@ impl Settings {
 
 /// How long what is known is shown after a failed load before it is tried again, unless that is set.
 const BACKOFF_OF_SHOWN: Duration = Duration::from_secs(1);
+
+/// Times above it are taken for this: ten years.
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// How long anything can be stale: what an entry carries in milliseconds, 49 days.
+const STALE_MAX: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// A name is part of every key.
 const NAME_BYTES_MAX: usize = 64;
@@ -238,9 +269,9 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         self
     }
 
-    /// For how long after its time is up [`Cache::get_or_load`] shows a value when the load fails, or takes longer than
-    /// [`soft_timeout`](Self::soft_timeout). The cluster keeps values for so much longer. What was invalidated or overwritten is
-    /// never shown. The load is tried again after [`error_backoff`](Self::error_backoff).
+    /// For how long after its time is up, 49 days at most, [`Cache::get_or_load`] shows a value when the load fails, or takes longer than
+    /// [`soft_timeout`](Self::soft_timeout). The cluster keeps values for so much longer. What was invalidated or overwritten is not
+    /// shown, beyond what [`L1::max_staleness`] allows. The load is tried again after [`error_backoff`](Self::error_backoff).
     pub fn stale_if_error(mut self, window: Duration) -> Self {
         self.settings.stale_if_error = window;
         self
@@ -279,8 +310,8 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
     }
 
     /// How long a caller of [`Cache::get_or_load`] waits at most, for the cluster and the load together, before it gets
-    /// [`CacheError::TimedOut`]. The load goes on, and serves who comes next. By default that is `load_timeout` and a few times
-    /// `cluster_timeout`.
+    /// [`CacheError::TimedOut`]. The load goes on, and serves who comes next. By default that may be twice the `load_timeout` and a few times
+    /// `cluster_timeout`: another node's load is waited for, and if nothing comes of that this one's own begins.
     pub fn hard_timeout(mut self, timeout: Duration) -> Self {
         self.settings.hard_timeout = Some(timeout);
         self
@@ -333,9 +364,24 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         self
     }
 
+    /// Gives values tags, by which [`Cache::invalidate_tag`] removes them together, and lets [`Cache::clear`] and [`Cache::expire_all`] work; `|_|
+    /// []` where only those are wanted. A read then looks at the marks of the whole cache and of each tag: in L1 some 40 ns for each, and
+    /// where a mark is not there yet, or there is no L1, a read of the cluster for each. Set it on all nodes: those without show what was
+    /// invalidated, and what they write is not shown by the others. A value has 255 tags at most.
+    pub fn tags<F, I, T>(mut self, tags: F) -> Self
+    where
+        F: Fn(&V) -> I + Send + Sync + 'static,
+        I: IntoIterator<Item = T>,
+        T: Into<String>,
+    {
+        self.tags = Some(Arc::new(move |value| tags(value).into_iter().map(Into::into).collect()));
+        self
+    }
+
     /// How values become bytes; [`Bincode`] by default.
     pub fn codec<D>(self, codec: D) -> CacheBuilder<K, V, D> {
-        CacheBuilder { node: self.node, settings: self.settings, codec, loaders: self.loaders }
+        let Self { node, settings, loaders, tags, .. } = self;
+        CacheBuilder { node, settings, codec, loaders, tags }
     }
 
     /// The cache.
@@ -347,7 +393,13 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         V: Send + Sync + 'static,
         C: Codec<V>,
     {
-        Ok(Cache::new(self.node, self.settings.check()?, Arc::new(self.codec), self.loaders))
+        Ok(Cache::new(
+            self.node,
+            self.settings.check()?,
+            Arc::new(self.codec),
+            self.loaders,
+            self.tags,
+        ))
     }
 }
 

@@ -2,16 +2,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_coherence::{KeyHasher, Sink, Watcher};
+use slotmesh_coherence::{KeyHasher, Watcher};
 use slotmesh_node::{
     CallOptions, CoarseClock, Condition, LoadEnd, LoadTerms, Node, Op, OpError, PutOptions, Reply,
     Value,
 };
-use slotmesh_slots::{Seq, Slot, Version};
+use slotmesh_slots::{Slot, Version};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::batch::ManyLoader;
-use crate::builder::{L1, Settings};
+use crate::builder::Settings;
 use crate::codec::{Codec, CodecError};
 use crate::envelope;
 use crate::error::CacheError;
@@ -19,12 +19,11 @@ use crate::flight::Flights;
 use crate::key::CacheKey;
 use crate::known::{Age, Known, Lifetime};
 use crate::load::OwnLoader;
-use crate::near::{Cover, Fresh, InNear, Lookup, Near, Ticket, hash_of};
+use crate::marks::{Marks, Stamp, Standing, TagsOf};
+use crate::near::{Cover, InNear, Lookup, Ticket, hash_of};
 use crate::stats::{CacheStats, Count, Counters};
+use crate::tier::{FOR_EVER, Shown, Tier};
 use crate::write::Writing;
-
-/// How long L1 keeps what lives for ever.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Of the time until a value that is due to be loaded anew is stale, the part for which L1 keeps it where nobody loads it.
 const DUE_SHARE: u32 = 4;
@@ -63,25 +62,12 @@ pub(crate) struct Inner<K: CacheKey, V> {
     prefix: Box<[u8]>,
     hasher: KeyHasher,
     near: Option<Arc<Tier<K, V>>>,
+    pub(crate) marks: Option<Marks<V>>,
     pub(crate) flights: Arc<Flights<K, V>>,
     pub(crate) turns: Semaphore,
     pub(crate) counters: Counters,
     /// L1's time.
     clock: CoarseClock,
-}
-
-/// L1, and the loads whose outcome would go there.
-struct Tier<K: CacheKey, V> {
-    near: Near<K, V>,
-    flights: Arc<Flights<K, V>>,
-    ttl_max: Duration,
-}
-
-impl<K: CacheKey, V: Send + Sync> Sink for Tier<K, V> {
-    fn invalidate(&self, slot: Slot, seq: Seq, hash: u64) {
-        self.near.invalidate(slot, seq, hash);
-        self.flights.forget(hash);
-    }
 }
 
 /// Where a value that is asked for goes in L1, if there is one: its ticket, and who speaks for it.
@@ -99,18 +85,31 @@ pub(crate) enum Asked<V> {
     Ended(LoadEnd),
 }
 
+/// What was loaded, and how it is kept.
+pub(crate) struct Fill<V> {
+    pub(crate) value: Option<Arc<V>>,
+    pub(crate) lifetime: Lifetime,
+    /// The time of the marks before it was loaded.
+    pub(crate) at: Option<u64>,
+    /// Tags that the loader added.
+    pub(crate) tags: Vec<String>,
+}
+
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     pub(crate) fn new(
         node: Node,
         settings: Settings,
         codec: Arc<dyn Codec<V>>,
         (loader, loader_many): OwnLoaders<K, V>,
+        tags: Option<TagsOf<V>>,
     ) -> Self {
         let loads = settings.concurrent_loads_max.min(Semaphore::MAX_PERMITS);
         let prefix = format!("{}:{}:", settings.name, settings.schema).into_bytes();
         let hasher = KeyHasher::new(node.key_seed(), &prefix);
         let flights = Arc::new(Flights::new(loads.saturating_mul(1 + WAITING_PER_LOAD)));
-        let near = settings.l1.map(|l1| new_tier(&node, l1, hasher, &flights));
+        let tier = |l1| Tier::new(&node, l1, hasher, &flights, tags.is_some());
+        let near = settings.l1.map(tier);
+        let marks = tags.map(|tags| Marks::new(&node, &settings, tags, hasher));
         let inner = Inner {
             clock: node.clock(),
             node,
@@ -120,6 +119,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             prefix: prefix.into(),
             hasher,
             near,
+            marks,
             flights,
             turns: Semaphore::new(loads),
             counters: Counters::default(),
@@ -143,11 +143,12 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let ticket = inner.ticket(key, Slot::of_key(&cluster_key));
         let op = Inner::<K, V>::read_op(cluster_key, ticket);
         let reply = inner.execute(op, CallOptions::default()).await?;
-        Ok(inner.show_or_miss(key, inner.read_reply(ticket, reply)?))
+        let found = inner.checked_found(inner.read_reply(ticket, reply)?).await?;
+        Ok(inner.show_or_miss(key, found))
     }
 
     /// Writes a value that lives as long as the cache's `ttl` says. This process sees it from the return on, other nodes'
-    /// L1 after at most their [`max_staleness`](L1::max_staleness). Loads under way neither overwrite it nor are joined any more.
+    /// L1 after at most their [`max_staleness`](crate::L1::max_staleness). Loads under way neither overwrite it nor are joined any more.
     ///
     /// Dropping the future leaves open whether the write happens.
     ///
@@ -189,7 +190,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Counts of what this cache did in this process.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
-        let size = self.inner.near.as_ref().map(|tier| tier.near.size());
+        let size = self.inner.near.as_ref().map(|tier| tier.size());
         let (l1_entries, l1_bytes) = size.unwrap_or_default();
         CacheStats { l1_entries, l1_bytes, ..self.inner.counters.snapshot() }
     }
@@ -218,7 +219,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
 
     pub(crate) fn near_lookup(&self, key: &K) -> Lookup<V> {
         let Some(tier) = &self.near else { return Lookup::Nothing };
-        let found = tier.near.lookup(key, self.clock.at_most());
+        let found = tier.lookup(key, self.clock.at_most(), self.marks.as_ref());
         if !matches!(found, Lookup::Nothing) {
             self.counters.add(Count::L1Hit);
         }
@@ -227,12 +228,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
 
     /// What L1 has, without counting that as a use.
     pub(crate) fn near_peek(&self, key: &K) -> Option<InNear<V>> {
-        self.near.as_ref()?.near.peek(key, self.clock.at_most())
+        self.near.as_ref()?.peek(key, self.clock.at_most(), self.marks.as_ref())
     }
 
     /// What may be shown in want of better, where the cluster cannot be asked.
     pub(crate) fn near_spare(&self, key: &K) -> Option<Option<Arc<V>>> {
-        match self.near.as_ref()?.near.get_stale(key, self.clock.at_most()) {
+        let marks = self.marks.as_ref();
+        match self.near.as_ref()?.spare(key, self.clock.at_most(), marks) {
             Lookup::Value(value) => Some(Some(value)),
             Lookup::Absent => Some(None),
             Lookup::Nothing => None,
@@ -246,7 +248,13 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
             return None;
         }
         let spot = self.own_spot(key, slot);
-        Some((self.decode(&self.node.get_now(cluster_key)??)?, spot))
+        let known = self.decode(&self.node.get_now(cluster_key)??)?;
+        let standing = match (&self.marks, &known.stamp) {
+            (None, _) => Standing::Holds,
+            (Some(marks), Some(stamp)) => marks.at_hand(stamp)?,
+            (Some(_), None) => Standing::Gone,
+        };
+        Some((standing.of(known)?, spot))
     }
 
     /// What there is now, also for L1; `None` if its time is up.
@@ -254,7 +262,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         let fresh = match known.age(&self.settings) {
             Age::Fresh => known.fresh(&self.settings, self.near_ttl_max()),
             // Not for all of what is left: who loads should find it due.
-            Age::Due => known.shown(known.fresh_for()? / DUE_SHARE, &self.settings),
+            Age::Due => {
+                let some = (known.fresh_for()? / DUE_SHARE).min(self.near_ttl_max());
+                known.shown(some, &self.settings)
+            }
             Age::Stale | Age::Spare | Age::Over => return None,
         };
         self.counters.add(Count::ClusterHit);
@@ -347,7 +358,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         match (reply, &self.near) {
             (Reply::Watched { owner, stream, found }, Some(tier)) => {
                 let by = Watcher { node: self.node.id(), stream };
-                let cover = |ticket| (ticket, tier.near.admit(ticket, owner, by));
+                let cover = |ticket| (ticket, tier.admit(ticket, owner, by));
                 (*found, ticket.map(cover))
             }
             (reply, _) => (reply, ticket.map(|ticket| (ticket, Cover::Nobody))),
@@ -359,8 +370,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         let tier = self.near.as_ref()?;
         // Before the ticket: what was told of before is no news.
         let _told = self.node.watch_own(slot);
-        let ticket = tier.near.ticket(key, slot, self.clock.at_least());
-        Some((ticket, tier.near.own_cover(ticket)))
+        let ticket = tier.ticket(key, slot, self.clock.at_least());
+        Some((ticket, tier.own_cover(ticket)))
     }
 
     /// Puts what was loaded where nothing was, if nothing came in between; whether it did. Whoever loaded it has it already: a
@@ -369,11 +380,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         &self,
         key: &K,
         cluster_key: Bytes,
-        value: Option<Arc<V>>,
-        lifetime: &Lifetime,
+        fill: Fill<V>,
         (spot, condition): (Spot, Option<Condition>),
     ) -> bool {
-        let Ok(sealed) = self.seal(value.as_deref(), lifetime) else {
+        let Fill { value, lifetime, at, tags } = fill;
+        let stamp = match self.stamp(at, value.as_deref(), &tags).await {
+            Ok(stamp) if stamp.is_some() || self.marks.is_none() => stamp,
+            // What cannot be told to be gone later is not kept.
+            _ => return false,
+        };
+        let Ok(sealed) = self.seal(value.as_deref(), &lifetime, stamp.as_ref()) else {
             self.counters.add(Count::Undecodable);
             return false;
         };
@@ -402,7 +418,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
             }
         };
         let (left, times) = (lifetime.kept, lifetime.times);
-        self.keep(key, spot, &Known { value, version, left, times, bytes });
+        self.keep(key, spot, &Known { value, version, left, times, bytes, stamp });
         version != Version::default()
     }
 
@@ -419,15 +435,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
 
     pub(crate) fn ticket(&self, key: &K, slot: Slot) -> Option<Ticket> {
         let tier = self.near.as_ref()?;
-        Some(tier.near.ticket(key, slot, self.clock.at_least()))
+        Some(tier.ticket(key, slot, self.clock.at_least()))
     }
 
     pub(crate) fn seal(
         &self,
         value: Option<&V>,
         lifetime: &Lifetime,
+        stamp: Option<&Stamp>,
     ) -> Result<Vec<u8>, CodecError> {
-        envelope::seal(&*self.codec, self.settings.schema, value, lifetime.times)
+        envelope::seal(&*self.codec, self.settings.schema, value, lifetime.times, stamp)
     }
 
     pub(crate) fn decode(&self, found: &Value) -> Option<Known<V>> {
@@ -438,6 +455,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
             left: found.ttl,
             times: opened.times,
             bytes: found.value.len() + self.prefix.len(),
+            stamp: opened.stamp,
         })
     }
 
@@ -455,9 +473,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         self.near_fill(key, spot, known.fresh(&self.settings, self.near_ttl_max()));
     }
 
-    pub(crate) fn near_fill(&self, key: &K, spot: Spot, fresh: Fresh<V>) {
+    pub(crate) fn near_fill(&self, key: &K, spot: Spot, shown: Shown<V>) {
         if let (Some(tier), Some((ticket, cover))) = (&self.near, spot) {
-            tier.near.fill(key, ticket, fresh, cover);
+            tier.fill(key, ticket, shown, cover);
         }
     }
 
@@ -487,39 +505,25 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         }
     }
 
-    /// A write of this key begins, in L1: see [`Near::begin_write`].
+    /// A write of this key begins, in L1: see [`Near::begin_write`](crate::near::Near::begin_write).
     pub(crate) fn near_begin_write(&self, key: &K, cluster_key: &[u8]) -> Option<Ticket> {
         let tier = self.near.as_ref()?;
         let slot = Slot::of_key(cluster_key);
         // So that what is written can stay, if this node owns the slot; others tell only of slots that were read.
         let _told = self.node.watch_own(slot);
-        Some(tier.near.begin_write(key, slot, self.clock.at_least()))
+        Some(tier.begin_write(key, slot, self.clock.at_least()))
     }
 
     /// It has ended; `written` is what it wrote, if that is known.
-    pub(crate) fn near_end_write(&self, key: &K, ticket: Ticket, written: Option<Fresh<V>>) {
+    pub(crate) fn near_end_write(&self, key: &K, ticket: Ticket, written: Option<Shown<V>>) {
         if let Some(tier) = &self.near {
-            tier.near.end_write(key, ticket, written);
+            tier.end_write(key, ticket, written);
         }
     }
 
     pub(crate) fn write_options(&self) -> CallOptions {
         CallOptions { ack: self.settings.ack, retry_ambiguous: true, ..CallOptions::default() }
     }
-}
-
-fn new_tier<K: CacheKey, V: Send + Sync + 'static>(
-    node: &Node,
-    l1: L1,
-    hasher: KeyHasher,
-    flights: &Arc<Flights<K, V>>,
-) -> Arc<Tier<K, V>> {
-    let subscriber = node.subscriber();
-    let near = Near::new(l1.limits, hasher, Arc::clone(subscriber), l1.max_staleness);
-    let ttl_max = l1.ttl.unwrap_or(FOR_EVER).min(FOR_EVER);
-    let tier = Arc::new(Tier { near, flights: Arc::clone(flights), ttl_max });
-    subscriber.register(&(Arc::clone(&tier) as Arc<dyn Sink>), l1.max_staleness);
-    tier
 }
 
 pub(crate) fn odd_reply() -> CacheError {

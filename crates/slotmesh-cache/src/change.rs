@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use slotmesh_node::{CallOptions, Condition, ExpireCondition, Op, Reply};
+use slotmesh_node::{CallOptions, Condition, Op, Reply};
 use slotmesh_slots::Version;
 
 use crate::cache::{Cache, Inner, Written, odd_reply};
 use crate::error::CacheError;
 use crate::key::CacheKey;
-use crate::known::{Known, Lifetime};
+use crate::known::Known;
 use crate::write::Writing;
 
 /// How often an update is tried when others come in between: each time one of them gets on, so that many get on slowly, but surely.
@@ -58,7 +58,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         }
         let op = Op::Get { key: inner.cluster_key(key) };
         match inner.node.execute(op, CallOptions::default()).await? {
-            Reply::Value(found) => Ok(inner.decode(&found).map(|known| inner.peeked(known))),
+            Reply::Value(found) => match inner.decode(&found) {
+                Some(known) => Ok(inner.checked(known).await?.map(|known| inner.peeked(known))),
+                None => Ok(None),
+            },
             Reply::Missing { .. } => Ok(None),
             _ => Err(odd_reply()),
         }
@@ -78,7 +81,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         version: Option<Version>,
     ) -> Result<Written, CacheError> {
         let inner = &*self.inner;
-        let (op, put) = inner.begin_put(key, value.into(), inner.settings.ttl, has(version))?;
+        let value = value.into();
+        let life = (inner.settings.ttl, inner.stamp_now(&value).await?);
+        let (op, put) = inner.begin_put(key, value, life, has(version))?;
         put.end(&inner.execute(op, inner.once_options()).await?)
     }
 
@@ -102,7 +107,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             let attempt = match (change(value), version) {
                 (None, None) => return Ok(None),
                 (None, Some(version)) => inner.remove(key, version).await?,
-                (Some(value), version) => inner.replace(key, Arc::new(value), version).await?,
+                (Some(value), version) => {
+                    inner.replace(key, Arc::new(value), version, inner.settings.ttl).await?
+                }
             };
             match attempt {
                 Attempt::Done(value) => return Ok(value),
@@ -112,24 +119,24 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Err(CacheError::Contended { attempts: ATTEMPTS })
     }
 
-    /// Lets a value live for so long from now on; false if there is none.
+    /// Lets a value live for so long from now on; false if there is no fresh one. It is read and written again, on condition that nobody
+    /// changed it meanwhile.
     ///
     /// Dropping the future leaves open whether it happens.
     ///
     /// # Errors
-    /// As for [`Cache::put`].
+    /// As for [`Cache::update`].
     pub async fn touch(&self, key: &K, ttl: Duration) -> Result<bool, CacheError> {
         let inner = &*self.inner;
-        let cluster_key = inner.cluster_key(key);
-        let writing = Writing::begin(inner, key, &cluster_key);
-        let ttl = Lifetime::new(Some(ttl), &inner.settings).kept;
-        let op = Op::Expire { key: cluster_key, ttl, condition: ExpireCondition::Always };
-        let reply = inner.execute(op, inner.write_options()).await?;
-        writing.end(None);
-        match reply {
-            Reply::Expire { applied } => Ok(applied),
-            _ => Err(odd_reply()),
+        let mut current = inner.current(key).await?;
+        for _ in 0..ATTEMPTS {
+            let Some(Current { version, value: Some(value) }) = current else { return Ok(false) };
+            match inner.replace(key, value, Some(version), Some(ttl)).await? {
+                Attempt::Done(_) => return Ok(true),
+                Attempt::TooLate(now) => current = now,
+            }
         }
+        Err(CacheError::Contended { attempts: ATTEMPTS })
     }
 }
 
@@ -170,16 +177,19 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     async fn current(&self, key: &K) -> Result<Option<Current<V>>, CacheError> {
         let op = Op::Get { key: self.cluster_key(key) };
         match self.execute(op, CallOptions::default()).await? {
-            Reply::Value(found) => Ok(Some(self.fresh_of(&found))),
+            Reply::Value(found) => Ok(Some(self.fresh_of(&found).await?)),
             Reply::Missing { .. } => Ok(None),
             _ => Err(odd_reply()),
         }
     }
 
-    fn fresh_of(&self, found: &slotmesh_node::Value) -> Current<V> {
-        let known = self.decode_last(found);
+    async fn fresh_of(&self, found: &slotmesh_node::Value) -> Result<Current<V>, CacheError> {
+        let known = match self.decode_last(found) {
+            Some(known) => self.checked(known).await?,
+            None => None,
+        };
         let fresh = known.filter(|known| known.age(&self.settings).is_fresh());
-        Current { version: found.version, value: fresh.and_then(|known| known.value) }
+        Ok(Current { version: found.version, value: fresh.and_then(|known| known.value) })
     }
 
     /// Writes over this version, or nothing.
@@ -188,16 +198,21 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         key: &K,
         value: Arc<V>,
         version: Option<Version>,
+        ttl: Option<Duration>,
     ) -> Result<Attempt<V>, CacheError> {
-        let ttl = self.settings.ttl;
-        let (op, put) = self.begin_put(key, Arc::clone(&value), ttl, has(version))?;
+        let life = (ttl, self.stamp_now(&value).await?);
+        let (op, put) = self.begin_put(key, Arc::clone(&value), life, has(version))?;
         match self.execute(with_previous(op), self.once_options()).await? {
             Reply::Previous { applied: true, copies, version, .. } => {
                 put.done(copies, version);
                 Ok(Attempt::Done(Some(value)))
             }
             Reply::Previous { applied: false, previous, .. } => {
-                Ok(Attempt::TooLate(previous.map(|found| self.fresh_of(&found))))
+                let now = match previous {
+                    Some(found) => Some(self.fresh_of(&found).await?),
+                    None => None,
+                };
+                Ok(Attempt::TooLate(now))
             }
             _ => Err(odd_reply()),
         }

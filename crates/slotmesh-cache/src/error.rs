@@ -37,6 +37,9 @@ pub enum CacheError {
     /// The cache was built without a loader, so there is none to call.
     #[error("the cache has no loader")]
     NoLoader,
+    /// The cache was built without [`tags`](crate::CacheBuilder::tags), so its values cannot be invalidated together.
+    #[error("the cache was built without tags")]
+    NoTags,
     /// The runtime that carried the load was shut down, or there is none around this call. Nothing was cached.
     #[error("no runtime carries the load to its end")]
     LoadAborted,

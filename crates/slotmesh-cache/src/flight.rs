@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use hashbrown::HashTable;
 use parking_lot::Mutex;
+use slotmesh_slots::Version;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::CacheError;
 use crate::key::CacheKey;
@@ -22,8 +23,24 @@ enum Progress<V> {
     UnderWay,
     /// Under way, and there is this to show to who will not wait any longer.
     Spare(Option<Arc<V>>),
-    /// It has an outcome, which may be followed by a newer one.
+    /// It is under way or rests, and this is shown meanwhile.
+    Shown(Old<V>),
+    /// It has an outcome.
     Landed(Outcome<V>),
+}
+
+/// Something that is to be loaded anew, as the cluster had it a while ago.
+pub(crate) struct Old<V> {
+    pub(crate) value: Option<Arc<V>>,
+    pub(crate) version: Version,
+    /// Before it was asked for.
+    pub(crate) asked: Instant,
+}
+
+impl<V> Clone for Old<V> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), version: self.version, asked: self.asked }
+    }
 }
 
 /// A load under way, and those who wait for it. It goes on without any.
@@ -35,20 +52,42 @@ impl<V> Flight<V> {
         let mut progress = self.0.subscribe();
         let mut is_impatient = false;
         if let Some(patience) = soft_timeout {
-            let landed = progress.wait_for(|progress| matches!(progress, Progress::Landed(_)));
+            let is_over = |it: &Progress<V>| matches!(it, Progress::Shown(_) | Progress::Landed(_));
+            let landed = progress.wait_for(is_over);
             is_impatient = timeout(patience, landed).await.is_err();
         }
         let is_enough = |progress: &Progress<V>| match progress {
             Progress::UnderWay => false,
             Progress::Spare(_) => is_impatient,
-            Progress::Landed(_) => true,
+            Progress::Shown(_) | Progress::Landed(_) => true,
         };
         let shown = progress.wait_for(is_enough).await;
         match shown.as_deref() {
             Ok(Progress::Landed(outcome)) => outcome.clone(),
-            Ok(Progress::Spare(value)) => Ok(value.clone()),
+            Ok(Progress::Spare(value) | Progress::Shown(Old { value, .. })) => Ok(value.clone()),
             _ => Err(CacheError::LoadAborted),
         }
+    }
+
+    /// The version of what is shown in place of an outcome, if that was asked for longer ago than this.
+    pub(crate) fn shown_since(&self, bound: Duration) -> Option<Version> {
+        match &*self.0.borrow() {
+            Progress::Shown(old) if old.asked.elapsed() >= bound => Some(old.version),
+            _ => None,
+        }
+    }
+
+    /// What is shown was the same when it was asked for at this time.
+    pub(crate) fn is_still(&self, version: Version, asked: Instant) {
+        self.0.send_if_modified(|progress| {
+            if let Progress::Shown(old) = progress
+                && old.version == version
+            {
+                old.asked = old.asked.max(asked);
+            }
+            // Nobody waits for that.
+            false
+        });
     }
 }
 
@@ -68,6 +107,14 @@ struct UnderWay<K, V> {
     flight: Arc<Flight<V>>,
     /// Whether what it loads may be outdated, so that nobody joins it any more.
     forgotten: bool,
+    /// It has landed, and shows something old until then: it is not to be tried again before.
+    rests_until: Option<Instant>,
+}
+
+impl<K, V> UnderWay<K, V> {
+    fn is_over(&self, now: Instant) -> bool {
+        self.forgotten || self.rests_until.is_some_and(|until| until <= now)
+    }
 }
 
 /// What [`Flights::join`] came to.
@@ -84,22 +131,32 @@ impl<K: CacheKey, V> Flights<K, V> {
         Self { shards, under_way: AtomicUsize::new(0), max }
     }
 
-    /// Joins the load of this key, or begins one.
-    pub(crate) fn join(self: &Arc<Self>, hash: u64, key: &K) -> Result<Joined<K, V>, CacheError> {
+    /// Joins the load of this key, or begins one, `counted` among those that there may be.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        hash: u64,
+        key: &K,
+        counted: bool,
+    ) -> Result<Joined<K, V>, CacheError> {
+        let now = Instant::now();
+        // Dropped after the lock.
+        let mut rested = Vec::new();
         let mut shard = self.shard(hash).lock();
+        take_rested(&mut shard, now, &mut rested);
         let is = |other: &UnderWay<K, V>| other.key == *key;
         let found = shard.find_mut(hash, is);
-        if let Some(known) = found.as_ref().filter(|known| !known.forgotten) {
+        if let Some(known) = found.as_ref().filter(|known| !known.is_over(now)) {
             return Ok(Joined::Other(Arc::clone(&known.flight)));
         }
-        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max {
+        if counted && self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             return Err(CacheError::TooManyLoads { max: self.max });
         }
         let flight = Arc::new(Flight(watch::Sender::new(Progress::UnderWay)));
-        let landing = Landing { flights: Arc::clone(self), hash, flight: Arc::clone(&flight) };
+        let (flights, own) = (Arc::clone(self), Arc::clone(&flight));
+        let landing = Landing { flights, hash, flight: own, counted, rests: false };
         let (key, own) = (key.clone(), Arc::clone(&flight));
-        let new = UnderWay { hash, key, flight: own, forgotten: false };
+        let new = UnderWay { hash, key, flight: own, forgotten: false, rests_until: None };
         let replaced = match found {
             Some(known) => Some(std::mem::replace(known, new)),
             None => {
@@ -120,6 +177,13 @@ impl<K: CacheKey, V> Flights<K, V> {
         }
     }
 
+    /// As [`Flights::forget`], of all keys.
+    pub(crate) fn forget_all(&self) {
+        for shard in &self.shards {
+            shard.lock().iter_mut().for_each(|known| known.forgotten = true);
+        }
+    }
+
     fn remove(&self, hash: u64, is: impl FnMut(&UnderWay<K, V>) -> bool) {
         let mut shard = self.shard(hash).lock();
         if let Ok(found) = shard.find_entry(hash, is) {
@@ -135,17 +199,44 @@ impl<K: CacheKey, V> Flights<K, V> {
     }
 }
 
+/// Those that have rested long enough and were not asked for again go before the table grows for them.
+fn take_rested<K, V>(shard: &mut Shard<K, V>, now: Instant, rested: &mut Vec<UnderWay<K, V>>) {
+    if !shard.is_empty() && shard.len() == shard.capacity() {
+        let over = |it: &mut UnderWay<K, V>| it.rests_until.is_some() && it.is_over(now);
+        rested.extend(shard.extract_if(over));
+    }
+}
+
 /// The duty to end a load: whatever becomes of the task that has it, the waiters get an outcome and the key is free.
 pub(crate) struct Landing<K: CacheKey, V> {
     flights: Arc<Flights<K, V>>,
     hash: u64,
     flight: Arc<Flight<V>>,
+    counted: bool,
+    rests: bool,
 }
 
 impl<K: CacheKey, V> Landing<K, V> {
     /// Gives the waiters, and those who join from now on, the outcome.
     pub(crate) fn publish(&self, outcome: Outcome<V>) {
         self.flight.0.send_replace(Progress::Landed(outcome));
+    }
+
+    /// Shows something old, until there is an outcome.
+    pub(crate) fn show(&self, old: Old<V>) {
+        self.flight.0.send_replace(Progress::Shown(old));
+    }
+
+    /// Ends, and lets something old be shown for so long before anybody tries again.
+    pub(crate) fn rest(mut self, old: Old<V>, pause: Duration) {
+        self.show(old);
+        let mut shard = self.flights.shard(self.hash).lock();
+        let is = |other: &UnderWay<K, V>| Arc::ptr_eq(&other.flight, &self.flight);
+        if let Some(known) = shard.find_mut(self.hash, is) {
+            known.rests_until = Instant::now().checked_add(pause);
+        }
+        drop(shard);
+        self.rests = true;
     }
 
     /// Gives something to those who will not wait for the outcome, of which there is none yet.
@@ -157,16 +248,18 @@ impl<K: CacheKey, V> Landing<K, V> {
 impl<K: CacheKey, V> Drop for Landing<K, V> {
     fn drop(&mut self) {
         let abort = |progress: &mut Progress<V>| {
-            let open = !matches!(progress, Progress::Landed(_));
+            let open = matches!(progress, Progress::UnderWay | Progress::Spare(_));
             if open {
                 *progress = Progress::Landed(Err(CacheError::LoadAborted));
             }
             open
         };
         self.flight.0.send_if_modified(abort);
-        // After `forget` the key may have another load by now.
-        self.flights.remove(self.hash, |other| Arc::ptr_eq(&other.flight, &self.flight));
-        self.flights.under_way.fetch_sub(1, Ordering::Relaxed);
+        if !self.rests {
+            // After `forget` the key may have another load by now.
+            self.flights.remove(self.hash, |other| Arc::ptr_eq(&other.flight, &self.flight));
+        }
+        self.flights.under_way.fetch_sub(usize::from(self.counted), Ordering::Relaxed);
     }
 }
 
@@ -175,14 +268,14 @@ mod tests {
     use super::*;
 
     fn own(flights: &Arc<Flights<u8, u8>>) -> Landing<u8, u8> {
-        match flights.join(7, &1) {
+        match flights.join(7, &1, true) {
             Ok(Joined::Own(_, landing)) => landing,
             _ => panic!("not a new flight"),
         }
     }
 
     fn other(flights: &Arc<Flights<u8, u8>>) -> Arc<Flight<u8>> {
-        match flights.join(7, &1) {
+        match flights.join(7, &1, true) {
             Ok(Joined::Other(flight)) => flight,
             _ => panic!("not a flight to join"),
         }
@@ -237,12 +330,45 @@ mod tests {
         own(&flights);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_rests_is_joined_for_a_while_and_then_tried_again() {
+        let flights = Arc::new(Flights::new(1));
+        let old = |value| {
+            let version = Version::default();
+            Old { value: Some(Arc::new(value)), version, asked: Instant::now() }
+        };
+        let pause = Duration::from_secs(1);
+        own(&flights).rest(old(4), pause);
+        tokio::time::advance(pause / 2).await;
+        let resting = other(&flights);
+        assert_eq!(resting.outcome(None).await.unwrap().as_deref(), Some(&4));
+        assert_eq!(resting.shown_since(pause / 2), Some(Version::default()));
+        resting.is_still(Version::default(), Instant::now());
+        assert_eq!(resting.shown_since(pause / 2), None);
+        tokio::time::advance(pause / 2).await;
+        own(&flights).rest(old(5), pause);
+        // Nobody joins it any more after a write.
+        flights.forget(7);
+        drop(own(&flights));
+        // Those that nobody asks for again do not pile up.
+        for hash in 0..100_000 {
+            match flights.join(hash, &(hash as u8), true) {
+                Ok(Joined::Own(_, landing)) => landing.rest(old(6), pause),
+                _ => panic!("nobody has this one"),
+            }
+            tokio::time::advance(pause / 100).await;
+        }
+        let resting: usize = flights.shards.iter().map(|shard| shard.lock().len()).sum();
+        assert!(resting < 2_000, "{resting}");
+    }
+
     #[test]
     fn there_are_only_so_many() {
         let flights = Arc::new(Flights::<u8, u8>::new(1));
         let landing = own(&flights);
-        assert!(matches!(flights.join(8, &2), Err(CacheError::TooManyLoads { max: 1 })));
+        assert!(matches!(flights.join(8, &2, true), Err(CacheError::TooManyLoads { max: 1 })));
+        assert!(matches!(flights.join(9, &3, false), Ok(Joined::Own(..))), "part of another");
         drop(landing);
-        assert!(matches!(flights.join(8, &2), Ok(Joined::Own(..))));
+        assert!(matches!(flights.join(8, &2, true), Ok(Joined::Own(..))));
     }
 }

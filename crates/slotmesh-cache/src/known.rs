@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use slotmesh_slots::Version;
 
-use crate::builder::Settings;
+use crate::builder::{Settings, TIME_MAX};
 use crate::envelope::Times;
+use crate::marks::Stamp;
 use crate::near::Fresh;
+use crate::tier::Shown;
 
 /// A value, or that there is none, as the cluster has it.
 pub(crate) struct Known<V> {
@@ -23,6 +25,8 @@ pub(crate) struct Known<V> {
     pub(crate) times: Times,
     /// Its size and its key's when encoded.
     pub(crate) bytes: usize,
+    /// If its cache has marks.
+    pub(crate) stamp: Option<Stamp>,
 }
 
 /// What is to be done with something that is known.
@@ -79,8 +83,14 @@ impl<V> Known<V> {
         self.left.map(|left| left.saturating_sub(self.times.stale - most))
     }
 
+    /// Its time is up.
+    pub(crate) fn expire(&mut self) {
+        let stale = self.times.stale;
+        self.left = Some(self.left.map_or(stale, |left| left.min(stale)));
+    }
+
     /// For L1: served until somebody has to do something about it.
-    pub(crate) fn fresh(&self, settings: &Settings, ttl_max: Duration) -> Fresh<V> {
+    pub(crate) fn fresh(&self, settings: &Settings, ttl_max: Duration) -> Shown<V> {
         let until_due = |left: Duration| {
             left.saturating_sub(self.times.stale).saturating_sub(self.refreshed_within(settings))
         };
@@ -89,12 +99,13 @@ impl<V> Known<V> {
     }
 
     /// For L1: served for so long, whatever its age.
-    pub(crate) fn shown(&self, ttl: Duration, settings: &Settings) -> Fresh<V> {
+    pub(crate) fn shown(&self, ttl: Duration, settings: &Settings) -> Shown<V> {
         let all = self.shown_for(settings).unwrap_or(ttl);
         let ttl = ttl.min(all);
         let stale_for = if settings.stale_for().is_zero() { Duration::ZERO } else { all - ttl };
-        let value = self.value.clone();
-        Fresh { value, version: self.version, ttl, stale_for, bytes: self.bytes }
+        let (value, version, bytes) = (self.value.clone(), self.version, self.bytes);
+        let fresh = Fresh { value, version, ttl, stale_for, bytes };
+        Shown { fresh, stamp: self.stamp.clone() }
     }
 
     /// From how long before its time is up it is loaded anew.
@@ -114,15 +125,15 @@ impl Lifetime {
     /// Of what is to be fresh for so long, less the jitter; `None` is for ever.
     pub(crate) fn new(ttl: Option<Duration>, settings: &Settings) -> Self {
         let Some(ttl) = ttl else { return Self { kept: None, times: Times::default() } };
-        let ttl = times(ttl, 1.0 - settings.jitter * rand::random::<f64>());
+        let ttl = times(ttl.min(TIME_MAX), 1.0 - settings.jitter * rand::random::<f64>());
         let fresh = if settings.refresh_at.is_some() { ttl } else { Duration::ZERO };
         let times = Times { fresh, stale: settings.stale_for() };
-        Self { kept: Some(ttl.saturating_add(times.stale)), times }
+        Self { kept: Some(ttl + times.stale), times }
     }
 
     /// That there is no value: neither stale nor loaded anew before its time is up.
     pub(crate) fn of_nothing(ttl: Duration, settings: &Settings) -> Self {
-        let kept = times(ttl, 1.0 - settings.jitter * rand::random::<f64>());
+        let kept = times(ttl.min(TIME_MAX), 1.0 - settings.jitter * rand::random::<f64>());
         Self { kept: Some(kept), times: Times::default() }
     }
 }
@@ -153,7 +164,7 @@ mod tests {
     }
 
     fn known(left: Option<Duration>, times: Times) -> Known<u8> {
-        Known { value: None, version: Version::default(), left, times, bytes: 1 }
+        Known { value: None, version: Version::default(), left, times, bytes: 1, stamp: None }
     }
 
     fn written() -> Lifetime {
@@ -177,7 +188,7 @@ mod tests {
         ] {
             let known = known(Some(secs(left)), times);
             assert_eq!(known.age(&settings()), age, "{left}");
-            let fresh = known.fresh(&settings(), secs(1_000));
+            let fresh = known.fresh(&settings(), secs(1_000)).fresh;
             assert_eq!((fresh.ttl, fresh.ttl + fresh.stale_for), (secs(in_l1), secs(left)));
         }
         assert_eq!(known(None, Times::default()).age(&settings()), Age::Fresh);
@@ -193,11 +204,37 @@ mod tests {
             [true, true, false, false]
         );
         assert_eq!(age(60), Age::Over);
-        let fresh = known(Some(secs(61)), times).fresh(&plain, secs(1_000));
+        let fresh = known(Some(secs(61)), times).fresh(&plain, secs(1_000)).fresh;
         assert_eq!((fresh.ttl, fresh.stale_for), (secs(1), Duration::ZERO));
         // Written by one that knows of no stale values.
         let known = known(Some(secs(1)), Times::default());
         assert_eq!(known.age(&settings()), Age::Fresh);
+    }
+
+    #[test]
+    fn what_may_be_stale_for_ever_is_fresh_no_longer_than_it_should() {
+        for stale_if_error in [secs(60 * 24 * 3_600), Duration::MAX] {
+            let settings = Settings { stale_if_error, ..Settings::new("it") }.check().unwrap();
+            let Lifetime { kept, times } = Lifetime::new(Some(secs(60)), &settings);
+            let sealed = crate::envelope::seal(&crate::codec::Bincode, 1, Some(&1_u8), times, None);
+            let opened = crate::envelope::open::<u8>(&crate::codec::Bincode, 1, &sealed.unwrap());
+            let read = known(kept, opened.unwrap().times);
+            assert_eq!(read.fresh_for(), Some(secs(60)));
+            assert!(read.shown_for(&settings) > Some(secs(40 * 24 * 3_600)));
+        }
+    }
+
+    #[test]
+    fn what_expires_early_is_stale_for_as_long() {
+        for (left, age) in
+            [(Some(secs(160)), Age::Stale), (Some(secs(30)), Age::Spare), (None, Age::Stale)]
+        {
+            let mut known =
+                known(left, if left.is_some() { written().times } else { Times::default() });
+            known.expire();
+            assert_eq!(known.age(&settings()), age);
+            assert_eq!(known.age(&Settings::new("it")), Age::Over);
+        }
     }
 
     #[test]
@@ -207,7 +244,7 @@ mod tests {
             let kept = Lifetime::new(Some(secs(100)), &jittered).kept.unwrap();
             assert!((secs(50)..=secs(100)).contains(&kept), "{kept:?}");
             let kept = Lifetime::of_nothing(Duration::MAX, &jittered).kept.unwrap();
-            assert!(kept >= Duration::MAX / 3);
+            assert!(kept >= TIME_MAX / 2);
             assert!(
                 !Lifetime::of_nothing(Duration::from_millis(1), &jittered).kept.unwrap().is_zero()
             );

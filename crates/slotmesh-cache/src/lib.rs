@@ -12,7 +12,7 @@
 //!   keeps values of them, and who hears nothing of an owner asks (`slotmesh-coherence`);
 //! * a fault of the cluster never fails a read that L1 or the loader can serve.
 //!
-//! Not here yet: tags, write-behind, a Redis server in the cluster's place.
+//! Not here yet: write-behind, a Redis server in the cluster's place.
 //!
 //! ```
 //! use slotmesh_cache::{CacheError, Caches};
@@ -42,10 +42,13 @@ mod key;
 mod known;
 mod load;
 mod loaded;
+mod marks;
 // For the benchmarks, which drive it without a node.
 #[doc(hidden)]
 pub mod near;
+mod obtain;
 mod stats;
+mod tier;
 mod write;
 
 pub use builder::{CacheBuilder, Caches, L1};

@@ -1,9 +1,11 @@
-//! `get_or_load`: one load per key at a time, in a task of the cache's own; in this process by a flight that all callers join, in the
-//! cluster by a lease of the slot's primary, for which other nodes' flights wait.
+//! Loads: one per key at a time, in a task of the cache's own; in this process by a flight that all callers join, in the cluster by a lease of
+//! the slot's primary, for which other nodes' flights wait.
 //!
-//! The caller looks into L1, and into the slot if this node owns it. What is left goes through a flight: a spawned task
-//! that asks the cluster, calls the loader, gives the outcome to all who wait, and fills the cluster. Callers only wait
-//! for the outcome, so their deadlines cancel nothing, and a caller that comes late finds the load it needs under way.
+//! A flight is a spawned task that asks the cluster, calls the loader, gives the outcome to all who wait, and fills the cluster. Callers only
+//! wait for the outcome, so their deadlines cancel nothing, and a caller that comes late finds the load it needs under way.
+//!
+//! Something old that may be shown meanwhile is shown by the flight, and by none of the tiers: so `get` never sees it, and who comes later than the
+//! bound of L1 looks whether the cluster still has it. After a failure the flight rests in its place until the load may be tried again.
 
 use std::any::Any;
 use std::error::Error;
@@ -17,17 +19,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_node::{Condition, LoadEnd, LoadTerms};
 use slotmesh_slots::Slot;
-use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
-use crate::cache::{Asked, Cache, Inner, Spot};
+use crate::cache::{Asked, Fill, Inner, Spot};
 use crate::chain::Chain;
 use crate::error::CacheError;
-use crate::flight::{Flight, Joined, Landing, Outcome};
+use crate::flight::{Flight, Landing, Old, Outcome};
 use crate::key::CacheKey;
 use crate::known::{Age, Known, Lifetime};
 use crate::loaded::{Loaded, What};
-use crate::near::{Cover, Lookup, Ticket};
+use crate::near::{Cover, Ticket};
 use crate::stats::Count;
 
 /// A loader at work, with its types erased: only what is done before it differs between loaders.
@@ -38,145 +39,6 @@ pub(crate) type Loader<V> = Box<dyn FnOnce(Option<Arc<V>>) -> Loading<V> + Send>
 
 /// The loader of a cache.
 pub(crate) type OwnLoader<K, V> = Arc<dyn Fn(K) -> Loading<V> + Send + Sync>;
-
-impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
-    /// Reads a value: from L1, else from the cluster, else from the loader, whose value is then cached. The loader returns an `Option`, of
-    /// which `None` says that there is no such value, or a [`Loaded`], which can say more. That there is none is kept for
-    /// [`negative_ttl`](crate::CacheBuilder::negative_ttl).
-    ///
-    /// Callers of one key share one load, on all nodes, which runs as a task on the runtime of the first of them and goes on when they
-    /// are gone. All get its outcome, errors and panics included; the next call after a failure loads again, unless
-    /// [`error_backoff`](crate::CacheBuilder::error_backoff) says otherwise. The loaded
-    /// value is filled into the cluster only if nothing was written or invalidated there since the load began; who comes after an
-    /// invalidation begins another load. A second one may also begin when the slot's primary fails, or this process after a while when
-    /// another one's loader was lost with it.
-    ///
-    /// A value whose time is up, or nearly, may be shown while it is loaded anew, or if that fails: see
-    /// [`refresh_at`](crate::CacheBuilder::refresh_at), [`stale_while_revalidate`](crate::CacheBuilder::stale_while_revalidate) and
-    /// [`stale_if_error`](crate::CacheBuilder::stale_if_error).
-    ///
-    /// When the cluster does not answer within `cluster_timeout` the loader is called all the same, and its value is
-    /// kept in L1 only.
-    ///
-    /// Cancellation safe: the load goes on, and the next call joins it.
-    ///
-    /// # Errors
-    /// Only those of the load: [`CacheError::Load`], [`CacheError::LoadElsewhere`], [`CacheError::LoadPanicked`], [`CacheError::LoadTimeout`],
-    /// [`CacheError::LoadAborted`], [`CacheError::Recursive`] (a loader that asks for its own key; two that ask for each
-    /// other's end by `load_timeout`), [`CacheError::TooManyLoads`], [`CacheError::NothingKnown`]; and [`CacheError::TimedOut`] after
-    /// [`hard_timeout`](crate::CacheBuilder::hard_timeout). Never the cluster's.
-    pub async fn get_or_load<F, R, L, E>(&self, key: &K, loader: F) -> Outcome<V>
-    where
-        F: FnOnce(K) -> R + Send + 'static,
-        R: Future<Output = Result<L, E>> + Send + 'static,
-        L: Into<Loaded<V>>,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        self.obtain(key, |key| Box::new(move |_| erased(async move { loader(key).await }))).await
-    }
-
-    /// As [`Cache::get_or_load`], with a loader that is also told what is known already, however old that is, so that it can ask whether
-    /// it was modified and return [`Loaded::not_modified`].
-    ///
-    /// # Errors
-    /// As [`Cache::get_or_load`].
-    pub async fn get_or_reload<F, R, L, E>(&self, key: &K, loader: F) -> Outcome<V>
-    where
-        F: FnOnce(K, Option<Arc<V>>) -> R + Send + 'static,
-        R: Future<Output = Result<L, E>> + Send + 'static,
-        L: Into<Loaded<V>>,
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        let loader = |key| -> Loader<V> {
-            Box::new(move |known| erased(async move { loader(key, known).await }))
-        };
-        self.obtain(key, loader).await
-    }
-
-    /// As [`Cache::get_or_load`], with the cache's own [`loader`](crate::CacheBuilder::loader).
-    ///
-    /// # Errors
-    /// As [`Cache::get_or_load`], and [`CacheError::NoLoader`].
-    pub async fn load(&self, key: &K) -> Outcome<V> {
-        let loader = self.inner.loader.clone().ok_or(CacheError::NoLoader)?;
-        self.obtain(key, |key| Box::new(move |_| Box::pin(async move { loader(key).await }))).await
-    }
-
-    async fn obtain(&self, key: &K, loader: impl FnOnce(K) -> Loader<V>) -> Outcome<V> {
-        let cluster_key = match self.at_hand(key) {
-            Ok(value) => return Ok(value),
-            Err(cluster_key) => cluster_key,
-        };
-        let (runtime, outer) = surroundings()?;
-        let (flight, own) = self.join(key, cluster_key, outer)?;
-        if let Some(load) = own {
-            runtime.spawn(load.run(loader(key.clone())));
-        }
-        self.within_hard_timeout(flight.outcome(self.inner.settings.soft_timeout)).await
-    }
-
-    /// What can be told without waiting, or else the key as the cluster has it.
-    pub(crate) fn at_hand(&self, key: &K) -> Result<Option<Arc<V>>, Bytes> {
-        let inner = &self.inner;
-        match inner.near_lookup(key) {
-            Lookup::Value(value) => return Ok(Some(value)),
-            Lookup::Absent => return Ok(None),
-            Lookup::Nothing => {}
-        }
-        let cluster_key = inner.cluster_key(key);
-        if let Some((known, spot)) = inner.known_here(key, &cluster_key)
-            && known.age(&inner.settings) == Age::Fresh
-        {
-            inner.counters.add(Count::ClusterHit);
-            inner.keep(key, spot, &known);
-            return Ok(known.value);
-        }
-        Err(cluster_key)
-    }
-
-    /// The load of this key that is under way; a new one is for the caller to carry out.
-    pub(crate) fn join(
-        &self,
-        key: &K,
-        cluster_key: Bytes,
-        outer: Option<Chain>,
-    ) -> Result<Boarded<K, V>, CacheError> {
-        let inner = &self.inner;
-        let cache = Arc::as_ptr(inner) as usize;
-        if outer.as_ref().is_some_and(|outer| outer.contains(cache, &cluster_key)) {
-            return Err(CacheError::Recursive);
-        }
-        match inner.flights.join(inner.hash(key), key)? {
-            Joined::Other(flight) => {
-                inner.counters.add(Count::Coalesced);
-                Ok((flight, None))
-            }
-            Joined::Own(flight, landing) => {
-                let chain = Chain::new(outer, cache, cluster_key.clone());
-                let (inner, key) = (Arc::clone(inner), key.clone());
-                Ok((flight, Some(Load { inner, key, cluster_key, chain, landing })))
-            }
-        }
-    }
-
-    pub(crate) async fn within_hard_timeout<T>(
-        &self,
-        outcome: impl Future<Output = Result<T, CacheError>>,
-    ) -> Result<T, CacheError> {
-        match self.inner.settings.hard_timeout {
-            Some(limit) => {
-                timeout(limit, outcome).await.unwrap_or(Err(CacheError::TimedOut(limit)))
-            }
-            None => outcome.await,
-        }
-    }
-}
-
-/// What carries a load, and the load that asks for it.
-pub(crate) fn surroundings() -> Result<(Handle, Option<Chain>), CacheError> {
-    let runtime = Handle::try_current().map_err(|_| CacheError::LoadAborted)?;
-    Ok((runtime, Chain::current()))
-}
 
 /// A loader's future as all loaders' are. Nothing of it runs before it is polled.
 pub(crate) fn erased<V, L, E>(
@@ -203,7 +65,7 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// A load on its way to its turn.
 pub(crate) struct Asking<V> {
     pub(crate) terms: LoadTerms,
-    old: Option<Old<V>>,
+    old: Option<Found<V>>,
     began: Instant,
 }
 
@@ -225,7 +87,14 @@ impl<V> Asking<V> {
 pub(crate) enum Turn<V> {
     Load(MayLoad<V>),
     /// There is nothing to load: somebody did, or it is not to be tried.
-    Over(Outcome<V>),
+    Over(Ending<V>),
+}
+
+/// How a load ends.
+pub(crate) enum Ending<V> {
+    Outcome(Outcome<V>),
+    /// This is shown, for so long before anybody tries again.
+    Rest(Old<V>, Duration),
 }
 
 /// The right to load.
@@ -233,7 +102,7 @@ pub(crate) struct MayLoad<V> {
     /// On which the value may be put; `None` where the cluster could not be asked.
     condition: Option<Condition>,
     spot: Spot,
-    old: Option<Old<V>>,
+    old: Option<Found<V>>,
 }
 
 impl<V> MayLoad<V> {
@@ -244,12 +113,17 @@ impl<V> MayLoad<V> {
 }
 
 /// What the cluster had when it was asked.
-struct Old<V> {
+struct Found<V> {
     known: Known<V>,
     age: Age,
-    spot: Spot,
     /// Before it was asked for.
     asked: Instant,
+}
+
+impl<V> Found<V> {
+    fn old(&self) -> Old<V> {
+        Old { value: self.known.value.clone(), version: self.known.version, asked: self.asked }
+    }
 }
 
 /// A flight, and its load if it is a new one.
@@ -270,10 +144,19 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
         let mut asking = Asking::new(&self.inner);
         match self.turn(&mut asking).await {
             Turn::Load(turn) => {
+                // Before the source is asked. Without it what is loaded is not kept.
+                let at = self.inner.mark_time().await.ok().flatten();
                 let loaded = self.load(loader, turn.known()).await;
-                self.land(turn, asking.terms.token, loaded).await;
+                self.land(turn, (asking.terms.token, at), loaded).await;
             }
-            Turn::Over(outcome) => self.landing.publish(outcome),
+            Turn::Over(ending) => self.end(ending),
+        }
+    }
+
+    pub(crate) fn end(self, ending: Ending<V>) {
+        match ending {
+            Ending::Outcome(outcome) => self.landing.publish(outcome),
+            Ending::Rest(old, pause) => self.landing.rest(old, pause),
         }
     }
 
@@ -284,6 +167,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
             let op = self.inner.load_op(self.cluster_key.clone(), ticket, asking.terms);
             let answer = self.inner.execute(op, self.inner.load_options(PATIENCE)).await;
             let answer = answer.and_then(|reply| self.inner.load_reply(ticket, reply));
+            let answer = match answer {
+                Ok(answer) => self.inner.checked_asked(answer).await,
+                Err(error) => Err(error),
+            };
             if let Some(turn) = self.hear(asking, answer, asked) {
                 return turn;
             }
@@ -313,13 +200,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
         };
         match found {
             Asked::Known(known) => {
-                let seen = Old { age: known.age(&inner.settings), known, spot, asked };
-                self.show(&seen);
-                if seen.age == Age::Fresh {
-                    return Some(Turn::Over(Ok(seen.known.value)));
+                let found = Found { age: known.age(&inner.settings), known, asked };
+                if found.age == Age::Fresh {
+                    inner.counters.add(Count::ClusterHit);
+                    inner.keep(&self.key, spot, &found.known);
+                    return Some(Turn::Over(Ending::Outcome(Ok(found.known.value))));
                 }
-                asking.terms.stale = Some(seen.known.version);
-                asking.old = Some(seen);
+                self.show(&found);
+                asking.terms.stale = Some(found.known.version);
+                asking.old = Some(found);
             }
             Asked::Unreadable(version) => asking.terms.stale = Some(version),
             Asked::MayLoad(slot) => {
@@ -329,7 +218,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
             }
             Asked::Ended(LoadEnd::Nothing) => {
                 inner.counters.add(Count::Miss);
-                return Some(Turn::Over(Ok(None)));
+                return Some(Turn::Over(Ending::Outcome(Ok(None))));
             }
             Asked::Ended(LoadEnd::Failed { message, retry_after }) => {
                 let message = String::from_utf8_lossy(&message);
@@ -337,9 +226,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
                 return Some(Turn::Over(self.in_place_of(error, asking.old.take(), retry_after)));
             }
             Asked::Ended(LoadEnd::Released) => {
-                if let Some(old) = asking.old.take_if(|old| old.age.is_shown()) {
-                    self.keep_showing(&old, RECHECK);
-                    return Some(Turn::Over(Ok(old.known.value)));
+                if let Some(found) = asking.old.take_if(|found| found.age.is_shown()) {
+                    return Some(Turn::Over(self.rest(&found, RECHECK)));
                 }
             }
         }
@@ -359,7 +247,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
     pub(crate) async fn land(
         self,
         turn: MayLoad<V>,
-        token: u64,
+        (token, at): (u64, Option<u64>),
         loaded: Result<Loaded<V>, CacheError>,
     ) {
         let inner = &*self.inner;
@@ -372,38 +260,73 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
                 What::NotModified => Some(turn.known().ok_or(CacheError::NothingKnown)?),
                 What::Failed(error) => return Err(error),
             };
-            Ok((value, loaded.ttl, loaded.stored))
+            Ok((value, loaded.ttl, loaded.stored, loaded.tags))
         });
         let end = match loaded {
             // Nobody waits for what follows. The flight lasts until it is done: whoever comes meanwhile is served by it, and would
             // find nothing in the cluster yet.
-            Ok((value, ttl, stored)) => {
+            Ok((value, ttl, stored, tags)) => {
                 self.landing.publish(Ok(value.clone()));
                 let is_none = value.is_none();
                 let lifetime = self.lifetime(is_none, ttl).filter(|_| stored);
                 if let Some(lifetime) = lifetime {
                     let (key, whence) = (self.cluster_key.clone(), (turn.spot, turn.condition));
-                    if inner.fill(&self.key, key, value, &lifetime, whence).await {
+                    let fill = Fill { value, lifetime, at, tags };
+                    if inner.fill(&self.key, key, fill, whence).await {
                         return;
                     }
                 }
                 if is_none { LoadEnd::Nothing } else { LoadEnd::Released }
             }
-            Err(error) => {
-                let shows_old = turn.old.as_ref().is_some_and(|old| old.age != Age::Over);
-                let retry_after = inner.settings.retry_after(shows_old);
-                let message = error.to_string().into();
-                self.landing.publish(self.in_place_of(error, turn.old, retry_after));
-                LoadEnd::Failed { message, retry_after }
-            }
+            Err(error) => return self.fail(turn, token, error).await,
         };
         let is_gone = end == LoadEnd::Nothing;
-        if turn.condition.is_some() {
-            inner.end_load(self.cluster_key.clone(), token, end).await;
-        }
+        // Where it was not heard whether there is a lease, it ends in any case.
+        let end = if turn.condition.is_some() { end } else { LoadEnd::Released };
+        inner.end_load(self.cluster_key.clone(), token, end).await;
         if is_gone && let Some(Condition::Version(old)) = turn.condition {
             inner.remove_old(self.cluster_key.clone(), old).await;
         }
+    }
+
+    /// Gives an error to those who wait, or what is shown in its place.
+    async fn fail(self, turn: MayLoad<V>, token: u64, error: CacheError) {
+        let inner = &*self.inner;
+        let old = match turn.old {
+            Some(found) => self.still(found).await,
+            None => None,
+        };
+        let shows_old = old.as_ref().is_some_and(|found| found.age != Age::Over);
+        let retry_after = inner.settings.retry_after(shows_old);
+        let message = error.to_string().into();
+        let ending = self.in_place_of(error, old, retry_after);
+        match &ending {
+            Ending::Outcome(outcome) => self.landing.publish(outcome.clone()),
+            Ending::Rest(old, _) => self.landing.show(old.clone()),
+        }
+        let end = match turn.condition {
+            Some(_) => LoadEnd::Failed { message, retry_after },
+            None => LoadEnd::Released,
+        };
+        inner.end_load(self.cluster_key.clone(), token, end).await;
+        if let Ending::Rest(..) = ending {
+            self.end(ending);
+        }
+    }
+
+    /// What the cluster has now of something that was found before a load which took its time.
+    async fn still(&self, found: Found<V>) -> Option<Found<V>> {
+        let inner = &*self.inner;
+        if found.asked.elapsed() < inner.bound() {
+            return Some(found);
+        }
+        let asked = Instant::now();
+        let (known, spot) = inner.read_again(&self.key, &self.cluster_key).await.ok()??;
+        let age = known.age(&inner.settings);
+        if age == Age::Fresh {
+            inner.keep(&self.key, spot, &known);
+        }
+        Some(Found { known, age, asked })
     }
 
     /// How what was loaded is written; `None` if it is not.
@@ -418,51 +341,50 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
         }
     }
 
-    /// Shows what the cluster has to those who wait, at once or when they will not wait any longer.
-    fn show(&self, seen: &Old<V>) {
-        let inner = &*self.inner;
-        let value = || seen.known.value.clone();
-        match seen.age {
-            Age::Fresh => {
-                inner.counters.add(Count::ClusterHit);
-                inner.keep(&self.key, seen.spot, &seen.known);
-            }
-            Age::Due => self.landing.publish(Ok(value())),
+    /// Shows what is to be loaded anew to those who wait, at once or when they will not wait any longer.
+    fn show(&self, found: &Found<V>) {
+        match found.age {
+            Age::Due => self.landing.show(found.old()),
             Age::Stale => {
-                inner.counters.add(Count::StaleServed);
-                self.landing.publish(Ok(value()));
+                self.inner.counters.add(Count::StaleServed);
+                self.landing.show(found.old());
             }
-            Age::Spare => self.landing.offer(value()),
-            Age::Over => {}
+            Age::Spare => self.landing.offer(found.known.value.clone()),
+            Age::Fresh | Age::Over => {}
         }
     }
 
     /// What is shown where loading failed, for so long without trying again; the error if there is nothing.
-    fn in_place_of(&self, error: CacheError, old: Option<Old<V>>, pause: Duration) -> Outcome<V> {
-        let old = match old {
-            Some(old) if old.age != Age::Over => old,
+    fn in_place_of(
+        &self,
+        error: CacheError,
+        found: Option<Found<V>>,
+        pause: Duration,
+    ) -> Ending<V> {
+        match found {
+            Some(found) if found.age == Age::Fresh => Ending::Outcome(Ok(found.known.value)),
+            Some(found) if found.age != Age::Over => {
+                if found.age == Age::Spare {
+                    self.inner.counters.add(Count::StaleServed);
+                }
+                tracing::debug!(%error, "showing what is known in place of a load");
+                self.rest(&found, pause)
+            }
             // Where the cluster was not asked.
             _ => match self.inner.near_spare(&self.key) {
                 Some(spare) => {
                     self.inner.counters.add(Count::StaleServed);
-                    return Ok(spare);
+                    Ending::Outcome(Ok(spare))
                 }
-                None => return Err(error),
+                None => Ending::Outcome(Err(error)),
             },
-        };
-        if old.age == Age::Spare {
-            self.inner.counters.add(Count::StaleServed);
         }
-        tracing::debug!(%error, "showing what is known in place of a load");
-        self.keep_showing(&old, pause);
-        Ok(old.known.value)
     }
 
-    /// Lets L1 show something old for so long from now on.
-    fn keep_showing(&self, old: &Old<V>, pause: Duration) {
-        let settings = &self.inner.settings;
-        let fresh = old.known.shown(old.asked.elapsed() + pause, settings);
-        self.inner.near_fill(&self.key, old.spot, fresh);
+    /// Shows something for so long, as far as it may be.
+    fn rest(&self, found: &Found<V>, pause: Duration) -> Ending<V> {
+        let most = found.known.shown_for(&self.inner.settings).unwrap_or(pause);
+        Ending::Rest(found.old(), pause.min(most))
     }
 
     /// What the loader finds, within its time and on its turn.
@@ -486,6 +408,23 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
+    /// For how long something that was read may be shown to others without looking again.
+    pub(crate) fn bound(&self) -> Duration {
+        self.settings.l1.map_or(Duration::ZERO, |l1| l1.max_staleness)
+    }
+
+    /// What the cluster has.
+    pub(crate) async fn read_again(
+        &self,
+        key: &K,
+        cluster_key: &Bytes,
+    ) -> Result<Option<(Known<V>, Spot)>, CacheError> {
+        let ticket = self.ticket(key, Slot::of_key(cluster_key));
+        let op = Self::read_op(cluster_key.clone(), ticket);
+        let reply = self.execute(op, self.load_options(Duration::ZERO)).await?;
+        self.checked_found(self.read_reply(ticket, reply)?).await
+    }
+
     /// The outcome of a loader, unless it takes too long.
     pub(crate) async fn in_time<T>(
         &self,

@@ -11,6 +11,7 @@ pub struct Loaded<V> {
     pub(crate) what: What<V>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) stored: bool,
+    pub(crate) tags: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,6 +50,12 @@ impl<V> Loaded<V> {
         self
     }
 
+    /// More tags beside those that [`tags`](crate::CacheBuilder::tags) gives; without that setting there are none.
+    pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
     /// Only for those who wait for it; neither L1 nor the cluster keeps it, and other nodes that wait load it themselves.
     pub const fn no_store(mut self) -> Self {
         self.stored = false;
@@ -56,7 +63,7 @@ impl<V> Loaded<V> {
     }
 
     const fn new(what: What<V>) -> Self {
-        Self { what, ttl: None, stored: true }
+        Self { what, ttl: None, stored: true, tags: Vec::new() }
     }
 }
 

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slotmesh_node::{Condition, Op, Reply};
-use slotmesh_slots::{Class, Version};
+use slotmesh_slots::Version;
 
 use crate::cache::{Inner, Written, odd_reply};
 use crate::error::CacheError;
 use crate::key::CacheKey;
 use crate::known::{Known, Lifetime};
-use crate::near::{Fresh, Ticket};
+use crate::marks::Stamp;
+use crate::near::Ticket;
+use crate::tier::Shown;
 
 impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     pub(crate) async fn put(
@@ -19,7 +21,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         value: Arc<V>,
         ttl: Option<Duration>,
     ) -> Result<Written, CacheError> {
-        let (op, put) = self.begin_put(key, value, ttl, Condition::Always)?;
+        let stamp = self.stamp_now(&value).await?;
+        let (op, put) = self.begin_put(key, value, (ttl, stamp), Condition::Always)?;
         put.end(&self.execute(op, self.write_options()).await?)
     }
 
@@ -27,11 +30,12 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         &'a self,
         key: &'a K,
         value: Arc<V>,
-        ttl: Option<Duration>,
+        (ttl, stamp): (Option<Duration>, Option<Stamp>),
         condition: Condition,
     ) -> Result<(Op, PutUnderWay<'a, K, V>), CacheError> {
         let lifetime = Lifetime::new(ttl, &self.settings);
-        let sealed = self.seal(Some(&value), &lifetime).map_err(CacheError::Encode)?;
+        let sealed = self.seal(Some(&value), &lifetime, stamp.as_ref());
+        let sealed = sealed.map_err(CacheError::Encode)?;
         let cluster_key = self.cluster_key(key);
         let bytes = sealed.len() + cluster_key.len();
         let writing = Writing::begin(self, key, &cluster_key);
@@ -41,9 +45,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
             ttl: lifetime.kept,
             keep_ttl: false,
             condition,
-            class: Class::Cache,
+            class: self.settings.class,
         };
-        Ok((op, PutUnderWay { writing, value, lifetime, bytes }))
+        Ok((op, PutUnderWay { writing, value, lifetime, bytes, stamp }))
     }
 }
 
@@ -53,7 +57,7 @@ pub(crate) struct Writing<'a, K: CacheKey, V: Send + Sync + 'static> {
     inner: &'a Inner<K, V>,
     key: &'a K,
     ticket: Option<Ticket>,
-    written: Option<Fresh<V>>,
+    written: Option<Shown<V>>,
 }
 
 impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
@@ -63,7 +67,7 @@ impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
         Self { inner, key, ticket, written: None }
     }
 
-    pub(crate) fn end(mut self, written: Option<Fresh<V>>) {
+    pub(crate) fn end(mut self, written: Option<Shown<V>>) {
         self.written = written;
     }
 
@@ -91,6 +95,7 @@ pub(crate) struct PutUnderWay<'a, K: CacheKey, V: Send + Sync + 'static> {
     value: Arc<V>,
     lifetime: Lifetime,
     bytes: usize,
+    stamp: Option<Stamp>,
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> PutUnderWay<'_, K, V> {
@@ -104,9 +109,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> PutUnderWay<'_, K, V> {
 
     /// It was written.
     pub(crate) fn done(self, copies: u8, version: Option<Version>) -> Written {
-        let Self { writing, value, lifetime, bytes } = self;
+        let Self { writing, value, lifetime, bytes, stamp } = self;
         let (value, left, times) = (Some(value), lifetime.kept, lifetime.times);
-        let known = version.map(|version| Known { value, version, left, times, bytes });
+        let known = version.map(|version| Known { value, version, left, times, bytes, stamp });
         let inner = writing.inner;
         writing.end(known.map(|it| it.fresh(&inner.settings, inner.near_ttl_max())));
         Written { copies, version }

@@ -205,13 +205,75 @@ async fn a_stale_value_is_shown_where_its_load_fails() {
         assert_eq!(fails(&other, &asked).await.unwrap(), Some(1), "known to all");
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1, "it is not to be tried again");
-    assert!(cache.stats().stale_served == 1 && other.stats().stale_served == 10);
+    assert!(cache.stats().stale_served == 1 && other.stats().stale_served == 1);
+    assert_eq!((get(&cache).await, get(&other).await), (None, None), "it is stale all the same");
+    assert!(cache.peek(&1).await.unwrap().unwrap().is_stale);
     // Who does not want stale values gets the error.
     let strict = numbers(&node).no_l1().build().unwrap();
     let error = fails(&strict, &asked).await.unwrap_err();
     assert!(matches!(error, CacheError::LoadElsewhere(_)), "{error}");
     cache.put(&1, 7).await.unwrap();
     assert_eq!(fails(&cache, &asked).await.unwrap(), Some(7));
+}
+
+/// While it is shown, and while it is loaded anew, which takes long.
+#[tokio::test]
+async fn what_was_overwritten_or_invalidated_is_not_shown_as_stale() {
+    let node = local();
+    let build = || numbers(&node).ttl(SHORT).stale_while_revalidate(LONG).error_backoff(LONG);
+    let (source, writer) = (Source::open(), numbers(&node).no_l1().build().unwrap());
+    for (cache, fails_first) in [
+        (build().no_l1().build().unwrap(), false),
+        (build().no_l1().build().unwrap(), true),
+        (build().build().unwrap(), false),
+        (build().build().unwrap(), true),
+    ] {
+        cache.put(&1, 100).await.unwrap();
+        is_over(&cache).await;
+        source.close();
+        match fails_first {
+            true => assert_eq!(fails(&cache, &Arc::default()).await.unwrap(), Some(100)),
+            false => assert_eq!(load(&cache, &source).await.unwrap(), Some(100)),
+        }
+        writer.put(&1, 200).await.unwrap();
+        assert_eq!(load(&cache, &source).await.unwrap(), Some(200));
+        cache.put(&1, 100).await.unwrap();
+        is_over(&cache).await;
+        assert_eq!(fails(&cache, &Arc::default()).await.unwrap(), Some(100));
+        writer.invalidate(&1).await.unwrap();
+        source.reopen();
+        assert!(load(&cache, &source).await.unwrap() < Some(100), "the source's");
+    }
+}
+
+/// Its load began before, and fails.
+#[tokio::test]
+async fn what_was_invalidated_meanwhile_is_not_shown_for_a_load_that_failed() {
+    let node = local();
+    let build = || numbers(&node).ttl(SHORT).stale_if_error(LONG).no_l1();
+    let (cache, writer) = (build().build().unwrap(), build().build().unwrap());
+    let (begun, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    for invalidates in [false, true] {
+        cache.put(&1, 100).await.unwrap();
+        is_over(&cache).await;
+        let (begins, opens) = (Arc::clone(&begun), Arc::clone(&gate));
+        let failing = move |_| async move {
+            begins.add_permits(1);
+            opens.acquire().await.unwrap().forget();
+            Err::<Option<u64>, _>("the source is down")
+        };
+        let call = tokio::spawn({
+            let cache = cache.clone();
+            async move { cache.get_or_load(&1, failing).await }
+        });
+        begun.acquire().await.unwrap().forget();
+        if invalidates {
+            writer.invalidate(&1).await.unwrap();
+        }
+        gate.add_permits(1);
+        let shown = timeout(PATIENCE, call).await.unwrap().unwrap();
+        assert_eq!(shown.is_err(), invalidates);
+    }
 }
 
 #[tokio::test]

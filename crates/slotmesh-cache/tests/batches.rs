@@ -146,6 +146,15 @@ async fn keys_fail_together_or_alone() {
     assert!(matches!(cache.load_many(&[1, 9]).await[..], [Err(CacheError::NoLoader), _]));
 }
 
+/// A batch takes one turn, so it is one load.
+#[tokio::test]
+async fn a_batch_may_be_larger_than_the_bound_of_loads() {
+    let cache = numbers(&Node::local(8 << 20)).max_concurrent_loads(1).build().unwrap();
+    let (keys, source) = ((0..1_000).collect::<Vec<u64>>(), Source::default());
+    assert_eq!(load(&cache, &keys, &source).await, twice(&keys));
+    assert_eq!(source.asked().len(), 1);
+}
+
 #[tokio::test]
 async fn a_loader_of_many_may_not_load_its_own_keys() {
     let cache = local();
@@ -171,7 +180,8 @@ async fn batches_that_cross_on_several_nodes_load_each_key_once() {
     let source = Source::default();
     let build = |node| {
         let source = source.clone();
-        numbers(node).loader_many(move |keys| source.clone().ask(keys)).build().unwrap()
+        let patient = numbers(node).cluster_timeout(PATIENCE);
+        patient.loader_many(move |keys| source.clone().ask(keys)).build().unwrap()
     };
     let caches: Vec<Numbers> = nodes.iter().map(build).collect();
     for round in 0..5 {

@@ -15,9 +15,43 @@ type Value = (u32, String, Option<Vec<u16>>, BTreeMap<String, i64>);
 
 const SCHEMA: u32 = 2;
 
-/// Bincode, schema version 2: without times, and with some.
+/// Bincode, schema version 2: without times, with some, and with a stamp of one tag.
 const HEADER: [u8; 6] = [0xc5, 1, SCHEMA as u8, 0, 0, 0];
 const TIMED: [u8; 14] = [0xc6, 1, SCHEMA as u8, 0, 0, 0, 1, 2, 3, 4, 255, 255, 255, 255];
+
+const STAMPED: [u8; 31] = [
+    0xc7,
+    1,
+    SCHEMA as u8,
+    0,
+    0,
+    0,
+    1,
+    2,
+    3,
+    4,
+    255,
+    255,
+    255,
+    255,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    1,
+    9,
+    9,
+    9,
+    9,
+    9,
+    9,
+    9,
+    9,
+];
 
 struct World {
     runtime: Runtime,
@@ -41,6 +75,7 @@ pub(crate) fn survives(input: &[u8]) {
     reads_as_it_should(input);
     reads_as_it_should(&[&HEADER, input].concat());
     reads_as_it_should(&[&TIMED, input].concat());
+    reads_as_it_should(&[&STAMPED, input].concat());
     comes_back(&Json, input);
     comes_back(&Postcard, input);
     comes_back(&Lz4::new(Bincode, 4), input);
@@ -54,6 +89,7 @@ fn reads_as_it_should(bytes: &[u8]) {
     let expected = bytes
         .strip_prefix(&HEADER)
         .or_else(|| bytes.strip_prefix(&TIMED))
+        .or_else(|| bytes.strip_prefix(&STAMPED))
         .and_then(|payload| Codec::<Value>::decode(&Bincode, payload).ok());
     let read = world.runtime.block_on(async {
         let (key, bytes) = (b"fuzz:2:1".to_vec(), bytes.to_vec());
