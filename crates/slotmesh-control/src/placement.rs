@@ -236,7 +236,7 @@ impl<'a> Planner<'a> {
         {
             return self.begin_copy(claim, to);
         }
-        if let Some(extra) = self.extra_holder(slot, held) {
+        if let Some(extra) = self.extra_holder(slot, held, staying) {
             // It counts as gone already: twice, and balance would never be reached.
             return self.add(extra, Step::Drop, claim);
         }
@@ -253,11 +253,16 @@ impl<'a> Planner<'a> {
     fn needs(&self, primary: NodeId, held: &SlotState) -> Needs {
         let drained = self.draining == Some(primary);
         // A draining primary needs a successor even where no replica is wanted, and nobody who waits to drain is one.
-        let stays =
-            |node: &NodeId| self.draining != Some(*node) && (!drained || self.up.contains(node));
-        let staying = held.in_sync.iter().filter(stays).count();
+        let leaves = self.draining.is_some_and(|node| held.in_sync.contains(node));
+        // Nor can a copy that is given up for theirs rely on those that may have crashed.
+        let counts = |node: &NodeId| match (drained, leaves) {
+            (true, _) => self.up.contains(node),
+            (false, true) => self.draining != Some(*node) && (self.sight.live)(*node),
+            (false, false) => true,
+        };
+        let staying = held.in_sync.iter().filter(counts).count();
         let wanted = usize::from(self.state.replicas()).max(usize::from(drained));
-        Needs { wanted, staying, drains: drained || staying < held.in_sync.len() }
+        Needs { wanted, staying, drains: drained || leaves }
     }
 
     fn balances(&self) -> bool {
@@ -309,14 +314,12 @@ impl<'a> Planner<'a> {
 
     /// A holder to strike: a dead or draining replica that is not needed. Of too many the dead one goes first, then one in
     /// the primary's zone, then the most loaded.
-    fn extra_holder(&self, slot: Slot, held: &SlotState) -> Option<NodeId> {
+    fn extra_holder(&self, slot: Slot, held: &SlotState, staying: usize) -> Option<NodeId> {
         let wanted = usize::from(self.state.replicas());
-        let (leaving, staying): (Vec<NodeId>, Vec<NodeId>) =
-            held.in_sync.iter().partition(|node| self.draining == Some(*node));
-        if let Some(&leaving) = leaving.first() {
+        let leaving = held.in_sync.iter().find(|node| self.draining == Some(*node));
+        if leaving.is_some() {
             // A copy that nobody else has room for goes with its node, at the very end: until then it may be needed.
-            let live = staying.into_iter().filter(|&node| (self.sight.live)(node)).count();
-            return (live >= wanted).then_some(leaving);
+            return leaving.filter(|_| staying >= wanted);
         }
         let least_worth = |node: &NodeId| {
             (!(self.sight.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))

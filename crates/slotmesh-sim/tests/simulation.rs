@@ -326,7 +326,7 @@ fn mistakes_in_filling_copies_and_in_taking_over_are_found() {
 #[test]
 fn mistakes_in_leases_are_found() {
     found(Bug::Planted(Mistake::GrantBeforeVersion), &[8], "I1/I6");
-    found(Bug::Planted(Mistake::LeaseFromReceipt), &[87], "I1/I6");
+    found(Bug::Planted(Mistake::LeaseFromReceipt), &[100], "I1/I6");
     found(Bug::Planted(Mistake::OlderGrantsForgotten), &[3], "I1/I6");
 }
 

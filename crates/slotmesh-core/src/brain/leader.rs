@@ -666,6 +666,29 @@ mod tests {
         assert_eq!(next(&mut brain, 5_050), (false, true));
     }
 
+    #[test]
+    fn who_leads_no_more_does_not_say_that_it_does() {
+        let answers = |brain: &mut Brain| {
+            let ping = Ping { sent_micros: 1, version: 0, unheard_micros: 0, join: None };
+            brain.handle_ping(node(2), ping, at(5_000));
+            std::iter::from_fn(|| brain.poll_output()).find_map(|output| match output {
+                Output::Send { body, .. } => match wire::decode::<Envelope>(&body).ok()?.message {
+                    Message::Pong(pong) => Some(pong.leader),
+                    _ => None,
+                },
+                _ => None,
+            })
+        };
+        let mut brain = leading(&[2, 3]);
+        assert_eq!(answers(&mut brain), Some(Some(node(1))));
+        for (known, expected) in [(1, None), (3, Some(node(3)))] {
+            let leader = Some(node(known));
+            let status = LogStatus { is_leader: false, leader, ..brain.log.clone() };
+            brain.handle_log_status(status, at(5_000));
+            assert_eq!(answers(&mut brain), Some(expected));
+        }
+    }
+
     /// Three members with two copies each, of which the first has given its roles to the others and can give nobody its copies.
     fn dismissing(copies: &[u64]) -> Brain {
         let mut brain = leading(&[2, 3]);

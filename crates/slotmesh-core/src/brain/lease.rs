@@ -148,7 +148,9 @@ impl Brain {
             self.see_successor(&info, now);
             self.handle_request(from, &Command::AddMember { node: from, info });
         }
-        let leader = if self.leader.is_some() { Some(self.me) } else { self.log.leader };
+        // Whose log takes it for the leader still, though it leads no more, must not be taken for it by others: they would ask nobody else.
+        let known = self.log.leader.filter(|leader| *leader != self.me);
+        let leader = if self.leader.is_some() { Some(self.me) } else { known };
         let pong = Pong {
             sent_micros: ping.sent_micros,
             granted,
