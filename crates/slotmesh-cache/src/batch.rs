@@ -80,14 +80,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             entries.into_iter().map(|(key, value)| (key, value.into())).collect();
         let mut begun = Vec::with_capacity(entries.len());
         for (key, value) in &entries {
-            let put = match inner.stamp_now(value).await {
-                Ok(stamp) => {
-                    let life = (inner.settings.ttl, stamp);
-                    inner.begin_put(key, Arc::clone(value), life, Condition::Always)
-                }
-                Err(error) => Err(error),
-            };
-            begun.push(put);
+            let (value, ttl) = (Arc::clone(value), inner.settings.ttl);
+            begun.push(inner.begin_put(key, value, ttl, Condition::Always).await);
         }
         inner.end_many(begun, PutUnderWay::end).await
     }

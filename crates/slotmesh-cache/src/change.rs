@@ -81,9 +81,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         version: Option<Version>,
     ) -> Result<Written, CacheError> {
         let inner = &*self.inner;
-        let value = value.into();
-        let life = (inner.settings.ttl, inner.stamp_now(&value).await?);
-        let (op, put) = inner.begin_put(key, value, life, has(version))?;
+        let ttl = inner.settings.ttl;
+        let (op, put) = inner.begin_put(key, value.into(), ttl, has(version)).await?;
         put.end(&inner.execute(op, inner.once_options()).await?)
     }
 
@@ -200,8 +199,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         version: Option<Version>,
         ttl: Option<Duration>,
     ) -> Result<Attempt<V>, CacheError> {
-        let life = (ttl, self.stamp_now(&value).await?);
-        let (op, put) = self.begin_put(key, Arc::clone(&value), life, has(version))?;
+        let (op, put) = self.begin_put(key, Arc::clone(&value), ttl, has(version)).await?;
         match self.execute(with_previous(op), self.once_options()).await? {
             Reply::Previous { applied: true, copies, version, .. } => {
                 put.done(copies, version);

@@ -125,7 +125,7 @@ impl Lifetime {
     /// Of what is to be fresh for so long, less the jitter; `None` is for ever.
     pub(crate) fn new(ttl: Option<Duration>, settings: &Settings) -> Self {
         let Some(ttl) = ttl else { return Self { kept: None, times: Times::default() } };
-        let ttl = times(ttl.min(TIME_MAX), 1.0 - settings.jitter * rand::random::<f64>());
+        let ttl = jittered(ttl, settings);
         let fresh = if settings.refresh_at.is_some() { ttl } else { Duration::ZERO };
         let times = Times { fresh, stale: settings.stale_for() };
         Self { kept: Some(ttl + times.stale), times }
@@ -133,9 +133,13 @@ impl Lifetime {
 
     /// That there is no value: neither stale nor loaded anew before its time is up.
     pub(crate) fn of_nothing(ttl: Duration, settings: &Settings) -> Self {
-        let kept = times(ttl.min(TIME_MAX), 1.0 - settings.jitter * rand::random::<f64>());
+        let kept = jittered(ttl, settings);
         Self { kept: Some(kept), times: Times::default() }
     }
+}
+
+fn jittered(ttl: Duration, settings: &Settings) -> Duration {
+    times(ttl.min(TIME_MAX), 1.0 - settings.jitter * rand::random::<f64>())
 }
 
 /// This part of a time, at least a millisecond: what is written with none would not be there at all.

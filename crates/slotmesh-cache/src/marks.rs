@@ -123,12 +123,6 @@ impl<V> Marks<V> {
         Stamp { at, tags: tags.into() }
     }
 
-    /// Sees to it that the marks of an entry which is about to be written are there: who looks for them after the next invalidation of
-    /// something else would take it for older than that.
-    pub(crate) fn prepare<'a>(&'a self, stamp: &'a Stamp) -> Boxed<'a, ()> {
-        Box::pin(async move { self.standing(stamp).await.map(drop) })
-    }
-
     /// What can be told without waiting.
     pub(crate) fn at_hand(&self, stamp: &Stamp) -> Option<Standing> {
         let mut standing = Standing::Holds;
@@ -284,7 +278,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     ) -> Result<Option<Stamp>, CacheError> {
         let (Some(marks), Some(at)) = (&self.marks, at) else { return Ok(None) };
         let stamp = marks.stamp(at, value, more);
-        marks.prepare(&stamp).await?;
+        // So that its marks are there: who looks for them after the next invalidation of something else would take it for older than that.
+        marks.standing(&stamp).await?;
         Ok(Some(stamp))
     }
 

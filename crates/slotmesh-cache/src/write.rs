@@ -21,18 +21,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         value: Arc<V>,
         ttl: Option<Duration>,
     ) -> Result<Written, CacheError> {
-        let stamp = self.stamp_now(&value).await?;
-        let (op, put) = self.begin_put(key, value, (ttl, stamp), Condition::Always)?;
+        let (op, put) = self.begin_put(key, value, ttl, Condition::Always).await?;
         put.end(&self.execute(op, self.write_options()).await?)
     }
 
-    pub(crate) fn begin_put<'a>(
+    pub(crate) async fn begin_put<'a>(
         &'a self,
         key: &'a K,
         value: Arc<V>,
-        (ttl, stamp): (Option<Duration>, Option<Stamp>),
+        ttl: Option<Duration>,
         condition: Condition,
     ) -> Result<(Op, PutUnderWay<'a, K, V>), CacheError> {
+        let stamp = self.stamp_now(&value).await?;
         let lifetime = Lifetime::new(ttl, &self.settings);
         let sealed = self.seal(Some(&value), &lifetime, stamp.as_ref());
         let sealed = sealed.map_err(CacheError::Encode)?;
