@@ -19,7 +19,7 @@ use crate::flight::Flights;
 use crate::key::CacheKey;
 use crate::known::{Age, Known, Lifetime};
 use crate::load::OwnLoader;
-use crate::marks::{Marks, Stamp, Standing, TagsOf};
+use crate::marks::{Marks, Stamp, TagsOf};
 use crate::near::{Cover, InNear, Lookup, Ticket, hash_of};
 use crate::stats::{CacheStats, Count, Counters};
 use crate::tier::{FOR_EVER, Shown, Tier};
@@ -249,12 +249,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         }
         let spot = self.own_spot(key, slot);
         let known = self.decode(&self.node.get_now(cluster_key)??)?;
-        let standing = match (&self.marks, &known.stamp) {
-            (None, _) => Standing::Holds,
-            (Some(marks), Some(stamp)) => marks.at_hand(stamp)?,
-            (Some(_), None) => Standing::Gone,
-        };
-        Some((standing.of(known)?, spot))
+        Some((self.checked_at_hand(known)?, spot))
     }
 
     /// What there is now, also for L1; `None` if its time is up.

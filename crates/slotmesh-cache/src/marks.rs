@@ -233,12 +233,29 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
 impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     /// What the marks leave of something that the cluster has. Without a stamp it was written by a node that knows of no marks.
     pub(crate) async fn checked(&self, known: Known<V>) -> Result<Option<Known<V>>, CacheError> {
-        let standing = match (&self.marks, &known.stamp) {
-            (None, _) => Standing::Holds,
-            (Some(marks), Some(stamp)) => marks.standing(stamp).await?,
-            (Some(_), None) => Standing::Gone,
+        let standing = match self.subject(&known) {
+            Ok((marks, stamp)) => marks.standing(stamp).await?,
+            Err(standing) => standing,
         };
         Ok(standing.of(known))
+    }
+
+    /// The same, if it can be told without waiting.
+    pub(crate) fn checked_at_hand(&self, known: Known<V>) -> Option<Known<V>> {
+        let standing = match self.subject(&known) {
+            Ok((marks, stamp)) => marks.at_hand(stamp)?,
+            Err(standing) => standing,
+        };
+        standing.of(known)
+    }
+
+    /// The marks that an entry is subject to, or else how it stands.
+    fn subject<'a>(&'a self, known: &'a Known<V>) -> Result<(&'a Marks<V>, &'a Stamp), Standing> {
+        match (&self.marks, &known.stamp) {
+            (None, _) => Err(Standing::Holds),
+            (Some(marks), Some(stamp)) => Ok((marks, stamp)),
+            (Some(_), None) => Err(Standing::Gone),
+        }
     }
 
     pub(crate) async fn checked_found(
