@@ -335,7 +335,7 @@ mod tests {
             let loads = vec![SlotLoad::default(); SLOT_COUNT];
             let (budgets, replaced) = (BTreeMap::new(), BTreeMap::new());
             let mut check = Self { state, loads, budgets, replaced, exchanges: 0 };
-            while check.step() {}
+            check.settle();
             check
         }
 
