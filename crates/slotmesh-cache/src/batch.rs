@@ -80,7 +80,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             entries.into_iter().map(|(key, value)| (key, value.into())).collect();
         let mut begun = Vec::with_capacity(entries.len());
         for (key, value) in &entries {
-            let (value, ttl) = (Arc::clone(value), inner.settings.ttl);
+            let (value, ttl) = (Some(Arc::clone(value)), inner.settings.ttl);
             begun.push(inner.begin_put(key, value, ttl, Condition::Always).await);
         }
         inner.end_many(begun, PutUnderWay::end).await
@@ -89,11 +89,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Removes many values, as [`Cache::invalidate`] does each; in the order of the keys.
     pub async fn invalidate_many(&self, keys: &[K]) -> Vec<Result<Written, CacheError>> {
         let inner = &*self.inner;
-        let begin = |key| {
-            let cluster_key = inner.cluster_key(key);
-            let writing = Writing::begin(inner, key, &cluster_key);
-            Ok((Op::Delete { key: cluster_key, condition: Condition::Always }, writing))
-        };
+        let begin = |key| Ok(inner.begin_delete(key, Condition::Always));
         inner.end_many(keys.iter().map(begin).collect(), Writing::end_delete).await
     }
 
@@ -266,7 +262,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Batch<K, V> {
             };
             self.inner.counters.add(Count::LoadStarted);
             let loader = Arc::clone(loader);
-            let loading = caught(Box::pin(async move { loader(keys).await }));
+            let loading = Box::pin(async move { loader(keys).await });
+            let loading = caught(loading, CacheError::LoadPanicked);
             match inside {
                 Some(inside) => inside.scope(loading).await,
                 None => loading.await,
@@ -276,6 +273,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Batch<K, V> {
             self.inner.in_time(work).await.map(|found| found.into_iter().collect());
         let landed = mine.into_iter().map(|(load, turn, token)| {
             let loaded = match &mut found {
+                _ if let Some(value) = self.inner.unwritten(&load.key) => Ok(Loaded::shared(value)),
                 Ok(found) => Ok(found.remove(&load.key).unwrap_or_else(Loaded::missing)),
                 Err(error) => Err(error.clone()),
             };
@@ -315,7 +313,7 @@ where
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
-    async fn execute_many(
+    pub(crate) async fn execute_many(
         &self,
         ops: Vec<Op>,
         options: CallOptions,
@@ -334,7 +332,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     /// Carries out writes that have begun, together.
-    async fn end_many<W>(
+    pub(crate) async fn end_many<W>(
         &self,
         begun: Vec<Result<(Op, W), CacheError>>,
         end: impl Fn(W, &Reply) -> Result<Written, CacheError>,

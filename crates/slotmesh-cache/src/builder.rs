@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use slotmesh_node::{Ack, Node};
 use slotmesh_slots::Class;
+use tokio::runtime::Handle;
 
+use crate::behind::{Behind, Pace};
 use crate::cache::{Cache, OwnLoaders};
 use crate::codec::{Bincode, Codec};
 use crate::error::CacheError;
@@ -13,7 +15,8 @@ use crate::key::CacheKey;
 use crate::loaded::Loaded;
 use crate::marks::TagsOf;
 use crate::near::Limits;
-use crate::{batch, load};
+use crate::store::{Change, OwnWriter, Source, Writer};
+use crate::{batch, load, store};
 
 /// Adds caches to a node.
 pub trait Caches {
@@ -29,6 +32,7 @@ impl Caches for Node {
             settings: Settings::new(name),
             codec: Bincode,
             loaders: (None, None),
+            writer: None,
             tags: None,
         }
     }
@@ -41,6 +45,7 @@ pub struct CacheBuilder<K, V, C = Bincode> {
     settings: Settings,
     codec: C,
     loaders: OwnLoaders<K, V>,
+    writer: Option<OwnWriter<K, V>>,
     tags: Option<TagsOf<V>>,
 }
 
@@ -63,6 +68,7 @@ pub(crate) struct Settings {
     pub(crate) concurrent_loads_max: usize,
     pub(crate) cluster_timeout: Duration,
     pub(crate) error_backoff: Option<Duration>,
+    pub(crate) write_behind: Option<Pace>,
 }
 
 impl Settings {
@@ -85,6 +91,7 @@ impl Settings {
             concurrent_loads_max: 128,
             cluster_timeout: Duration::from_millis(250),
             error_backoff: None,
+            write_behind: None,
         }
     }
 
@@ -117,7 +124,7 @@ impl Settings {
         self.error_backoff.unwrap_or(pause)
     }
 
-    pub(crate) fn check(mut self) -> Result<Self, CacheError> {
+    pub(crate) fn check(mut self, has_writer: bool) -> Result<Self, CacheError> {
         self.limit_times();
         let mut problems = Vec::new();
         let mut check = |fine: bool, problem: &str| {
@@ -144,6 +151,11 @@ impl Settings {
         check(given(self.hard_timeout), "hard_timeout must not be zero");
         check(!self.cluster_timeout.is_zero(), "cluster_timeout must not be zero");
         check(self.concurrent_loads_max > 0, "max_concurrent_loads must be at least 1");
+        if let Some(pace) = self.write_behind {
+            check(has_writer, "write_behind needs a writer");
+            check(pace.batch_max > 0, "write_batch_max must be at least 1");
+            check(pace.unwritten_max > 0, "unwritten_max must be at least 1");
+        }
         let few = l1.limits.entries <= L1_ENTRIES_MAX;
         check(few, "L1 has at most 2^30 entries");
         if problems.is_empty() { Ok(self) } else { Err(CacheError::Settings { problems }) }
@@ -364,6 +376,43 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         self
     }
 
+    /// What [`Cache::store`] and [`Cache::delete`] change the source with (write-through): it is called with one change, or with many that go together,
+    /// before the cluster is. It may take [`load_timeout`](Self::load_timeout).
+    pub fn writer<F, R, E>(mut self, writer: F) -> Self
+    where
+        F: Fn(Vec<Change<K, V>>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.writer = Some(Arc::new(move |changes| store::erased(writer(changes))));
+        self
+    }
+
+    /// Has the source get changes so long after the cluster (write-behind), many by one call of the [`writer`](Self::writer), and of each key the
+    /// last one only. A crash of this process loses those that wait; [`Node::leave`] and [`Cache::flush`] write them first. What the source does not take
+    /// goes again, after pauses of 0.1 to 30 s, until it does: a writer that is given what can never be written should put that aside and
+    /// return `Ok`. While a change waits, other nodes that find nothing in the cluster, because it was evicted, load what the source has.
+    pub fn write_behind(mut self, delay: Duration) -> Self {
+        self.pace().delay = delay.min(TIME_MAX);
+        self
+    }
+
+    /// How many changes go to the source by one call, 100 by default; as soon as there are so many none of them waits.
+    pub fn write_batch_max(mut self, changes: usize) -> Self {
+        self.pace().batch_max = changes;
+        self
+    }
+
+    /// How many changes may wait for the source, 10,000 by default, before [`Cache::store`] waits for room.
+    pub fn unwritten_max(mut self, changes: usize) -> Self {
+        self.pace().unwritten_max = changes;
+        self
+    }
+
+    fn pace(&mut self) -> &mut Pace {
+        self.settings.write_behind.get_or_insert_default()
+    }
+
     /// Gives values tags, by which [`Cache::invalidate_tag`] removes them together, and lets [`Cache::clear`] and [`Cache::expire_all`] work; `|_|
     /// []` where only those are wanted. A read then looks at the marks of the whole cache and of each tag: in L1 some 40 ns for each, and
     /// where a mark is not there yet, or there is no L1, a read of the cluster for each. Set it on all nodes: those without show what was
@@ -380,8 +429,8 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
 
     /// How values become bytes; [`Bincode`] by default.
     pub fn codec<D>(self, codec: D) -> CacheBuilder<K, V, D> {
-        let Self { node, settings, loaders, tags, .. } = self;
-        CacheBuilder { node, settings, codec, loaders, tags }
+        let Self { node, settings, loaders, writer, tags, .. } = self;
+        CacheBuilder { node, settings, codec, loaders, writer, tags }
     }
 
     /// The cache.
@@ -393,14 +442,35 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         V: Send + Sync + 'static,
         C: Codec<V>,
     {
-        Ok(Cache::new(
-            self.node,
-            self.settings.check()?,
-            Arc::new(self.codec),
-            self.loaders,
-            self.tags,
-        ))
+        let settings = self.settings.check(self.writer.is_some())?;
+        let limit = settings.load_timeout;
+        let writer = self.writer.map(|writer| Writer { writer, limit });
+        let source = writer.map(|writer| match settings.write_behind {
+            Some(pace) => Source::Behind(Behind::new(writer, pace)),
+            None => Source::Through(writer),
+        });
+        if let Some(Source::Behind(behind)) = &source {
+            flush_before_leaving(&self.node, behind);
+        }
+        let codec = Arc::new(self.codec);
+        Ok(Cache::new(self.node, settings, codec, self.loaders, self.tags, source))
     }
+}
+
+/// While anything is left of the cache; what waits keeps itself.
+fn flush_before_leaving<K: CacheKey, V: Send + Sync + 'static>(
+    node: &Node,
+    behind: &Arc<Behind<K, V>>,
+) {
+    let behind = Arc::downgrade(behind);
+    node.before_leaving(move || {
+        let (behind, runtime) = (behind.upgrade(), Handle::try_current());
+        Box::pin(async move {
+            if let (Some(behind), Ok(runtime)) = (behind, runtime) {
+                behind.flush(&runtime).await;
+            }
+        })
+    });
 }
 
 #[cfg(test)]

@@ -22,8 +22,8 @@ use crate::load::OwnLoader;
 use crate::marks::{Marks, Stamp, TagsOf};
 use crate::near::{Cover, InNear, Lookup, Ticket, hash_of};
 use crate::stats::{CacheStats, Count, Counters};
+use crate::store::Source;
 use crate::tier::{FOR_EVER, Shown, Tier};
-use crate::write::Writing;
 
 /// Of the time until a value that is due to be loaded anew is stale, the part for which L1 keeps it where nobody loads it.
 const DUE_SHARE: u32 = 4;
@@ -63,6 +63,7 @@ pub(crate) struct Inner<K: CacheKey, V> {
     hasher: KeyHasher,
     near: Option<Arc<Tier<K, V>>>,
     pub(crate) marks: Option<Marks<V>>,
+    pub(crate) source: Option<Source<K, V>>,
     pub(crate) flights: Arc<Flights<K, V>>,
     pub(crate) turns: Semaphore,
     pub(crate) counters: Counters,
@@ -102,6 +103,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         codec: Arc<dyn Codec<V>>,
         (loader, loader_many): OwnLoaders<K, V>,
         tags: Option<TagsOf<V>>,
+        source: Option<Source<K, V>>,
     ) -> Self {
         let loads = settings.concurrent_loads_max.min(Semaphore::MAX_PERMITS);
         let prefix = format!("{}:{}:", settings.name, settings.schema).into_bytes();
@@ -120,6 +122,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             hasher,
             near,
             marks,
+            source,
             flights,
             turns: Semaphore::new(loads),
             counters: Counters::default(),
@@ -156,7 +159,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// [`CacheError::Cluster`], and [`CacheError::Encode`]. A write whose outcome is unknown is tried again until the
     /// node's call timeout, so it may end as the last of several writers though it began first.
     pub async fn put(&self, key: &K, value: impl Into<Arc<V>>) -> Result<Written, CacheError> {
-        self.inner.put(key, value.into(), self.inner.settings.ttl).await
+        self.inner.put(key, Some(value.into()), self.inner.settings.ttl).await
     }
 
     /// Writes a value that lives this long.
@@ -169,7 +172,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         value: impl Into<Arc<V>>,
         ttl: Duration,
     ) -> Result<Written, CacheError> {
-        self.inner.put(key, value.into(), Some(ttl)).await
+        self.inner.put(key, Some(value.into()), Some(ttl)).await
     }
 
     /// Removes a value, here and in the cluster. Call it after the source was changed: loads under way that may have
@@ -180,11 +183,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// # Errors
     /// [`CacheError::Cluster`]; the value may still be there then.
     pub async fn invalidate(&self, key: &K) -> Result<Written, CacheError> {
-        let inner = &*self.inner;
-        let cluster_key = inner.cluster_key(key);
-        let writing = Writing::begin(inner, key, &cluster_key);
-        let op = Op::Delete { key: cluster_key, condition: Condition::Always };
-        writing.end_delete(&inner.execute(op, inner.write_options()).await?)
+        self.inner.forget(key).await
     }
 
     /// Counts of what this cache did in this process.
@@ -192,7 +191,18 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     pub fn stats(&self) -> CacheStats {
         let size = self.inner.near.as_ref().map(|tier| tier.size());
         let (l1_entries, l1_bytes) = size.unwrap_or_default();
-        CacheStats { l1_entries, l1_bytes, ..self.inner.counters.snapshot() }
+        let (written_behind, write_failures, unwritten) = match &self.inner.source {
+            Some(Source::Behind(behind)) => behind.counts(),
+            _ => (0, 0, 0),
+        };
+        CacheStats {
+            l1_entries,
+            l1_bytes,
+            written_behind,
+            write_failures,
+            unwritten,
+            ..self.inner.counters.snapshot()
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use crate::cache::{Cache, Inner, Written, odd_reply};
 use crate::error::CacheError;
 use crate::key::CacheKey;
 use crate::known::Known;
-use crate::write::Writing;
 
 /// How often an update is tried when others come in between: each time one of them gets on, so that many get on slowly, but surely.
 const ATTEMPTS: u32 = 1_000;
@@ -82,7 +81,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ) -> Result<Written, CacheError> {
         let inner = &*self.inner;
         let ttl = inner.settings.ttl;
-        let (op, put) = inner.begin_put(key, value.into(), ttl, has(version)).await?;
+        let (op, put) = inner.begin_put(key, Some(value.into()), ttl, has(version)).await?;
         put.end(&inner.execute(op, inner.once_options()).await?)
     }
 
@@ -199,7 +198,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         version: Option<Version>,
         ttl: Option<Duration>,
     ) -> Result<Attempt<V>, CacheError> {
-        let (op, put) = self.begin_put(key, Arc::clone(&value), ttl, has(version)).await?;
+        let (op, put) = self.begin_put(key, Some(Arc::clone(&value)), ttl, has(version)).await?;
         match self.execute(with_previous(op), self.once_options()).await? {
             Reply::Previous { applied: true, copies, version, .. } => {
                 put.done(copies, version);
@@ -218,9 +217,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
 
     /// Removes this version.
     async fn remove(&self, key: &K, version: Version) -> Result<Attempt<V>, CacheError> {
-        let cluster_key = self.cluster_key(key);
-        let writing = Writing::begin(self, key, &cluster_key);
-        let op = Op::Delete { key: cluster_key, condition: Condition::Version(version) };
+        let (op, writing) = self.begin_delete(key, Condition::Version(version));
         let reply = self.execute(op, self.once_options()).await?;
         writing.end(None);
         match reply {

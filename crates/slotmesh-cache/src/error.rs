@@ -37,11 +37,31 @@ pub enum CacheError {
     /// The cache was built without a loader, so there is none to call.
     #[error("the cache has no loader")]
     NoLoader,
+    /// The writer returned this; the source has not got the change, as far as that says, and the cluster has forgotten the key.
+    #[error("the writer failed: {0}")]
+    Store(#[source] Arc<dyn Error + Send + Sync>),
+    /// The writer panicked with this message. Whether the source has the change is unknown; the cluster has forgotten the key.
+    #[error("the writer panicked: {0}")]
+    StorePanicked(Arc<str>),
+    /// The writer took longer than the cache's `load_timeout` and was dropped. Whether the source has the change is unknown; the cluster has forgotten
+    /// the key.
+    #[error("the writer took longer than {0:?}")]
+    StoreTimeout(Duration),
+    /// So many changes wait for the source, and none of them was written within the cache's `load_timeout`. Nothing was changed.
+    #[error("{max} changes wait for the source")]
+    TooManyUnwritten {
+        /// The bound.
+        max: usize,
+    },
+    /// The cache was built without a writer, so it cannot change the source.
+    #[error("the cache has no writer")]
+    NoWriter,
     /// The cache was built without [`tags`](crate::CacheBuilder::tags), so its values cannot be invalidated together.
     #[error("the cache was built without tags")]
     NoTags,
-    /// The runtime that carried the load was shut down, or there is none around this call. Nothing was cached.
-    #[error("no runtime carries the load to its end")]
+    /// The runtime that carried the load was shut down, or there is none around this call. Nothing was cached. After a
+    /// [`store`](crate::Cache::store) it is unknown what was written.
+    #[error("no runtime carries it to its end")]
     LoadAborted,
     /// The key does not have the version on which it was to be written, but this one, if it has a value. Nothing was written; read it and
     /// try again.

@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn what_may_be_stale_for_ever_is_fresh_no_longer_than_it_should() {
         for stale_if_error in [secs(60 * 24 * 3_600), Duration::MAX] {
-            let settings = Settings { stale_if_error, ..Settings::new("it") }.check().unwrap();
+            let settings = Settings { stale_if_error, ..Settings::new("it") }.check(true).unwrap();
             let Lifetime { kept, times } = Lifetime::new(Some(secs(60)), &settings);
             let sealed = crate::envelope::seal(&crate::codec::Bincode, 1, Some(&1_u8), times, None);
             let opened = crate::envelope::open::<u8>(&crate::codec::Bincode, 1, &sealed.unwrap());

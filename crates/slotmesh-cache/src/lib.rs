@@ -12,7 +12,7 @@
 //!   keeps values of them, and who hears nothing of an owner asks (`slotmesh-coherence`);
 //! * a fault of the cluster never fails a read that L1 or the loader can serve.
 //!
-//! Not here yet: write-behind, a Redis server in the cluster's place.
+//! Not here yet: a Redis server in the cluster's place.
 //!
 //! ```
 //! use slotmesh_cache::{CacheError, Caches};
@@ -29,6 +29,7 @@
 //! ```
 
 mod batch;
+mod behind;
 mod builder;
 mod cache;
 mod chain;
@@ -48,6 +49,7 @@ mod marks;
 pub mod near;
 mod obtain;
 mod stats;
+mod store;
 mod tier;
 mod write;
 
@@ -59,3 +61,4 @@ pub use error::CacheError;
 pub use key::CacheKey;
 pub use loaded::Loaded;
 pub use stats::CacheStats;
+pub use store::Change;

@@ -257,6 +257,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
             let value = match loaded.what {
                 What::Value(value) => Some(Arc::new(value)),
                 What::Missing => None,
+                What::Shared(value) => value,
                 What::NotModified => Some(turn.known().ok_or(CacheError::NothingKnown)?),
                 What::Failed(error) => return Err(error),
             };
@@ -394,6 +395,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
         known: Option<Arc<V>>,
     ) -> Result<Loaded<V>, CacheError> {
         let inner = &*self.inner;
+        // The source has what was before.
+        if let Some(value) = inner.unwritten(&self.key) {
+            return Ok(Loaded::shared(value));
+        }
         let work = async {
             // A loader inside of another runs on the other's turn, or all turns could be held by those who wait for one.
             let _turn = match self.chain.is_nested() {
@@ -401,7 +406,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
                 false => Some(inner.turn_to_load().await?),
             };
             inner.counters.add(Count::LoadStarted);
-            self.chain.clone().scope(caught(loader(known))).await
+            self.chain.clone().scope(caught(loader(known), CacheError::LoadPanicked)).await
         };
         inner.in_time(work).await
     }
@@ -437,15 +442,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 }
 
-/// Turns a panic of the loader into an error. The loader is not polled again after one and its state is not looked at.
+/// Turns a panic of the loader into this error. The loader is not polled again after one and its state is not looked at.
 pub(crate) async fn caught<T>(
     mut loader: Pin<Box<dyn Future<Output = Result<T, CacheError>> + Send>>,
+    panicked: fn(Arc<str>) -> CacheError,
 ) -> Result<T, CacheError> {
     poll_fn(move |context| {
         let poll = AssertUnwindSafe(|| loader.as_mut().poll(context));
-        catch_unwind(poll).unwrap_or_else(|panic| {
-            Poll::Ready(Err(CacheError::LoadPanicked(message(&*panic).into())))
-        })
+        catch_unwind(poll)
+            .unwrap_or_else(|panic| Poll::Ready(Err(panicked(message(&*panic).into()))))
     })
     .await
 }

@@ -18,6 +18,8 @@ pub struct Loaded<V> {
 pub(crate) enum What<V> {
     Value(V),
     Missing,
+    /// The cache itself has it.
+    Shared(Option<Arc<V>>),
     NotModified,
     Failed(CacheError),
 }
@@ -60,6 +62,10 @@ impl<V> Loaded<V> {
     pub const fn no_store(mut self) -> Self {
         self.stored = false;
         self
+    }
+
+    pub(crate) const fn shared(value: Option<Arc<V>>) -> Self {
+        Self::new(What::Shared(value))
     }
 
     const fn new(what: What<V>) -> Self {

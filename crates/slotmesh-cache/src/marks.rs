@@ -100,7 +100,7 @@ impl<V> Marks<V> {
             l1: of.l1.map(|l1| L1::entries(MARKS_IN_L1).max_staleness(l1.max_staleness)),
             ..Settings::new("")
         };
-        let marks = Cache::new(node.clone(), settings, Arc::new(Bincode), (None, None), None);
+        let marks = Cache::new(node.clone(), settings, Arc::new(Bincode), (None, None), None, None);
         Self { marks, tags, hasher }
     }
 
@@ -301,9 +301,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     /// The stamp of something that is written now.
-    pub(crate) async fn stamp_now(&self, value: &V) -> Result<Option<Stamp>, CacheError> {
+    pub(crate) async fn stamp_now(&self, value: Option<&V>) -> Result<Option<Stamp>, CacheError> {
         let at = self.mark_time().await?;
-        self.stamp(at, Some(value), &[]).await
+        self.stamp(at, value, &[]).await
     }
 }
 

@@ -28,6 +28,12 @@ pub struct CacheStats {
     pub cluster_errors: u64,
     /// Values found with another codec or schema version, or that did not decode.
     pub undecodable: u64,
+    /// Changes that the source got by [`write_behind`](crate::CacheBuilder::write_behind).
+    pub written_behind: u64,
+    /// How often it failed to take some of them.
+    pub write_failures: u64,
+    /// Changes that it has not got yet: lost if this process crashed now.
+    pub unwritten: usize,
     /// Entries in L1.
     pub l1_entries: usize,
     /// Estimated bytes in L1.
@@ -76,6 +82,9 @@ impl Counters {
             fills_refused: of(Count::FillRefused),
             cluster_errors: of(Count::ClusterError),
             undecodable: of(Count::Undecodable),
+            written_behind: 0,
+            write_failures: 0,
+            unwritten: 0,
             l1_entries: 0,
             l1_bytes: 0,
         }

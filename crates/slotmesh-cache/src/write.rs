@@ -18,23 +18,27 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     pub(crate) async fn put(
         &self,
         key: &K,
-        value: Arc<V>,
+        value: Option<Arc<V>>,
         ttl: Option<Duration>,
     ) -> Result<Written, CacheError> {
         let (op, put) = self.begin_put(key, value, ttl, Condition::Always).await?;
         put.end(&self.execute(op, self.write_options()).await?)
     }
 
+    /// `None` is that there is no such value.
     pub(crate) async fn begin_put<'a>(
         &'a self,
         key: &'a K,
-        value: Arc<V>,
+        value: Option<Arc<V>>,
         ttl: Option<Duration>,
         condition: Condition,
     ) -> Result<(Op, PutUnderWay<'a, K, V>), CacheError> {
-        let stamp = self.stamp_now(&value).await?;
-        let lifetime = Lifetime::new(ttl, &self.settings);
-        let sealed = self.seal(Some(&value), &lifetime, stamp.as_ref());
+        let stamp = self.stamp_now(value.as_deref()).await?;
+        let lifetime = match (&value, ttl) {
+            (None, Some(ttl)) => Lifetime::of_nothing(ttl, &self.settings),
+            _ => Lifetime::new(ttl, &self.settings),
+        };
+        let sealed = self.seal(value.as_deref(), &lifetime, stamp.as_ref());
         let sealed = sealed.map_err(CacheError::Encode)?;
         let cluster_key = self.cluster_key(key);
         let bytes = sealed.len() + cluster_key.len();
@@ -49,6 +53,22 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         };
         Ok((op, PutUnderWay { writing, value, lifetime, bytes, stamp }))
     }
+
+    /// Removes a value, whatever it is.
+    pub(crate) async fn forget(&self, key: &K) -> Result<Written, CacheError> {
+        let (op, writing) = self.begin_delete(key, Condition::Always);
+        writing.end_delete(&self.execute(op, self.write_options()).await?)
+    }
+
+    pub(crate) fn begin_delete<'a>(
+        &'a self,
+        key: &'a K,
+        condition: Condition,
+    ) -> (Op, Writing<'a, K, V>) {
+        let cluster_key = self.cluster_key(key);
+        let writing = Writing::begin(self, key, &cluster_key);
+        (Op::Delete { key: cluster_key, condition }, writing)
+    }
 }
 
 /// A write under way. However it ends, also by being dropped, L1 keeps nothing that may be older than it, and loads that
@@ -61,7 +81,7 @@ pub(crate) struct Writing<'a, K: CacheKey, V: Send + Sync + 'static> {
 }
 
 impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
-    pub(crate) fn begin(inner: &'a Inner<K, V>, key: &'a K, cluster_key: &[u8]) -> Self {
+    fn begin(inner: &'a Inner<K, V>, key: &'a K, cluster_key: &[u8]) -> Self {
         let ticket = inner.near_begin_write(key, cluster_key);
         inner.flights.forget(inner.hash(key));
         Self { inner, key, ticket, written: None }
@@ -92,7 +112,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Drop for Writing<'_, K, V> {
 /// A put under way.
 pub(crate) struct PutUnderWay<'a, K: CacheKey, V: Send + Sync + 'static> {
     writing: Writing<'a, K, V>,
-    value: Arc<V>,
+    value: Option<Arc<V>>,
     lifetime: Lifetime,
     bytes: usize,
     stamp: Option<Stamp>,
@@ -110,7 +130,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> PutUnderWay<'_, K, V> {
     /// It was written.
     pub(crate) fn done(self, copies: u8, version: Option<Version>) -> Written {
         let Self { writing, value, lifetime, bytes, stamp } = self;
-        let (value, left, times) = (Some(value), lifetime.kept, lifetime.times);
+        let (left, times) = (lifetime.kept, lifetime.times);
         let known = version.map(|version| Known { value, version, left, times, bytes, stamp });
         let inner = writing.inner;
         writing.end(known.map(|it| it.fresh(&inner.settings, inner.near_ttl_max())));

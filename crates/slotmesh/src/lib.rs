@@ -4,8 +4,8 @@
 #![doc = include_str!("../../../README.md")]
 
 pub use slotmesh_cache::{
-    Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec, CodecError, L1, Loaded,
-    codecs,
+    self as cache, Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec,
+    CodecError, L1, Loaded,
 };
 pub use slotmesh_node::{
     Ack, CallOptions, ClusterSecret, Condition, Node, NodeConfig, NodeStatus, OpError, Phase,

@@ -9,6 +9,7 @@ use slotmesh_core::{Clock, DataConfig, DataPlane, Wakers};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 use tokio::sync::watch;
 
+use super::before_leaving::BeforeLeaving;
 use super::{Inner, Node};
 use crate::client::Router;
 use crate::clock::BootClock;
@@ -67,6 +68,7 @@ impl Node {
             started,
             clock: CoarseClock::start(),
             was_safe: Mutex::new(true),
+            before_leaving: BeforeLeaving::default(),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -1,9 +1,12 @@
+mod before_leaving;
 mod decisions;
 mod local;
 mod operations;
 mod start;
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use slotmesh_slots::{MonoTime, NodeId, Slot};
 use slotmesh_transport::Endpoint;
 use tokio::sync::{mpsc, watch};
 
+use self::before_leaving::BeforeLeaving;
 pub use self::decisions::REFORM_TIMEOUT;
 use crate::client::Router;
 use crate::coarse::CoarseClock;
@@ -42,6 +46,7 @@ struct Inner {
     started: MonoTime,
     clock: CoarseClock,
     was_safe: Mutex<bool>,
+    before_leaving: BeforeLeaving,
 }
 
 impl Node {
@@ -156,17 +161,28 @@ impl Node {
     }
 
     /// The first part of [`Node::leave`]: gives all slots away and leaves the cluster, and still carries calls to the others, so that
-    /// those under way are answered. Waits at most this long; true when everything was given away in time. [`Node::leave`], which
-    /// is soon over then, has to follow.
+    /// those under way are answered. Waits at most this long, also for what was asked for by [`Node::before_leaving`]; true when all of that
+    /// was done in time. [`Node::leave`], which is soon over then, has to follow.
     ///
     /// Cancellation safe: what was begun goes on.
     pub async fn hand_over(&self, within: Duration) -> bool {
-        let Some(inputs) = &self.inner.inputs else { return true };
+        let prepared = self.inner.before_leaving.all();
         let left = async {
+            let Some(inputs) = &self.inner.inputs else { return true };
             inputs.send(Input::Leave).await.is_ok()
                 && self.wait_until(|status| is_over(status.phase)).await
         };
-        tokio::time::timeout(within, left).await.unwrap_or(false)
+        let both = async { tokio::join!(prepared, left).1 };
+        tokio::time::timeout(within, both).await.unwrap_or(false)
+    }
+
+    /// Has [`Node::hand_over`] and [`Node::leave`] wait for this, within their time, while slots are given away; once for each call. For what
+    /// would be lost with the process.
+    pub fn before_leaving<F>(&self, work: F)
+    where
+        F: Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync + 'static,
+    {
+        self.inner.before_leaving.add(work);
     }
 
     /// Stops at once. The others notice as they would notice a crash; use [`Node::leave`] to spare them that. The addresses

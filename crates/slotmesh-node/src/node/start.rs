@@ -16,6 +16,7 @@ use slotmesh_transport::{Endpoint, Handler, Hello, Identity, TransportConfig};
 use tokio::runtime;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::before_leaving::BeforeLeaving;
 use super::{Inner, Node};
 use crate::client::Router;
 use crate::clock::BootClock;
@@ -146,6 +147,7 @@ impl Starting {
             started,
             clock: self.clock,
             was_safe: Mutex::new(false),
+            before_leaving: BeforeLeaving::default(),
         };
         Ok(Node { inner: Arc::new(inner) })
     }
