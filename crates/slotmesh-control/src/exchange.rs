@@ -76,6 +76,16 @@ pub fn exchange(state: &ClusterState, live: &dyn Fn(NodeId) -> bool, loads: &Loa
     Exchange { commands: copies.collect(), replaced }
 }
 
+/// Forgets those whose copy was replaced, or is not to be: an exchange that is over must not speak for a later copy of the slot.
+pub fn forget_replaced(replaced: &mut BTreeMap<Slot, NodeId>, state: &ClusterState) {
+    let wanted = usize::from(state.replicas());
+    replaced.retain(|slot, giver| {
+        let held = state.table().slot(*slot);
+        let surplus = !held.copying.is_empty() || held.in_sync.len() > wanted;
+        held.in_sync.contains(*giver) && surplus
+    });
+}
+
 /// What is exchanged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
@@ -371,6 +381,7 @@ mod tests {
         /// One plan, and what the nodes make of it; false when nothing is to be done.
         fn step(&mut self) -> bool {
             let live = |_: NodeId| true;
+            forget_replaced(&mut self.replaced, &self.state);
             let sight = Sight { replaced: &self.replaced, ..Sight::of(&live) };
             let mut commands = plan(&self.state, &sight);
             if commands.is_empty() {

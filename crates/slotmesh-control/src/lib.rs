@@ -23,7 +23,7 @@ mod voters;
 
 pub use absence::{AbsenceEvent, Absences, Awaited, LAST_COPY_WAIT, RECOPY_AFTER};
 pub use command::{Claim, Command, Outcome};
-pub use exchange::{Exchange, exchange};
+pub use exchange::{Exchange, exchange, forget_replaced};
 pub use failover::{Failover, PROMISE_WAIT};
 pub use founding::{Founding, FoundingStep};
 pub use lease::{

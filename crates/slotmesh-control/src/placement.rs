@@ -5,12 +5,14 @@
 //! returns only the next step for a bounded number of slots; the caller proposes it, and calls again when the state
 //! has changed. Slots whose primary is not live are left to the failover.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use slotmesh_slots::{NodeId, NodeList, Slot, SlotState};
 
 use crate::absence::Awaited;
 use crate::command::{Claim, Command};
+use crate::load::Loads;
 use crate::member::{Member, by_age};
 use crate::rebalance::Rebalance;
 use crate::state::ClusterState;
@@ -35,6 +37,8 @@ pub struct Sight<'a> {
     pub awaited: &'a Awaited,
     /// Who gives a slot away once the copy that replaces its own is complete; see [`Exchange`](crate::Exchange).
     pub replaced: &'a BTreeMap<Slot, NodeId>,
+    /// What is known of how much slots are written.
+    pub loads: Option<&'a Loads>,
 }
 
 /// Nothing is waited for.
@@ -46,7 +50,7 @@ static NONE_REPLACED: BTreeMap<Slot, NodeId> = BTreeMap::new();
 impl<'a> Sight<'a> {
     /// One in which all that live are prompt, nothing is waited for and nothing exchanged.
     pub fn of(live: &'a dyn Fn(NodeId) -> bool) -> Self {
-        Self { live, prompt: live, awaited: &NONE_AWAITED, replaced: &NONE_REPLACED }
+        Self { live, prompt: live, awaited: &NONE_AWAITED, replaced: &NONE_REPLACED, loads: None }
     }
 }
 
@@ -58,10 +62,8 @@ pub fn plan(state: &ClusterState, sight: &Sight<'_>) -> Vec<Command> {
         return Vec::new();
     }
     planner.assign_fresh();
-    for (slot, held) in state.table().iter() {
-        if held.primary.is_some_and(sight.live) {
-            planner.slot(slot, held);
-        }
+    for (slot, held) in planner.in_order() {
+        planner.slot(slot, held);
     }
     planner.dismiss();
     planner.finish()
@@ -136,6 +138,19 @@ impl<'a> Planner<'a> {
         planner.foresee_surplus();
         planner.copies_sum = planner.copies.values().sum();
         planner
+    }
+
+    /// The slots that have a live primary. Whoever drains has a deadline: those that are written most go first.
+    fn in_order(&self) -> Vec<(Slot, &'a SlotState)> {
+        let served = |(_, held): &(Slot, &SlotState)| held.primary.is_some_and(self.sight.live);
+        let mut slots: Vec<_> = self.state.table().iter().filter(served).collect();
+        if let (Some(draining), Some(loads)) = (self.draining, self.sight.loads) {
+            slots.sort_by_cached_key(|(slot, held)| {
+                let leaves = held.primary == Some(draining);
+                Reverse(if leaves { loads.slot(*slot).writes } else { 0 })
+            });
+        }
+        slots
     }
 
     /// A copy made for balance will push another one out; count as if it had, or too many would be started. It will be the
@@ -620,6 +635,34 @@ mod tests {
                 complete(&mut state);
             }
             assert_eq!(gone, leave, "{members} {replicas}");
+        }
+    }
+
+    #[test]
+    fn who_leaves_hands_over_first_what_is_written_most() {
+        for (members, replicas) in [(3, 1), (3, 0)] {
+            let mut state = assigned(members, replicas);
+            let owned: Vec<Slot> = state.table().owned_by(node(1)).iter().collect();
+            let hot = &owned[owned.len() - 200..];
+            let mut report = crate::LoadReport::default();
+            let written = |slot| if hot.contains(&slot) { 5_000 } else { 10 };
+            owned.iter().for_each(|&slot| report.slots.push(slot, 100, written(slot)));
+            let mut loads = Loads::new(crate::LoadFloor::default());
+            loads.handle_report(&state, node(1), &report);
+            state.apply(&Command::Drain { node: node(1) });
+            let live = |_: NodeId| true;
+            let steps = plan_with(&state, &Sight { loads: Some(&loads), ..Sight::of(&live) });
+            let first: Vec<Slot> = steps
+                .iter()
+                .flat_map(|step| match step {
+                    Command::BeginMove { claims, .. } if replicas > 0 => claims.clone(),
+                    Command::AddCopy { claims, .. } if replicas == 0 => claims.clone(),
+                    _ => Vec::new(),
+                })
+                .map(|(slot, _)| slot)
+                .collect();
+            assert!(first.len() < owned.len(), "all at once: nothing is seen of the order");
+            assert!(hot.iter().all(|slot| first.contains(slot)), "{replicas}");
         }
     }
 

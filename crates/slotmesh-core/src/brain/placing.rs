@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use slotmesh_control::{
     AbsenceEvent, Absences, ClusterDelta, ClusterState, Command, LoadFloor, LoadReport, Loads,
-    Member, Rebalance, Sight, exchange, plan,
+    Member, Rebalance, Sight, exchange, forget_replaced, plan,
 };
 use slotmesh_slots::{MonoTime, NodeId, Slot};
 
@@ -46,17 +46,12 @@ impl Placing {
         }
     }
 
-    /// An exchange that is over must not speak for a later copy of the slot.
+    /// Once all of an exchange is over, only what nodes report from then on weighs.
     fn forget_replaced(&mut self, view: &ClusterState) {
         if self.replaced.is_empty() {
             return;
         }
-        let wanted = usize::from(view.replicas());
-        self.replaced.retain(|slot, giver| {
-            let held = view.table().slot(*slot);
-            let surplus = !held.copying.is_empty() || held.in_sync.len() > wanted;
-            held.in_sync.contains(*giver) && surplus
-        });
+        forget_replaced(&mut self.replaced, view);
         if self.replaced.is_empty() {
             self.loads.handle_exchanged();
         }
@@ -160,8 +155,10 @@ impl Brain {
         let prompt = |node| prompt.contains(&node);
         let away = |node| !is_live(node) && !self.is_given_up(node);
         let awaited = leader.placing.absences.awaited(&self.view, &away, now);
-        let replaced = &leader.placing.replaced;
-        plan(&self.view, &Sight { live: &is_live, prompt: &prompt, awaited: &awaited, replaced })
+        let Placing { replaced, loads, .. } = &leader.placing;
+        let loads = Some(loads);
+        let sight = Sight { live: &is_live, prompt: &prompt, awaited: &awaited, replaced, loads };
+        plan(&self.view, &sight)
     }
 
     /// What is exchanged where nothing else is to be done.
