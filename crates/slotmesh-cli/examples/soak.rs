@@ -15,11 +15,11 @@ mod processes;
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use processes::load::{Load, Report};
-use processes::{Door, Process, Setup, addresses, cluster, until};
+use processes::{Door, Process, Setup, addresses, build_binary, cluster, until};
 use rustix::process::Signal;
 
 const NODES: usize = 5;
@@ -31,7 +31,7 @@ const ROUND: Duration = Duration::from_secs(60);
 const BETWEEN_FAULTS: Duration = Duration::from_secs(20);
 
 const PAUSE_MIN_MS: u64 = 500;
-const PAUSE_MAX_MS: u64 = 10_000;
+const PAUSE_RANGE_MS: u64 = 29_500;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -56,16 +56,6 @@ fn main() -> ExitCode {
         soak.minutes, soak.answered, soak.errors, soak.faults, soak.violations
     );
     if verdict == "ok" { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Cargo builds an example without the binary that it starts.
-fn build_binary() -> bool {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["build", "--quiet", "-p", "slotmesh-cli", "--bin", "slotmesh"]);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
-    command.status().is_ok_and(|status| status.success())
 }
 
 struct Soak {
@@ -171,7 +161,9 @@ impl Soak {
     }
 
     fn pause(&mut self, index: usize, load: &Load) -> String {
-        let time = PAUSE_MIN_MS + self.draw() % (PAUSE_MAX_MS - PAUSE_MIN_MS);
+        // Mostly short ones, so that there are more.
+        let drawn = (self.draw() % PAUSE_RANGE_MS).min(self.draw() % PAUSE_RANGE_MS);
+        let time = PAUSE_MIN_MS + drawn;
         self.nodes[index].signal(Signal::STOP);
         load.run_for(Duration::from_millis(time));
         self.nodes[index].signal(Signal::CONT);

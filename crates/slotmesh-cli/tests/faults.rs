@@ -77,6 +77,66 @@ fn two_nodes_and_a_witness_survive_the_loss_of_either() {
 }
 
 #[test]
+fn of_two_one_survives_alone_and_the_other_one_when_it_is_told_to() {
+    let mut nodes = cluster(2);
+    let keys = keys_of(&(0..16_384).step_by(400).collect::<Vec<u16>>());
+    until("a leader", || nodes.iter().any(Process::leads));
+    let voter = nodes.iter().position(Process::leads).unwrap();
+    let mut client = nodes[voter].client();
+    for key in &keys {
+        assert_eq!(client.set(key, key), Answer::Ok);
+    }
+    nodes.remove(1 - voter).signal(Signal::KILL);
+    for key in &keys {
+        let written = || client.set(&format!("{{{key}}}x"), "1") == Answer::Ok;
+        until("a write without the one that does not vote", written);
+        assert_eq!(client.get(key), Answer::Value(key.clone()), "a write was lost");
+    }
+    let seeds = [nodes[0].control];
+    nodes.push(Process::start(addresses(1)[0], &Setup::new(&seeds, 2)));
+    until("copies on both", || nodes.iter().all(Process::is_safe));
+    nodes.remove(0).signal(Signal::KILL);
+    let mut client = nodes[0].client();
+    let refuses = |answer: Answer| matches!(answer, Answer::Error(_));
+    // Each is refused only when its time is over.
+    let some = &keys[..3];
+    until("the lease to be over", || some.iter().all(|key| refuses(client.set(key, "lost"))));
+    assert!(some.iter().all(|key| refuses(client.get(key))), "it may not know the latest");
+    until("the voter to be out of sight", || nodes[0].command("reform").0);
+    for key in &keys {
+        until("reads again", || client.get(key) == Answer::Value(key.clone()));
+    }
+}
+
+#[test]
+fn slots_of_which_no_copy_is_left_begin_empty_and_are_counted() {
+    let addrs = addresses(3);
+    let seeds: Vec<_> = addrs.iter().map(|addrs| addrs[0]).collect();
+    let setup = Setup { replicas: 0, ..Setup::new(&seeds, 3) };
+    let mut nodes: Vec<_> = addrs.into_iter().map(|it| Process::start(it, &setup)).collect();
+    until("a safe cluster", || nodes.iter().all(Process::is_safe));
+    let lost_of = |node: &Process| {
+        let status = node.http_whole("/api/status").replace(' ', "");
+        let count = status.split("\"lost_slots\":").nth(1).and_then(|it| it.split(',').next());
+        count.and_then(|count| count.parse::<usize>().ok())
+    };
+    assert_eq!(lost_of(&nodes[0]), Some(0));
+    until("a leader", || nodes.iter().any(Process::leads));
+    let victim = nodes.iter().position(|node| !node.leads()).unwrap();
+    let mut client = nodes[(victim + 1) % 3].client();
+    let gone = slots_of(&mut client, nodes[victim].resp);
+    let key = &keys_of(&gone[..1])[0];
+    assert_eq!(client.set(key, "lost"), Answer::Ok);
+    nodes.remove(victim).signal(Signal::KILL);
+    until("the slots to be served again", || client.get(key) == Answer::Nothing);
+    assert_eq!(client.set(key, "anew"), Answer::Ok);
+    until("it to be told", || nodes.iter().all(|node| lost_of(node) == Some(gone.len())));
+    let counted = format!("slotmesh_lost_slots_total {}", gone.len());
+    assert!(nodes.iter().all(|node| node.http_whole("/metrics").contains(&counted)));
+    assert!(nodes.iter().any(|node| node.log().contains("empty")), "no log says so");
+}
+
+#[test]
 fn a_lost_majority_is_given_up_and_who_comes_back_joins_anew() {
     let mut nodes = cluster(3);
     let mut client = nodes[0].client();

@@ -88,7 +88,7 @@ fn three_become_nine_and_three_again_and_no_call_fails() {
 fn a_primary_that_stops_for_a_while_serves_nothing_stale_afterwards() {
     let nodes = cluster(3);
     let load = Load::start(doors(&nodes), CLIENTS, "stopped");
-    for (round, millis) in [500, 1_000, 3_000, 10_000].into_iter().enumerate() {
+    for (round, millis) in [500, 1_000, 3_000, 10_000, 30_000].into_iter().enumerate() {
         let stopped = &nodes[round % nodes.len()];
         stopped.signal(Signal::STOP);
         load.run_for(Duration::from_millis(millis));
@@ -96,6 +96,25 @@ fn a_primary_that_stops_for_a_while_serves_nothing_stale_afterwards() {
         let resumed = Instant::now();
         all_safe(&nodes);
         println!("safe {:.1?} after a stop of {millis} ms", resumed.elapsed());
+    }
+    load.finish().check();
+}
+
+#[test]
+fn a_node_killed_under_load_loses_nothing_with_one_replica() {
+    let mut nodes = cluster(3);
+    let load = Load::start(doors(&nodes), CLIENTS, "crash");
+    load.run_for(Duration::from_millis(500));
+    for leads in [false, true] {
+        until("a leader", || nodes.iter().any(Process::leads));
+        let victim = nodes.iter().position(|node| node.leads() == leads).unwrap();
+        nodes.remove(victim).signal(Signal::KILL);
+        load.go_to(doors(&nodes));
+        load.run_for(Duration::from_secs(2));
+        let setup = Setup::new(&controls(&nodes), 3);
+        nodes.push(Process::start(addresses(1)[0], &setup));
+        all_safe(&nodes);
+        load.go_to(doors(&nodes));
     }
     load.finish().check();
 }

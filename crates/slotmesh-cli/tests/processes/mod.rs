@@ -185,6 +185,16 @@ fn binary() -> PathBuf {
     )
 }
 
+/// Cargo builds an example without the binary that it starts.
+pub fn build_binary() -> bool {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["build", "--quiet", "-p", "slotmesh-cli", "--bin", "slotmesh"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    command.status().is_ok_and(|status| status.success())
+}
+
 /// A listener of a node, and the network namespace in which it can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Door {
@@ -233,10 +243,14 @@ pub fn cluster_with(count: usize, setup: &Setup) -> Vec<Process> {
     nodes
 }
 
-pub fn until(what: &str, mut met: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn until(what: &str, met: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, met);
+}
+
+pub fn until_within(patience: Duration, what: &str, mut met: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !met() {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?} for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
