@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nodes::{PATIENCE, cluster};
 use parking_lot::Mutex;
 use slotmesh_cache::{Cache, CacheError, Caches, L1};
-use slotmesh_node::Node;
+use slotmesh_node::{Ack, Node, OpError};
 
 const BOUND: Duration = Duration::from_millis(50);
 const KEYS: u64 = 40;
@@ -36,6 +36,31 @@ impl Acked {
         let acked = self.0.lock();
         let old = |(_, at): &&(u64, Instant)| *at + BOUND < began;
         acked[key as usize].iter().rev().find(old).map_or(0, |(value, _)| *value)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_says_how_many_copies_its_writes_need() {
+    let nodes = cluster(3).await;
+    let cache = |name, ack| nodes[0].cache::<u64, u64>(name).ack(ack).build().unwrap();
+    for (name, ack, copies) in
+        [("all", Ack::All, 2), ("two", Ack::AtLeast(2), 2), ("one", Ack::Primary, 1)]
+    {
+        let cache = cache(name, ack);
+        for key in 0..20 {
+            assert_eq!(cache.put(&key, key).await.unwrap().copies, copies, "{name}");
+        }
+    }
+    let demanding = cache("three", Ack::AtLeast(3));
+    // Each is refused only when its time is over.
+    for key in 0..2 {
+        let refused = demanding.put(&key, key).await;
+        let too_few = OpError::TooFewCopies { have: 2, wanted: 3 };
+        assert!(
+            matches!(&refused, Err(CacheError::Cluster(why)) if *why == too_few),
+            "{refused:?}"
+        );
+        assert_eq!(demanding.get(&key).await.unwrap(), None, "nothing happened");
     }
 }
 

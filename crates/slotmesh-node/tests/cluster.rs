@@ -406,6 +406,23 @@ async fn a_write_that_asks_for_copies_is_refused_while_there_are_too_few() {
     }
 }
 
+/// Not waited for, but not left out either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_primary_acknowledges_alone_gets_to_its_replicas() {
+    let nodes = cluster(3).await;
+    let call = CallOptions { ack: Ack::Primary, ..CallOptions::default() };
+    let keys: Vec<String> = (0..60).map(|number| format!("alone-{number}")).collect();
+    for (key, node) in keys.iter().zip(nodes.iter().cycle()) {
+        let reply = node.put(key.clone(), "1", PutOptions { call, ..PutOptions::default() }).await;
+        assert!(matches!(reply, Ok(Reply::Put { applied: true, copies: 1, .. })), "{reply:?}");
+    }
+    // Its replicas take over what it had.
+    assert!(nodes[0].leave(PATIENCE).await);
+    for key in &keys {
+        assert_eq!(get(&nodes[1], key).await.as_deref(), Some("1"), "{key}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_node_that_backs_up_big_ones_stays_within_its_memory() {
     let addrs = free_addrs(3);
