@@ -89,6 +89,12 @@ impl Replica {
         self.slots[slot.index()].lock().promised
     }
 
+    /// The epoch of the primary whose attachment feeds the slot, if there is one; for tests and the simulator.
+    #[must_use]
+    pub fn fed_by(&self, slot: Slot) -> Option<Epoch> {
+        self.slots[slot.index()].lock().source.map(|source| source.epoch)
+    }
+
     /// A primary has opened its link; the one before it, if any, is over, and a half-received snapshot with it.
     pub fn open(&self, from: NodeId) {
         let session = self.next_session.fetch_add(1, Ordering::Relaxed);

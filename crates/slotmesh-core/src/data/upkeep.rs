@@ -92,6 +92,24 @@ impl DataPlane {
         (guard.version(), guard.digest(), guard.len())
     }
 
+    /// The epoch promised for a slot, and that of the primary whose stream fills it; for tests and the simulator.
+    #[must_use]
+    pub fn fence(&self, slot: Slot) -> (Epoch, Option<Epoch>) {
+        (self.replica.promised(slot), self.replica.fed_by(slot))
+    }
+
+    /// Checks the bookkeeping of the store and of replication; for tests and the simulator, between calls.
+    ///
+    /// # Panics
+    /// When it is wrong.
+    pub fn check_invariants(&self) {
+        self.primary.check_invariants();
+        self.replica.check_invariants();
+        if let Err(problem) = self.store.check_invariants() {
+            panic!("{problem}");
+        }
+    }
+
     /// The version of the slot's contents; for tests and the simulator.
     #[must_use]
     pub fn held(&self, slot: Slot) -> Version {
