@@ -13,7 +13,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a node until SIGTERM or SIGINT, which make it hand its slots over first (at most 25 s).
+    /// Run a node until SIGTERM or SIGINT, which make it hand its slots over first (at most 25 s, and 4 s to end).
     Serve(Box<ServeArguments>),
     /// Print what a running node knows of itself and its cluster, as JSON.
     Status(AdminArguments),

@@ -98,8 +98,11 @@ impl Service {
         if let Some(admin) = self.admin.take() {
             admin.stop().await;
         }
+        let status = self.node.status();
         if given {
             tracing::info!("left the cluster");
+        } else if !status.cluster.members().contains_key(&status.node) {
+            tracing::warn!("left the cluster, though the others may need its vote");
         } else {
             tracing::warn!("left before all slots were handed over; the others take them over");
         }

@@ -57,21 +57,23 @@ impl<'a> Sight<'a> {
 /// The next commands, in order.
 #[must_use]
 pub fn plan(state: &ClusterState, sight: &Sight<'_>) -> Vec<Command> {
-    let mut planner = Planner::new(state, *sight);
-    if planner.up.is_empty() {
-        return Vec::new();
-    }
-    planner.assign_fresh();
-    for (slot, held) in planner.in_order() {
-        planner.slot(slot, held);
-    }
-    planner.dismiss();
-    planner.finish()
+    Planner::new(state, *sight).plan()
+}
+
+/// Whether nothing is left to do, all members being there, and balance being wanted: zones, and differences too small to care for, may
+/// keep slots from being spread as the weights say.
+pub(crate) fn is_at_rest(state: &ClusterState) -> bool {
+    let live = |_: NodeId| true;
+    let mut planner = Planner::new(state, Sight::of(&live));
+    planner.balances = true;
+    planner.copying == 0 && planner.moving == 0 && planner.plan().is_empty()
 }
 
 struct Planner<'a> {
     state: &'a ClusterState,
     sight: Sight<'a>,
+    /// Whether anything moves for balance alone.
+    balances: bool,
     /// Live members that may receive slots, oldest first.
     up: Vec<NodeId>,
     /// The member whose turn it is to give everything away: the oldest of those that drain.
@@ -111,6 +113,18 @@ enum Step {
 }
 
 impl<'a> Planner<'a> {
+    fn plan(mut self) -> Vec<Command> {
+        if self.up.is_empty() {
+            return Vec::new();
+        }
+        self.assign_fresh();
+        for (slot, held) in self.in_order() {
+            self.slot(slot, held);
+        }
+        self.dismiss();
+        self.finish()
+    }
+
     fn new(state: &'a ClusterState, sight: Sight<'a>) -> Self {
         let usable = |node: &NodeId| (sight.live)(*node);
         let up = by_age(state.members().iter().filter(|(node, m)| m.may_hold() && usable(node)));
@@ -119,6 +133,7 @@ impl<'a> Planner<'a> {
         let mut planner = Self {
             state,
             sight,
+            balances: state.rebalance() == Rebalance::On,
             draining: drained.first().copied(),
             weights: Weights::of(state, &up),
             primaries: up.iter().map(|node| (*node, 0)).collect(),
@@ -268,7 +283,7 @@ impl<'a> Planner<'a> {
             return self.drop_copy(claim, extra);
         }
         if awaited == 0
-            && self.balances()
+            && self.balances
             && let Some((from, to)) = self.relief(slot, held)
         {
             self.begin_copy(claim, to);
@@ -290,10 +305,6 @@ impl<'a> Planner<'a> {
         let staying = held.in_sync.iter().filter(counts).count();
         let wanted = usize::from(self.state.replicas()).max(usize::from(drained));
         Needs { wanted, staying, drains: drained || leaves }
-    }
-
-    fn balances(&self) -> bool {
-        self.state.rebalance() == Rebalance::On
     }
 
     /// What is under way for balance alone ends, if an operator has it end.
@@ -320,7 +331,7 @@ impl<'a> Planner<'a> {
         let fair = self.weights.share(primary, slotmesh_slots::SLOT_COUNT);
         let much_lighter =
             self.weights.load(to, self.primaries[&to] + IMBALANCE_MIN) < self.primary_load(primary);
-        let balances = self.balances() && has > fair && much_lighter;
+        let balances = self.balances && has > fair && much_lighter;
         (self.draining == Some(primary) || balances).then_some(to)
     }
 
@@ -955,6 +966,23 @@ mod tests {
                 assert!(copies.abs_diff(wanted) <= 200, "{before} to {after}: {copies}");
             }
         }
+    }
+
+    /// Where weights are far apart what each light one may lack comes to much for the heavy one; and zones forbid what shares say.
+    #[test]
+    fn nothing_is_to_be_done_where_nothing_will_be_done() {
+        let mut joined = weighed(&[100, 1], 1);
+        joined.apply(&Command::AddMember { node: node(9), info: info(9) });
+        assert!(Progress::of(&joined).primaries_to_balance > 100);
+        settle(&mut joined, |_| true);
+        for (nodes, replicas) in [
+            (vec![(1, 0), (1, 0), (1, 1)], 1),
+            (vec![(4, 0), (5, 0), (5, 0), (4, 1)], 1),
+            (vec![(1, 0), (1, 1), (1, 1), (1, 2)], 2),
+        ] {
+            assert_eq!(Progress::of(&zoned(&nodes, replicas)), Progress::default(), "{nodes:?}");
+        }
+        assert_eq!(Progress::of(&joined), Progress::default());
     }
 
     /// A settled cluster whose nodes 1, 2, … have these weights.

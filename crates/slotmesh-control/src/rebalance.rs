@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use slotmesh_slots::{NodeId, SLOT_COUNT};
 
 use crate::member::by_age;
-use crate::placement::{IMBALANCE_MIN, Weights};
+use crate::placement::{IMBALANCE_MIN, Weights, is_at_rest};
 use crate::state::ClusterState;
 
 /// Whether slots move for balance alone: to a newcomer, or from one that has more than its share.
@@ -35,9 +35,10 @@ pub struct Progress {
     pub moving: usize,
     /// Slots that members which drain still hold, in any role.
     pub draining: usize,
-    /// Copies, primaries included, that some nodes have beyond their share; about so many are still to be made for balance.
+    /// Copies, primaries included, that some nodes have beyond their share; about so many are still to be made for balance. Zero where nothing
+    /// more is done, because zones forbid it or the difference is small.
     pub copies_to_balance: usize,
-    /// Primary roles that some nodes have beyond their share.
+    /// Primary roles that some nodes have beyond their share, as far as something is to be done.
     pub primaries_to_balance: usize,
 }
 
@@ -60,6 +61,9 @@ impl Progress {
             progress.copies_missing += wanted.saturating_sub(held.in_sync.len());
             progress.copying += held.copying.len();
             progress.moving += usize::from(held.moving_to.is_some());
+        }
+        if is_at_rest(state) {
+            return progress;
         }
         let weights = Weights::of(state, &up);
         let all = SLOT_COUNT * (wanted + 1);

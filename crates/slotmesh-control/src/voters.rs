@@ -24,13 +24,15 @@ pub fn voter_seats(members: usize, replicas: u8) -> usize {
 /// Who should vote: as many as [`voter_seats`] says. Voters stay as long as they are usable; free seats go to zones that
 /// have no voter yet, then to the oldest member, and to witnesses where the others are too few.
 ///
-/// `usable` tells whether a member may vote: not draining and not dead for [`VOTER_REPLACE_AFTER`]. Returns `current`
-/// unless at least one seat changes, and never fewer voters than there are usable members for.
+/// `usable` tells whether a member may vote: not draining and not dead for [`VOTER_REPLACE_AFTER`]; `reached` whether it may get a seat that it
+/// has not: one that the leader does not hear would not catch up, and the change would fail. Returns `current` unless at least one
+/// seat changes; seats stay free where nobody may get them.
 #[must_use]
 pub fn voters(
     state: &ClusterState,
     current: &BTreeSet<NodeId>,
     usable: impl Fn(NodeId) -> bool,
+    reached: impl Fn(NodeId) -> bool,
 ) -> BTreeSet<NodeId> {
     let mut candidates = by_age(state.members().iter().filter(|(node, _)| usable(**node)));
     if candidates.is_empty() {
@@ -42,7 +44,8 @@ pub fn voters(
     let mut chosen: BTreeSet<NodeId> =
         candidates.iter().copied().filter(|node| current.contains(node)).take(seats).collect();
     while chosen.len() < seats {
-        let free = || candidates.iter().copied().filter(|node| !chosen.contains(node));
+        let free =
+            || candidates.iter().copied().filter(|node| !chosen.contains(node) && reached(*node));
         let Some(next) =
             free().find(|&node| !zone_taken(state, &chosen, node)).or_else(|| free().next())
         else {
@@ -66,7 +69,8 @@ mod tests {
     fn check(members: u64, current: &[u64], unusable: &[u64], expected: &[u64]) {
         let state = founded(members, 1);
         let current = current.iter().map(|&n| node(n)).collect();
-        let chosen = voters(&state, &current, |n| !unusable.iter().any(|&u| node(u) == n));
+        let usable = |n| !unusable.iter().any(|&u| node(u) == n);
+        let chosen = voters(&state, &current, usable, |_| true);
         assert_eq!(chosen, expected.iter().map(|&n| node(n)).collect());
     }
 
@@ -83,7 +87,7 @@ mod tests {
     fn the_majority_survives_as_many_crashes_as_the_data() {
         assert_eq!([3, 4, 5, 9, 10].map(|members| voter_seats(members, 2)), [3, 3, 5, 5, 5]);
         let none = BTreeSet::new();
-        assert_eq!(voters(&founded(5, 2), &none, |_| true).len(), 5);
+        assert_eq!(voters(&founded(5, 2), &none, |_| true, |_| true).len(), 5);
     }
 
     #[test]
@@ -95,7 +99,8 @@ mod tests {
         add(&mut state, node(9), witness(9));
         let check = |state: &ClusterState, current: &[u64], gone: u64, expected: &[u64]| {
             let set = |nodes: &[u64]| nodes.iter().map(|&n| node(n)).collect::<BTreeSet<_>>();
-            assert_eq!(voters(state, &set(current), |n| n != node(gone)), set(expected));
+            let usable = |n| n != node(gone);
+            assert_eq!(voters(state, &set(current), usable, |_| true), set(expected));
         };
         check(&state, &[1], 99, &[1, 2, 9]);
         check(&state, &[1, 2, 9], 1, &[2]);
@@ -105,6 +110,19 @@ mod tests {
         check(&state, &[], 99, &[1, 2, 3]);
         check(&state, &[1, 2, 9], 99, &[1, 2, 9]);
         check(&state, &[1, 2, 3], 3, &[1, 2, 9]);
+    }
+
+    #[test]
+    fn a_seat_goes_to_one_that_the_leader_hears() {
+        let state = founded(5, 1);
+        let chosen = |current: &[u64], heard: &[u64]| {
+            let current = current.iter().map(|&n| node(n)).collect();
+            let heard: BTreeSet<_> = heard.iter().map(|&n| node(n)).collect();
+            voters(&state, &current, |n| n != node(1), |n| heard.contains(&n))
+        };
+        let set = |nodes: &[u64]| nodes.iter().map(|&n| node(n)).collect::<BTreeSet<_>>();
+        assert_eq!(chosen(&[1, 2, 3], &[2, 5]), set(&[2, 3, 5]));
+        assert_eq!(chosen(&[1, 2, 3], &[2]), set(&[2, 3]), "nobody can take the seat");
     }
 
     #[test]

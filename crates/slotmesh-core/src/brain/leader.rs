@@ -622,7 +622,7 @@ mod tests {
             brain.handle_peer(node(number), info(number).control, meta, at(0));
             apply(brain, &Command::AddMember { node: node(number), info: info(number) });
         };
-        let proposed = |heard| {
+        let proposed = |heard: [u64; 2]| {
             let mut brain = leading(&[2, 3]);
             for number in [4, 5] {
                 meet(&mut brain, number);
@@ -630,11 +630,15 @@ mod tests {
             for number in [2, 3] {
                 apply(&mut brain, &Command::Drain { node: node(number) });
             }
-            assert!(brain.leader.as_mut().is_some_and(|leader| leader.grant(node(4), heard)));
+            for (number, heard) in [4, 5].into_iter().zip(heard) {
+                let leader = brain.leader.as_mut().unwrap();
+                assert!(leader.grant(node(number), at(heard)));
+            }
             voters(&mut brain)
         };
-        assert_eq!(proposed(at(4_700)), None, "silent for three pings");
-        assert_eq!(proposed(at(4_800)), Some(vec![node(1), node(4), node(5)]));
+        assert_eq!(proposed([4_700, 4_700]), None, "silent for three pings");
+        assert_eq!(proposed([4_800, 4_700]), None, "one would not catch up");
+        assert_eq!(proposed([4_800, 4_800]), Some(vec![node(1), node(4), node(5)]));
     }
 
     /// Else the crash of the one that votes alone then takes all that the other one has not given away yet.

@@ -238,7 +238,8 @@ impl Brain {
             up && (node == self.me || self.peers.is_alive(node))
         };
         settled.is_some_and(|current| {
-            !current.is_empty() && slotmesh_control::voters(&self.view, &current, usable) == current
+            !current.is_empty()
+                && slotmesh_control::voters(&self.view, &current, usable, |_| true) == current
         })
     }
 

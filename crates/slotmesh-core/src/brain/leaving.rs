@@ -16,8 +16,7 @@ impl Brain {
             return;
         }
         let Some(member) = self.view.members().get(&self.me) else {
-            // As long as it votes the others might be too few without it: one of them may have failed just now.
-            if !self.is_voter() {
+            if !self.is_voter() || !self.vote_may_be_needed(now) {
                 self.leave_now(now);
             }
             return;
@@ -43,6 +42,16 @@ impl Brain {
         } else if heirs.iter().any(|heir| !members.get(heir).is_some_and(Member::is_draining)) {
             self.heir_lost = Some(now);
         }
+    }
+
+    /// Those who stay might be too few without a voter that has left: one of them may have failed just now. Where none of them is about one
+    /// may come back.
+    fn vote_may_be_needed(&mut self, now: MonoTime) -> bool {
+        let mut stay = self.view.members().iter().filter(|(_, member)| !member.is_draining());
+        if stay.any(|(node, _)| !self.peers.is_absent(*node)) || self.stayers_seen.is_none() {
+            self.stayers_seen = Some(now);
+        }
+        self.stayers_seen.is_some_and(|seen| now.saturating_since(seen) < HEIR_WAIT)
     }
 
     /// Whether anybody else of this cluster is about, or comes to join it; who leaves as this node does is nobody to wait for.
@@ -130,6 +139,26 @@ mod tests {
         assert!(brain.peers.is_alive(other));
         assert!(!has_left(&mut brain, 10_003), "an heir may come");
         assert!(has_left(&mut brain, 10_004));
+    }
+
+    /// It has nothing that they could take, only a vote.
+    #[test]
+    fn who_was_struck_waits_for_those_who_stay_while_they_may_come_back() {
+        let mut brain = member();
+        let other = NodeId::from_random(2);
+        let meta = crate::message::Meta { info: info(2), generation: brain.generation };
+        brain.handle_peer(other, info(2).control, meta, at(0));
+        let led =
+            LogStatus { caught_up: true, voters: vec![node(1), other], ..LogStatus::default() };
+        brain.handle_log_status(led, at(0));
+        brain.leave(at(3));
+        decide(&mut brain, &Command::Drain { node: node(1) }, 4);
+        decide(&mut brain, &Command::RemoveMember { node: node(1) }, 5);
+        assert!(brain.is_voter() && brain.peers.is_alive(other));
+        assert!(!has_left(&mut brain, 20_000), "one that stays may need its vote");
+        brain.peers.prove_death(other);
+        assert!(!has_left(&mut brain, 29_999), "it may come back");
+        assert!(has_left(&mut brain, 30_000));
     }
 
     /// The log of two was lost with the other one, and an operator has this one go on.

@@ -109,6 +109,8 @@ pub struct Brain {
     left: bool,
     /// When the last other member that could take this node's slots was struck although nobody had drained it.
     heir_lost: Option<MonoTime>,
+    /// When a node that has left, and votes still, saw one last that stays.
+    stayers_seen: Option<MonoTime>,
     waiting_said: Option<usize>,
     /// Since when nobody of the cluster that this node is joining was heard of.
     orphaned_since: Option<MonoTime>,
@@ -158,6 +160,7 @@ impl Brain {
             leaving: false,
             left: false,
             heir_lost: None,
+            stayers_seen: None,
             waiting_said: None,
             orphaned_since: None,
             rng: StdRng::seed_from_u64(seed),

@@ -43,7 +43,8 @@ impl Brain {
             let member = &self.view.members()[&node];
             usable(node) && (member.is_up() || (member.is_draining() && gives(node)))
         };
-        let wanted = self.with_leader(voters(&self.view, &current, votes), &current);
+        let reached = |node| node == self.me || !leader.ledger.is_silent(node, now);
+        let wanted = self.with_leader(voters(&self.view, &current, votes, reached), &current);
         // What a leader before this one began has to be ended, whoever is wanted.
         let half_done = self.log.voters_changing;
         if (half_done || wanted != current) && self.may_vote(&wanted, &current, now) {
