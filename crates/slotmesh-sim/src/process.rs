@@ -27,7 +27,7 @@ pub(crate) struct Call {
 }
 
 /// What arrives at a process. Times are the world's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Input {
     Timer {
         due: MonoTime,
@@ -115,6 +115,13 @@ impl Input {
     /// Whether an application's own thread does it, which may run before any other after a stop.
     pub(crate) fn is_application(&self) -> bool {
         matches!(self, Self::Call { .. } | Self::Request { .. } | Self::NearRead { .. })
+    }
+
+    /// The same once more, if it may arrive twice: packets do, and what a sender does not know to have arrived it sends again
+    /// when it is connected anew. Streams are ordered, and calls are not sent again unasked.
+    pub(crate) fn twin(&self) -> Option<Self> {
+        let twice = matches!(self, Self::Datagram { .. } | Self::Message { .. } | Self::Log { .. });
+        twice.then(|| self.clone())
     }
 }
 

@@ -63,6 +63,7 @@ impl Scenario {
             filler,
             budgets,
             loss: pick(rng, &[0.0, 0.005, 0.03]),
+            twice: draw_twice(seed),
             latency: Duration::from_micros(pick(rng, &[0, 0, 4_000, 15_000])),
             drift_ppm: 25_000,
             log_bytes,
@@ -80,6 +81,12 @@ impl Scenario {
             bug: None,
         }
     }
+}
+
+/// In every other run some of what may arrive twice does.
+fn draw_twice(seed: u64) -> f64 {
+    let mut apart = StdRng::seed_from_u64(seed ^ 0x0002_ce02);
+    pick(&mut apart, &[0.0, 0.0, 0.01, 0.05])
 }
 
 /// Where it is low, what the clients write is enough for exchanges: of 16384 slots a few have all there is.

@@ -30,6 +30,8 @@ pub struct Scenario {
     /// Memory for entries at each address; plenty where nothing is said.
     pub(crate) budgets: Vec<usize>,
     pub(crate) loss: f64,
+    /// Share of control messages and datagrams that arrive a second time.
+    pub(crate) twice: f64,
     /// What every message takes at least.
     pub(crate) latency: Duration,
     /// Clocks run up to this much fast or slow.

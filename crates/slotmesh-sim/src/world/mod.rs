@@ -29,7 +29,7 @@ use self::near::Nears;
 use self::watch::Watch;
 use self::work::Workload;
 use crate::clock::NodeClock;
-use crate::network::{Network, Plane};
+use crate::network::{Network, Plane, Way};
 use crate::process::{Input, Process, Sizes};
 use crate::scenario::{Bug, Fault, Planned, Scenario};
 use crate::trace::Trace;
@@ -153,7 +153,8 @@ impl World {
         let seed = scenario.seed;
         let mut rng = StdRng::seed_from_u64(seed);
         let draws = StdRng::seed_from_u64(rng.random());
-        let network = Network::new(scenario.loss, scenario.latency, draws);
+        let mut network = Network::new(scenario.loss, scenario.latency, draws);
+        network.twice = scenario.twice;
         let work = Workload::new(&scenario, StdRng::seed_from_u64(rng.random()));
         let watch = Watch::new(&work, &mut rng);
         let nodes = scenario.nodes;
@@ -467,7 +468,18 @@ impl World {
                 Input::Message { .. } => self.network.lateness(place),
                 _ => Duration::ZERO,
             };
+            self.carry_twin((plane, from, place), to, &input);
             self.schedule(at + late, Event::Input(to, input));
+        }
+    }
+
+    /// What got through may arrive a second time.
+    fn carry_twin(&mut self, way: Way, to: NodeId, input: &Input) {
+        if let Some(at) = self.network.carry_again(way, self.now)
+            && let Some(twin) = input.twin()
+        {
+            self.coverage.see(format_args!("arrived twice"));
+            self.schedule(at, Event::Input(to, twin));
         }
     }
 }
