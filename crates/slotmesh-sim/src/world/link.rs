@@ -117,13 +117,14 @@ impl World {
         self.schedule(soon.max(link.last[0]), Event::Input(replica, close));
     }
 
-    /// Ends all links of a node.
-    pub(super) fn break_links_of(&mut self, node: NodeId) {
+    /// Ends all links of a node; whether there were any.
+    pub(super) fn break_links_of(&mut self, node: NodeId) -> bool {
         let ends = |(a, b): &&(NodeId, NodeId)| *a == node || *b == node;
         let broken: Vec<_> = self.links.keys().filter(ends).copied().collect();
-        for (primary, replica) in broken {
+        for &(primary, replica) in &broken {
             self.break_link(primary, replica);
         }
+        !broken.is_empty()
     }
 
     /// Sends what waited where the way is open again; gives up links that waited too long.

@@ -363,7 +363,9 @@ impl World {
             Event::ClientTimeout(client, attempt) => self.client_gave_up(client, attempt),
             Event::Fault(index) => self.begin_fault(index),
             Event::Strike(index, subject, other) => self.strike(index, subject, other),
-            Event::Flap(place, end) => self.flap(place, end),
+            Event::Flap(place, end) => {
+                self.flap(place, end);
+            }
             Event::End(node) => self.end(node),
             Event::FaultEnds(undo) => self.end_fault(undo),
             Event::Wish(index) => self.wish(index),
