@@ -12,7 +12,7 @@ use slotmesh_slots::Mistake;
 type Kind = fn(u64) -> Scenario;
 
 /// Scenarios with a plot; without any of these everything is drawn from the seed.
-const KINDS: [(&str, Kind); 11] = [
+const KINDS: [(&str, Kind); 12] = [
     ("--three", Scenario::three_nodes),
     ("--copies", Scenario::changing_copies),
     ("--witness", Scenario::two_and_a_witness),
@@ -24,6 +24,7 @@ const KINDS: [(&str, Kind); 11] = [
     ("--skewed", Scenario::skewed),
     ("--sides", Scenario::two_sides),
     ("--near", Scenario::near),
+    ("--growing", Scenario::growing),
 ];
 
 fn main() -> ExitCode {

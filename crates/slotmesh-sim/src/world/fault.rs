@@ -192,7 +192,7 @@ impl World {
     fn lose_zone(&mut self, place: usize, end: MonoTime) -> bool {
         let zones = self.scenario.zones;
         let zone: Vec<usize> =
-            (0..self.scenario.nodes).filter(|other| other % zones == place % zones).collect();
+            (0..self.places.len()).filter(|other| other % zones == place % zones).collect();
         if self.may_end(&zone) {
             self.coverage.see(format_args!("zone of {} lost", zone.len()));
             return zone.into_iter().fold(false, |any, place| self.crash(place, end) || any);
@@ -254,7 +254,7 @@ impl World {
     fn choose(&mut self, planned: Planned, named: Option<usize>) -> Option<usize> {
         let process_at = |place: usize| self.processes.get(&self.places[place]?);
         let runs = |place: &usize| process_at(*place).is_some_and(|process| !process.paused);
-        let mut places: Vec<usize> = (0..self.scenario.nodes).filter(runs).collect();
+        let mut places: Vec<usize> = (0..self.places.len()).filter(runs).collect();
         match planned.fault {
             Fault::Crash => places.retain(|&place| self.may_end(&[place])),
             Fault::Leave => places.retain(|&place| self.may_leave(place)),
@@ -295,7 +295,7 @@ impl World {
 
     /// Whether it was not told before, and another member that was not told is there to go on, which can be reached if that is
     /// necessary.
-    fn may_leave(&self, place: usize) -> bool {
+    pub(super) fn may_leave(&self, place: usize) -> bool {
         let members = self.committed().members();
         let goes_on = |process: &&Process| {
             let member = members.get(&process.node);
@@ -308,7 +308,7 @@ impl World {
         let linked = |other| other == place || self.network.is_linked(Plane::Control, place, other);
         told.is_some_and(|it| !it.leaves)
             && self.processes.values().any(|it| goes_on(&it))
-            && ((0..self.scenario.nodes).all(linked) || self.may_end(&[place]))
+            && ((0..self.places.len()).all(linked) || self.may_end(&[place]))
     }
 
     /// Whether the process at this place votes by the log of the one that leads.

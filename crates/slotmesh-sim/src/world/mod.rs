@@ -7,6 +7,7 @@ mod leave;
 mod link;
 mod moment;
 mod near;
+mod resize;
 mod settle;
 mod watch;
 mod wish;
@@ -54,6 +55,8 @@ enum Event {
     FaultEnds(fault::Undo),
     /// An operator has a node go on without the majority, and again until one has.
     Operator,
+    /// A node joins or leaves for good.
+    Resize(usize),
     /// Somebody asks for another number of copies, and again until it is decided.
     Wish(usize),
     /// Regular work of the world itself.
@@ -98,6 +101,10 @@ pub(crate) struct World {
     /// Which process is at each address.
     places: Vec<Option<NodeId>>,
     former: Vec<Option<NodeId>>,
+    /// Addresses at which a process is to be.
+    wanted: BTreeSet<usize>,
+    /// Joins and departures that happened.
+    resized: BTreeSet<usize>,
     network: Network,
     links: BTreeMap<(NodeId, NodeId), Link>,
     next_link: u64,
@@ -157,7 +164,7 @@ impl World {
         network.twice = scenario.twice;
         let work = Workload::new(&scenario, StdRng::seed_from_u64(rng.random()));
         let watch = Watch::new(&work, &mut rng);
-        let nodes = scenario.nodes;
+        let (nodes, places) = (scenario.nodes, scenario.places());
         let mut world = Self {
             scenario,
             now: MonoTime::from_micros(1),
@@ -165,8 +172,10 @@ impl World {
             next_event: 0,
             handled: 0,
             processes: BTreeMap::new(),
-            places: vec![None; nodes],
-            former: vec![None; nodes],
+            places: vec![None; places],
+            former: vec![None; places],
+            wanted: (0..nodes).collect(),
+            resized: BTreeSet::new(),
             network,
             links: BTreeMap::new(),
             next_link: 1,
@@ -237,6 +246,9 @@ impl World {
         self.began = Some(self.now);
         self.trace.say(self.now, format_args!("founded; faults begin"));
         self.schedule_faults(false);
+        for index in 0..self.scenario.resizes.len() {
+            self.schedule(self.now + self.scenario.resizes[index].at, Event::Resize(index));
+        }
         if !self.scenario.wishes.is_empty() {
             self.schedule(self.now + self.scenario.wishes[0].at, Event::Wish(0));
         }
@@ -296,12 +308,14 @@ impl World {
                 .map(|index| &self.scenario.faults[index])
                 .collect();
             let all_fits = self.scenario.is_tight() && self.evicted() == 0;
-            if missing.is_empty() && !all_fits {
+            let resizes = self.resizes_left();
+            if missing.is_empty() && !all_fits && resizes == 0 {
                 return Ok(());
             }
             if self.now >= end {
                 return Err(format!(
-                    "planned faults never fired: {missing:?}, or nothing was evicted: {all_fits}"
+                    "planned faults never fired: {missing:?}, or {resizes} nodes did not join or leave, \
+                     or nothing was evicted: {all_fits}"
                 ));
             }
             self.run_until(self.now + LOOK)?;
@@ -369,6 +383,7 @@ impl World {
             Event::End(node) => self.end(node),
             Event::FaultEnds(undo) => self.end_fault(undo),
             Event::Wish(index) => self.wish(index),
+            Event::Resize(index) => self.resize(index),
             Event::Operator => self.operate(),
             Event::Beat => self.beat(),
             Event::NearTurn => self.near_turn(),
@@ -394,7 +409,7 @@ impl World {
 
     /// A new process at this address.
     fn start(&mut self, place: usize) {
-        if self.places[place].is_some() {
+        if self.places[place].is_some() || !self.wanted.contains(&place) {
             return;
         }
         if self.would_found_anew() {
@@ -453,8 +468,8 @@ impl World {
             lanes: vec![],
             resp: None,
             zone: if zones > 1 { format!("z{}", place % zones) } else { String::new() },
-            witness: place + self.scenario.witnesses >= self.scenario.nodes,
-            weight: 1,
+            witness: self.scenario.is_witness(place),
+            weight: self.scenario.weights.get(place).copied().unwrap_or(1),
         }
     }
 

@@ -370,8 +370,8 @@ impl World {
     /// What is not in order yet; `None` when the cluster is as it should be.
     pub(super) fn unsettled(&self) -> Option<String> {
         let state = self.committed();
-        if self.processes.len() < self.scenario.nodes {
-            return Some(format!("{} processes run", self.processes.len()));
+        if let Some(why) = self.misplaced() {
+            return Some(why);
         }
         let leaders = self.processes.values().filter(|process| process.brain.is_leading()).count();
         if leaders != 1 {
@@ -403,7 +403,7 @@ impl World {
         if let Some(why) = self.unfulfilled() {
             return Some(why);
         }
-        let holders = self.scenario.nodes - self.scenario.witnesses;
+        let holders = self.wanted.len() - self.scenario.witnesses;
         let wanted = usize::from(state.replicas()).min(holders - 1);
         for (slot, held) in state.table().iter() {
             let whole =
@@ -416,7 +416,7 @@ impl World {
                 return Some(format!("{slot} is not served: {held:?}"));
             }
         }
-        None
+        self.underloaded()
     }
 
     fn copies_differ(&self) -> Option<String> {

@@ -121,7 +121,7 @@ impl Workload {
             operations: Vec::new(),
             seen: None,
         };
-        let (nodes, checked) = (scenario.nodes, scenario.nodes * scenario.clients_per_node);
+        let (nodes, checked) = (scenario.places(), scenario.places() * scenario.clients_per_node);
         let clients = checked + if fillers > 0 { nodes } else { 0 };
         let client = |number: usize| {
             let fills = number >= checked;
