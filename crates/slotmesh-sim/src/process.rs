@@ -97,12 +97,14 @@ pub(crate) enum Input {
     Call {
         call: Call,
         op: Op,
+        ack: Ack,
     },
     /// Another node's client asks.
     Request {
         from: NodeId,
         call: Call,
         op: Op,
+        ack: Ack,
     },
     /// What came of the try of a client of this node.
     Answer {
@@ -130,6 +132,8 @@ impl Input {
 pub(crate) struct Waiter {
     pub(crate) home: NodeId,
     pub(crate) call: Call,
+    /// Who has to have a write before the answer.
+    pub(crate) ack: Ack,
 }
 
 type Replies = Arc<Mutex<Vec<(Waiter, Result<Reply, DataError>)>>>;

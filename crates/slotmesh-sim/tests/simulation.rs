@@ -76,6 +76,15 @@ fn a_reform_that_the_majority_overtakes_is_none() {
 }
 
 #[test]
+fn a_cluster_grows_and_shrinks_under_faults() {
+    for seed in [1, 2] {
+        let summary =
+            clean(Scenario::growing(seed), &format!("{} --growing", replay_command(seed)));
+        assert_eq!((summary.seen["joined"], summary.seen["left for good"]), (4, 4), "{summary:?}");
+    }
+}
+
+#[test]
 fn two_sides_that_go_on_apart_say_so_when_they_meet() {
     for seed in 0..3 {
         clean(Scenario::two_sides(seed), "in the test");
@@ -114,7 +123,7 @@ fn regressions_stay_mended() {
 const MIXES: std::ops::Range<u64> = 1_200..1_400;
 
 /// What so many seeds must have brought about at least once.
-const COVERED: [&str; 58] = [
+const COVERED: [&str; 61] = [
     "arrived twice",
     "Crash",
     "CutControl",
@@ -160,6 +169,8 @@ const COVERED: [&str; 58] = [
     "drain cut short",
     "evicted",
     "expired",
+    "joined",
+    "left for good",
     "log taken over whole",
     "lost copies: Back",
     "lost copies: Began",
@@ -169,6 +180,7 @@ const COVERED: [&str; 58] = [
     "reformed with 1",
     "reformed with 2",
     "move aborted for an operator",
+    "on 2 nodes",
     "zone of 1 lost",
     "zone of 2 lost",
     "zone of 1 cut off",
@@ -300,6 +312,11 @@ fn a_log_that_commits_without_a_majority_is_found() {
 #[test]
 fn acknowledging_before_the_replicas_have_it_is_found() {
     found(Bug::AckBeforeReplicas, 22, "not linearizable");
+}
+
+#[test]
+fn writes_that_are_on_fewer_nodes_than_was_asked_for_are_found() {
+    found(Bug::FewerCopies, 0, "is to be on 2 nodes");
 }
 
 #[test]

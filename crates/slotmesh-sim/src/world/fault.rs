@@ -351,6 +351,7 @@ impl World {
     pub(super) fn vacate(&mut self, place: usize, back: MonoTime) {
         let Some(node) = self.places[place].take() else { return };
         self.former[place] = Some(node);
+        self.ended.push(self.now);
         self.break_links_of(node);
         self.break_streams_of(node);
         if let Some(process) = self.processes.remove(&node) {

@@ -1,5 +1,6 @@
 //! All processes, the network between them and the order of events.
 
+mod ask;
 mod coverage;
 mod deliver;
 mod fault;
@@ -125,6 +126,8 @@ pub(crate) struct World {
     began: Option<MonoTime>,
     calm: bool,
     nears: Nears,
+    /// When processes ended.
+    ended: Vec<MonoTime>,
 }
 
 /// Longest virtual time from the start until every slot is served, faults of that time included.
@@ -192,6 +195,7 @@ impl World {
             began: None,
             calm: false,
             nears: Nears::new(seed),
+            ended: Vec::new(),
         };
         if world.scenario.near {
             world.schedule(world.now, Event::NearTurn);

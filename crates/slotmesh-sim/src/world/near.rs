@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use slotmesh_coherence::{Readable, Sink, Stamp, Subscriber, Ticket, Watcher, key_hash};
-use slotmesh_core::{DataConfig, DataError, DataPlane, Op, Reply};
+use slotmesh_core::{Ack, DataConfig, DataError, DataPlane, Op, Reply};
 use slotmesh_slots::{MonoTime, NodeId, Seq, Slot, Version};
 
 use super::{Event, World};
@@ -180,7 +180,7 @@ impl World {
         self.nears.next += 1;
         self.nears.asked.insert(attempt, Asked { node, key, ticket, invalidated });
         let (op, call) = (Op::Watch { key: name, by }, Call { client: FILLS, attempt });
-        self.near_send(node, owner, Input::Request { from: node, call, op });
+        self.near_send(node, owner, Input::Request { from: node, call, op, ack: Ack::All });
     }
 
     /// Sends something that is no part of a stream.
