@@ -1,6 +1,7 @@
 //! All processes, the network between them and the order of events.
 
 mod ask;
+mod conduit;
 mod coverage;
 mod deliver;
 mod fault;
