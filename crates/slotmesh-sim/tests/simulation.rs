@@ -123,7 +123,7 @@ fn regressions_stay_mended() {
 const MIXES: std::ops::Range<u64> = 1_200..1_400;
 
 /// What so many seeds must have brought about at least once.
-const COVERED: [&str; 61] = [
+const COVERED: [&str; 62] = [
     "arrived twice",
     "Crash",
     "CutControl",
@@ -181,6 +181,7 @@ const COVERED: [&str; 61] = [
     "reformed with 2",
     "move aborted for an operator",
     "on 2 nodes",
+    "tier hits",
     "zone of 1 lost",
     "zone of 2 lost",
     "zone of 1 cut off",
@@ -268,12 +269,10 @@ fn local_tiers_serve_nothing_beyond_their_bound() {
 
 #[test]
 fn mistakes_in_coherence_are_found() {
-    for (mistake, seed) in
-        [(Mistake::WriteUntold, 0), (Mistake::EchoWithoutLease, 5), (Mistake::WatchersKept, 0)]
-    {
-        let scenario = Scenario::near(seed).with_bug(Bug::Planted(mistake));
-        let problem = run(scenario, false).err();
-        assert!(problem.is_some_and(|it| it.contains("I10")), "{mistake:?} is not found");
+    for mistake in [Mistake::WriteUntold, Mistake::EchoWithoutLease, Mistake::WatchersKept] {
+        let planted = |seed| Scenario::near(seed).with_bug(Bug::Planted(mistake));
+        let finds = |seed| run(planted(seed), false).is_err_and(|problem| problem.contains("I10"));
+        assert!((0..TRIES).any(finds), "{mistake:?} is not found");
     }
 }
 
@@ -291,12 +290,12 @@ fn found(bug: Bug, first: u64, by: &str) {
 
 #[test]
 fn leases_granted_without_a_quorum_are_found() {
-    found(Bug::StaleQuorum, 3, "I1/I6");
+    found(Bug::StaleQuorum, 0, "I1/I6");
 }
 
 #[test]
 fn a_clock_that_stands_still_with_its_process_is_found() {
-    found(Bug::CachedClock, 17, "I1/I6");
+    found(Bug::CachedClock, 0, "I1/I6");
 }
 
 #[test]
@@ -311,7 +310,7 @@ fn a_log_that_commits_without_a_majority_is_found() {
 
 #[test]
 fn acknowledging_before_the_replicas_have_it_is_found() {
-    found(Bug::AckBeforeReplicas, 22, "not linearizable");
+    found(Bug::AckBeforeReplicas, 8, "not linearizable");
 }
 
 #[test]
@@ -326,29 +325,29 @@ fn a_process_that_restarts_with_its_old_identity_is_found() {
 
 #[test]
 fn mistakes_in_acknowledging_are_found() {
-    found(Bug::Planted(Mistake::AckBeforeShrink), 1, "I3");
-    found(Bug::Planted(Mistake::ShrinkWithoutCommit), 1, "I3");
-    found(Bug::Planted(Mistake::AnswersForgotten), 13, "not linearizable");
+    found(Bug::Planted(Mistake::AckBeforeShrink), 0, "I3");
+    found(Bug::Planted(Mistake::ShrinkWithoutCommit), 0, "I3");
+    found(Bug::Planted(Mistake::AnswersForgotten), 0, "not linearizable");
 }
 
 #[test]
 fn mistakes_in_filling_copies_and_in_taking_over_are_found() {
-    found(Bug::Planted(Mistake::GrowNotAwaited), 1, "I3");
+    found(Bug::Planted(Mistake::GrowNotAwaited), 0, "I3");
     found(Bug::Planted(Mistake::RepairInPlace), 19, "I3");
-    found(Bug::Planted(Mistake::FailoverByOffset), 19, "not linearizable");
+    found(Bug::Planted(Mistake::FailoverByOffset), 7, "not linearizable");
     found(Bug::Planted(Mistake::NoEpochCheck), 3, "not in order");
 }
 
 #[test]
 fn mistakes_in_leases_are_found() {
-    found(Bug::Planted(Mistake::GrantBeforeVersion), 8, "I1/I6");
+    found(Bug::Planted(Mistake::GrantBeforeVersion), 9, "I1/I6");
     found(Bug::Planted(Mistake::LeaseFromReceipt), 100, "I1/I6");
-    found(Bug::Planted(Mistake::OlderGrantsForgotten), 3, "I1/I6");
+    found(Bug::Planted(Mistake::OlderGrantsForgotten), 0, "I1/I6");
 }
 
 #[test]
 fn mistakes_in_moves_and_expiry_are_found() {
-    found(Bug::Planted(Mistake::FreezeEndsByTimer), 32, "I1/I6");
-    found(Bug::Planted(Mistake::DeleteBeforeCommit), 2, "I3");
-    found(Bug::Planted(Mistake::ReplicaExpires), 5, "cannot be read");
+    found(Bug::Planted(Mistake::FreezeEndsByTimer), 6, "I1/I6");
+    found(Bug::Planted(Mistake::DeleteBeforeCommit), 0, "I3");
+    found(Bug::Planted(Mistake::ReplicaExpires), 0, "cannot be read");
 }

@@ -79,7 +79,7 @@ impl Scenario {
             refused_is_death: apart.random_ratio(1, 4),
             reform: Reform::Never,
             operator: None,
-            near: false,
+            near: growth.random_ratio(1, 8),
             two_sides: false,
             bug: None,
         }

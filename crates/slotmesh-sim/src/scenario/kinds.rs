@@ -311,6 +311,7 @@ impl Scenario {
             safety: Duration::from_secs(24),
             faults: Vec::new(),
             wishes: Vec::new(),
+            near: false,
             ..Self::general(seed)
         }
     }

@@ -140,7 +140,7 @@ fn draw_edit(choice: u32, value: i64) -> Edit {
         32..40 => Edit::Touch,
         40..56 => Edit::Append(piece()),
         56..68 => Edit::SetRange((some % 11) as usize, piece()),
-        68..82 => Edit::Put { text: piece(), keeps: some % 2 == 0 },
+        68..82 => Edit::Put { text: piece(), keeps: some.is_multiple_of(2) },
         82..90 => {
             Edit::Expire(span, [Only::Always, Only::Unset, Only::Set][(some / 3 % 3) as usize])
         }

@@ -84,3 +84,46 @@ impl Conduit {
         std::mem::take(&mut self.waiting)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const DOWN: Course = Course { from: 0, to: 1, down: true };
+    const UP: Course = Course { from: 1, to: 0, down: false };
+
+    fn network() -> Network {
+        Network::new(0.0, Duration::ZERO, StdRng::seed_from_u64(7))
+    }
+
+    fn send(conduit: &mut Conduit, network: &Network, course: Course, micros: u64) -> bool {
+        let (frame, now) = (Bytes::from(vec![0; 5_000]), MonoTime::from_micros(micros));
+        conduit.send(&frame, course, (now, Duration::from_micros(9)), network).is_some()
+    }
+
+    #[test]
+    fn a_window_goes_without_acknowledgements_and_no_more() {
+        let (mut network, mut conduit) = (network(), Conduit::new([MonoTime::ZERO; 2]));
+        assert!((0..9).all(|at| send(&mut conduit, &network, DOWN, at)), "all is acknowledged");
+        network.block((Plane::Lanes, 1, 0));
+        let sent: Vec<bool> = (10..14).map(|at| send(&mut conduit, &network, DOWN, at)).collect();
+        assert_eq!(sent, [true, true, false, false]);
+        assert!(!send(&mut conduit, &network, UP, 14), "this way is blocked itself");
+        network.unblock((Plane::Lanes, 1, 0));
+        assert!(!send(&mut conduit, &network, DOWN, 15), "not before what waits");
+        assert_eq!(conduit.reopen().map(|waited| waited.len()), [3, 1]);
+        assert!(send(&mut conduit, &network, DOWN, 16));
+    }
+
+    #[test]
+    fn a_connection_that_hears_nothing_ends_though_its_frames_arrive() {
+        let (mut network, mut conduit) = (network(), Conduit::new([MonoTime::ZERO; 2]));
+        network.block((Plane::Lanes, 1, 0));
+        assert!(send(&mut conduit, &network, DOWN, 10));
+        assert!(!conduit.is_over(MonoTime::from_micros(10) + IDLE));
+        assert!(conduit.is_over(MonoTime::from_micros(11) + IDLE));
+    }
+}

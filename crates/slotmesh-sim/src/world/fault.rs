@@ -195,7 +195,7 @@ impl World {
             (0..self.places.len()).filter(|other| other % zones == place % zones).collect();
         if self.may_end(&zone) {
             self.coverage.see(format_args!("zone of {} lost", zone.len()));
-            return zone.into_iter().fold(false, |any, place| self.crash(place, end) || any);
+            return zone.into_iter().filter(|&place| self.crash(place, end)).count() > 0;
         }
         let cut = self.cut_off(&zone, &[Plane::Control, Plane::Lanes], end);
         if cut {
