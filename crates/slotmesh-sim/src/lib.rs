@@ -1,9 +1,9 @@
 //! Seeded simulation of whole nodes in virtual time, with faults, invariants and a history checker.
 //!
 //! A world holds real brains and data planes. Their time, network, control log and clients are models driven by
-//! one seed: processes crash, stop, restart, fall into parts; messages are late, lost or out of order. After every
-//! event the invariants of ARCHITECTURE.md are checked, at the end that all heals and that the clients' histories are
-//! linearizable. The same seed gives the same run, bit by bit.
+//! one seed: processes crash, stop, restart, join, leave, fall into parts; messages are late, lost, out of order or come
+//! twice. After every event the invariants of ARCHITECTURE.md are checked, at the end that all heals and that the clients'
+//! histories are linearizable. The same seed gives the same run, bit by bit.
 //!
 //! [`explore`](explore::explore) does the opposite: every order of a few steps, in worlds of one slot.
 

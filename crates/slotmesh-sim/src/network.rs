@@ -24,6 +24,8 @@ pub(crate) struct Network {
     /// Addresses that hear late what the brains of others tell them.
     late: BTreeMap<usize, Duration>,
     pub(crate) loss: f64,
+    /// Share of messages of which the network or a sender that hears no answer makes two.
+    pub(crate) twice: f64,
     /// What every message takes at least.
     latency: Duration,
     rng: StdRng,
@@ -32,10 +34,16 @@ pub(crate) struct Network {
 /// A small share of the messages is late.
 const LATE_SHARE: f64 = 0.01;
 
+/// How much later than the first a second one may come that was sent again on a new connection.
+const SENT_AGAIN: Duration = Duration::from_secs(1);
+
+/// Share of the second ones that were.
+const SENT_AGAIN_SHARE: f64 = 0.2;
+
 impl Network {
     pub(crate) fn new(loss: f64, latency: Duration, rng: StdRng) -> Self {
         let (blocked, slow, late) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { blocked, slow, late, loss, latency, rng }
+        Self { blocked, slow, late, loss, twice: 0.0, latency, rng }
     }
 
     pub(crate) fn block(&mut self, way: Way) {
@@ -94,5 +102,15 @@ impl Network {
         let lost = self.loss > 0.0 && self.rng.random_bool(self.loss);
         let (_, from, to) = way;
         (!lost && self.is_open(way)).then(|| now + self.delay(from, to))
+    }
+
+    /// When a message that is on its way arrives once more, should it do so.
+    pub(crate) fn carry_again(&mut self, way: Way, now: MonoTime) -> Option<MonoTime> {
+        if self.twice == 0.0 || !self.rng.random_bool(self.twice) {
+            return None;
+        }
+        let again = self.rng.random_bool(SENT_AGAIN_SHARE);
+        let wait = SENT_AGAIN.mul_f64(if again { self.rng.random_range(0.0..1.0) } else { 0.0 });
+        self.carry(way, now).map(|at| at + wait)
     }
 }

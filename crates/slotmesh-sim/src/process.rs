@@ -27,7 +27,7 @@ pub(crate) struct Call {
 }
 
 /// What arrives at a process. Times are the world's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Input {
     Timer {
         due: MonoTime,
@@ -97,12 +97,14 @@ pub(crate) enum Input {
     Call {
         call: Call,
         op: Op,
+        ack: Ack,
     },
     /// Another node's client asks.
     Request {
         from: NodeId,
         call: Call,
         op: Op,
+        ack: Ack,
     },
     /// What came of the try of a client of this node.
     Answer {
@@ -116,6 +118,13 @@ impl Input {
     pub(crate) fn is_application(&self) -> bool {
         matches!(self, Self::Call { .. } | Self::Request { .. } | Self::NearRead { .. })
     }
+
+    /// The same once more, if it may arrive twice: packets do, and what a sender does not know to have arrived it sends again
+    /// when it is connected anew. Streams are ordered, and calls are not sent again unasked.
+    pub(crate) fn twin(&self) -> Option<Self> {
+        let twice = matches!(self, Self::Datagram { .. } | Self::Message { .. } | Self::Log { .. });
+        twice.then(|| self.clone())
+    }
 }
 
 /// Who waits for a reply: this node's own client, or another node's.
@@ -123,6 +132,8 @@ impl Input {
 pub(crate) struct Waiter {
     pub(crate) home: NodeId,
     pub(crate) call: Call,
+    /// Who has to have a write before the answer.
+    pub(crate) ack: Ack,
 }
 
 type Replies = Arc<Mutex<Vec<(Waiter, Result<Reply, DataError>)>>>;

@@ -76,6 +76,15 @@ fn a_reform_that_the_majority_overtakes_is_none() {
 }
 
 #[test]
+fn a_cluster_grows_and_shrinks_under_faults() {
+    for seed in [1, 2] {
+        let summary =
+            clean(Scenario::growing(seed), &format!("{} --growing", replay_command(seed)));
+        assert_eq!((summary.seen["joined"], summary.seen["left for good"]), (4, 4), "{summary:?}");
+    }
+}
+
+#[test]
 fn two_sides_that_go_on_apart_say_so_when_they_meet() {
     for seed in 0..3 {
         clean(Scenario::two_sides(seed), "in the test");
@@ -114,7 +123,8 @@ fn regressions_stay_mended() {
 const MIXES: std::ops::Range<u64> = 1_200..1_400;
 
 /// What so many seeds must have brought about at least once.
-const COVERED: [&str; 57] = [
+const COVERED: [&str; 62] = [
+    "arrived twice",
     "Crash",
     "CutControl",
     "CutLanes",
@@ -159,6 +169,8 @@ const COVERED: [&str; 57] = [
     "drain cut short",
     "evicted",
     "expired",
+    "joined",
+    "left for good",
     "log taken over whole",
     "lost copies: Back",
     "lost copies: Began",
@@ -168,6 +180,8 @@ const COVERED: [&str; 57] = [
     "reformed with 1",
     "reformed with 2",
     "move aborted for an operator",
+    "on 2 nodes",
+    "tier hits",
     "zone of 1 lost",
     "zone of 2 lost",
     "zone of 1 cut off",
@@ -255,84 +269,85 @@ fn local_tiers_serve_nothing_beyond_their_bound() {
 
 #[test]
 fn mistakes_in_coherence_are_found() {
-    for (mistake, seed) in
-        [(Mistake::WriteUntold, 0), (Mistake::EchoWithoutLease, 5), (Mistake::WatchersKept, 0)]
-    {
-        let scenario = Scenario::near(seed).with_bug(Bug::Planted(mistake));
-        let problem = run(scenario, false).err();
-        assert!(problem.is_some_and(|it| it.contains("I10")), "{mistake:?} is not found");
+    for mistake in [Mistake::WriteUntold, Mistake::EchoWithoutLease, Mistake::WatchersKept] {
+        let planted = |seed| Scenario::near(seed).with_bug(Bug::Planted(mistake));
+        let finds = |seed| run(planted(seed), false).is_err_and(|problem| problem.contains("I10"));
+        assert!((0..TRIES).any(finds), "{mistake:?} is not found");
     }
 }
 
-/// The mistake is found with one of the seeds, and by this check.
+/// Seeds tried until one finds a mistake; where the first is pinned, that one did when it was looked for.
+const TRIES: u64 = 60;
+
+/// The mistake is found with one of the seeds from the first on, and by this check.
 #[track_caller]
-fn found(bug: Bug, seeds: &[u64], by: &str) {
-    let mut last = String::new();
-    for &seed in seeds {
-        if let Err(problem) = run(Scenario::mix(seed).with_bug(bug), false) {
-            assert!(problem.contains(by), "{bug:?}, seed {seed}: {problem}");
-            return;
-        }
-        last = format!("seed {seed} ran clean");
-    }
-    panic!("{bug:?} was not found: {last}");
+fn found(bug: Bug, first: u64, by: &str) {
+    let finds = |seed| {
+        run(Scenario::mix(seed).with_bug(bug), false).is_err_and(|problem| problem.contains(by))
+    };
+    assert!((first..first + TRIES).any(finds), "{bug:?} was not found from {first} on, by {by}");
 }
 
 #[test]
 fn leases_granted_without_a_quorum_are_found() {
-    found(Bug::StaleQuorum, &[3], "I1/I6");
+    found(Bug::StaleQuorum, 0, "I1/I6");
 }
 
 #[test]
 fn a_clock_that_stands_still_with_its_process_is_found() {
-    found(Bug::CachedClock, &[17], "I1/I6");
+    found(Bug::CachedClock, 0, "I1/I6");
 }
 
 #[test]
 fn lost_connections_taken_for_departures_are_found() {
-    found(Bug::LossIsDeparture, &[10], "I1/I6");
+    found(Bug::LossIsDeparture, 10, "I1/I6");
 }
 
 #[test]
 fn a_log_that_commits_without_a_majority_is_found() {
-    found(Bug::CommitAlone, &[3], "I11");
+    found(Bug::CommitAlone, 3, "I11");
 }
 
 #[test]
 fn acknowledging_before_the_replicas_have_it_is_found() {
-    found(Bug::AckBeforeReplicas, &[22], "not linearizable");
+    found(Bug::AckBeforeReplicas, 8, "not linearizable");
+}
+
+#[test]
+fn writes_that_are_on_fewer_nodes_than_was_asked_for_are_found() {
+    found(Bug::FewerCopies, 0, "is to be on 2 nodes");
 }
 
 #[test]
 fn a_process_that_restarts_with_its_old_identity_is_found() {
-    found(Bug::IdentityReused, &[3], "I2");
+    found(Bug::IdentityReused, 3, "I2");
 }
 
 #[test]
 fn mistakes_in_acknowledging_are_found() {
-    found(Bug::Planted(Mistake::AckBeforeShrink), &[1], "I3");
-    found(Bug::Planted(Mistake::ShrinkWithoutCommit), &[1], "I3");
-    found(Bug::Planted(Mistake::AnswersForgotten), &[13], "not linearizable");
+    found(Bug::Planted(Mistake::AckBeforeShrink), 0, "I3");
+    found(Bug::Planted(Mistake::ShrinkWithoutCommit), 0, "I3");
+    found(Bug::Planted(Mistake::AnswersForgotten), 0, "not linearizable");
 }
 
 #[test]
 fn mistakes_in_filling_copies_and_in_taking_over_are_found() {
-    found(Bug::Planted(Mistake::GrowNotAwaited), &[1], "I3");
-    found(Bug::Planted(Mistake::RepairInPlace), &[19], "I3");
-    found(Bug::Planted(Mistake::FailoverByOffset), &[19], "not linearizable");
-    found(Bug::Planted(Mistake::NoEpochCheck), &[3], "not in order");
+    found(Bug::Planted(Mistake::GrowNotAwaited), 0, "I3");
+    found(Bug::Planted(Mistake::RepairInPlace), 19, "I3");
+    found(Bug::Planted(Mistake::FailoverByOffset), 7, "not linearizable");
+    found(Bug::Planted(Mistake::NoEpochCheck), 3, "not in order");
 }
 
 #[test]
 fn mistakes_in_leases_are_found() {
-    found(Bug::Planted(Mistake::GrantBeforeVersion), &[8], "I1/I6");
-    found(Bug::Planted(Mistake::LeaseFromReceipt), &[100], "I1/I6");
-    found(Bug::Planted(Mistake::OlderGrantsForgotten), &[3], "I1/I6");
+    found(Bug::Planted(Mistake::GrantBeforeVersion), 9, "I1/I6");
+    found(Bug::Planted(Mistake::LeaseFromReceipt), 100, "I1/I6");
+    found(Bug::Planted(Mistake::OlderGrantsForgotten), 0, "I1/I6");
 }
 
 #[test]
 fn mistakes_in_moves_and_expiry_are_found() {
-    found(Bug::Planted(Mistake::FreezeEndsByTimer), &[32], "I1/I6");
-    found(Bug::Planted(Mistake::DeleteBeforeCommit), &[2], "I3");
-    found(Bug::Planted(Mistake::ReplicaExpires), &[5], "cannot be read");
+    found(Bug::Planted(Mistake::FreezeEndsByTimer), 6, "I1/I6");
+    found(Bug::Planted(Mistake::DeleteBeforeCommit), 0, "I3");
+    found(Bug::Planted(Mistake::ReplicaExpires), 0, "cannot be read");
 }

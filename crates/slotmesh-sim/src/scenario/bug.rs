@@ -14,6 +14,8 @@ pub enum Bug {
     CommitAlone,
     /// Clients are told of writes before the replicas have them.
     AckBeforeReplicas,
+    /// How many nodes a client wants to have its write is not minded.
+    FewerCopies,
     /// A restarted process uses its former identity.
     IdentityReused,
     /// Survivors go on without the majority while its leases last.
@@ -24,12 +26,13 @@ pub enum Bug {
 
 impl Bug {
     /// Those of the surroundings.
-    const AROUND: [Self; 7] = [
+    const AROUND: [Self; 8] = [
         Self::StaleQuorum,
         Self::CachedClock,
         Self::LossIsDeparture,
         Self::CommitAlone,
         Self::AckBeforeReplicas,
+        Self::FewerCopies,
         Self::IdentityReused,
         Self::ReformAtOnce,
     ];

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use slotmesh_control::{LoadFloor, Rebalance, Reform};
 
 use super::Scenario;
-use super::fault::{Fault, Filler, Moment, Planned, Target, Want, Wish};
+use super::fault::{Fault, Filler, Moment, Planned, Resize, Target, Want, Wish};
 
 /// Scenarios that are drawn.
 impl Scenario {
@@ -51,9 +51,12 @@ impl Scenario {
         let mut wishes = draw_wishes(rng, safety, crashes);
         draw_pauses(&mut apart, safety, &mut wishes);
         draw_aborts(&mut apart, safety, &mut faults);
+        let mut growth = StdRng::seed_from_u64(seed ^ 0x6709_73e5);
         Self {
             seed,
             nodes,
+            resizes: draw_resizes(&mut growth, nodes, safety),
+            weights: draw_weights(&mut growth, nodes + NEWCOMERS_MAX),
             witnesses: usize::from(witness),
             replicas,
             expect: expect as u16,
@@ -63,6 +66,7 @@ impl Scenario {
             filler,
             budgets,
             loss: pick(rng, &[0.0, 0.005, 0.03]),
+            twice: draw_twice(seed),
             latency: Duration::from_micros(pick(rng, &[0, 0, 4_000, 15_000])),
             drift_ppm: 25_000,
             log_bytes,
@@ -75,11 +79,45 @@ impl Scenario {
             refused_is_death: apart.random_ratio(1, 4),
             reform: Reform::Never,
             operator: None,
-            near: false,
+            near: growth.random_ratio(1, 8),
             two_sides: false,
             bug: None,
         }
     }
+}
+
+/// Most nodes that join a cluster of the mix.
+const NEWCOMERS_MAX: usize = 2;
+
+/// In one of five runs one or two nodes join, each at an address of its own, and mostly leave again.
+fn draw_resizes(rng: &mut StdRng, nodes: usize, safety: Duration) -> Vec<Resize> {
+    if !rng.random_ratio(1, 5) {
+        return Vec::new();
+    }
+    let half = safety.as_millis() as u64 / 2;
+    let mut resizes = Vec::new();
+    for place in nodes..nodes + rng.random_range(1..=NEWCOMERS_MAX) {
+        let at = millis(rng, 200..half);
+        resizes.push(Resize { at, place, joins: true });
+        if rng.random_bool(0.7) {
+            resizes.push(Resize { at: at + millis(rng, 500..half), place, joins: false });
+        }
+    }
+    resizes
+}
+
+/// In half of the runs nodes have different weights.
+pub(super) fn draw_weights(rng: &mut StdRng, places: usize) -> Vec<u32> {
+    if rng.random_bool(0.5) {
+        return Vec::new();
+    }
+    (0..places).map(|_| rng.random_range(1..=3)).collect()
+}
+
+/// In every other run some of what may arrive twice does.
+fn draw_twice(seed: u64) -> f64 {
+    let mut apart = StdRng::seed_from_u64(seed ^ 0x0002_ce02);
+    pick(&mut apart, &[0.0, 0.0, 0.01, 0.05])
 }
 
 /// Where it is low, what the clients write is enough for exchanges: of 16384 slots a few have all there is.
@@ -229,7 +267,12 @@ fn draw_early(rng: &mut StdRng, faults: &mut Vec<Planned>) {
 }
 
 /// Faults at any time, some of them close to each other.
-fn draw_clocked(rng: &mut StdRng, safety: Duration, zones: usize, faults: &mut Vec<Planned>) {
+pub(super) fn draw_clocked(
+    rng: &mut StdRng,
+    safety: Duration,
+    zones: usize,
+    faults: &mut Vec<Planned>,
+) {
     let end = safety.as_millis() as u64 * 2 / 3;
     let mut at = Duration::ZERO;
     for index in 0..rng.random_range(1..=4) {
@@ -243,7 +286,12 @@ fn draw_clocked(rng: &mut StdRng, safety: Duration, zones: usize, faults: &mut V
 }
 
 /// Faults that hit a node at the moment at which something is decided about it.
-fn draw_triggered(rng: &mut StdRng, safety: Duration, zones: usize, faults: &mut Vec<Planned>) {
+pub(super) fn draw_triggered(
+    rng: &mut StdRng,
+    safety: Duration,
+    zones: usize,
+    faults: &mut Vec<Planned>,
+) {
     const MOMENTS: [Moment; 12] = [
         Moment::Shrink,
         Moment::AddCopy,

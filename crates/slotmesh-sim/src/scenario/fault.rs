@@ -121,6 +121,14 @@ impl Planned {
     }
 }
 
+/// A node joins where none was before, or leaves and is not replaced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resize {
+    pub(crate) at: Duration,
+    pub(crate) place: usize,
+    pub(crate) joins: bool,
+}
+
 /// What somebody has the cluster decide on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {

@@ -5,7 +5,8 @@ use rand::{Rng, SeedableRng};
 use slotmesh_control::{LoadFloor, Rebalance, Reform};
 
 use super::Scenario;
-use super::fault::{Fault, Filler, Moment, Planned, Target, Want, Wish};
+use super::draw::{draw_clocked, draw_triggered, draw_weights};
+use super::fault::{Fault, Filler, Moment, Planned, Resize, Target, Want, Wish};
 
 /// Scenarios with a plot of their own.
 impl Scenario {
@@ -249,6 +250,34 @@ impl Scenario {
         }
     }
 
+    /// Three nodes become seven of different weights, and then any three of those, under faults.
+    #[must_use]
+    pub fn growing(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x0003_0703);
+        let (nodes, most, safety) = (3, 7, Duration::from_secs(36));
+        let mut resize = |place, joins, seconds: std::ops::Range<u64>| {
+            let millis = rng.random_range(seconds.start * 1_000..seconds.end * 1_000);
+            Resize { at: Duration::from_millis(millis), place, joins }
+        };
+        let mut resizes: Vec<Resize> = (nodes..most).map(|it| resize(it, true, 0..8)).collect();
+        // One founder goes at most: the others stay the addresses by which newcomers find the cluster.
+        let mut goes: Vec<usize> = (nodes..most).collect();
+        let founder = rng.random_range(0..nodes);
+        if rng.random_bool(0.5) {
+            goes[rng.random_range(0..most - nodes)] = founder;
+        }
+        for place in goes {
+            let at = Duration::from_millis(rng.random_range(16_000..28_000));
+            resizes.push(Resize { at, place, joins: false });
+        }
+        let mut faults = Vec::new();
+        draw_clocked(&mut rng, safety, 1, &mut faults);
+        draw_triggered(&mut rng, safety, 1, &mut faults);
+        let weights = draw_weights(&mut rng, most);
+        let replicas = rng.random_range(1..=2);
+        Self { replicas, resizes, weights, faults, safety, ..Self::plain(seed) }
+    }
+
     /// Every node is told to leave and is replaced, one after the other, and nothing else happens.
     #[must_use]
     pub fn rolling_restart(seed: u64) -> Self {
@@ -271,6 +300,8 @@ impl Scenario {
     fn plain(seed: u64) -> Self {
         Self {
             nodes: 3,
+            resizes: Vec::new(),
+            weights: Vec::new(),
             witnesses: 0,
             replicas: 1,
             expect: 3,
@@ -280,6 +311,7 @@ impl Scenario {
             safety: Duration::from_secs(24),
             faults: Vec::new(),
             wishes: Vec::new(),
+            near: false,
             ..Self::general(seed)
         }
     }

@@ -11,13 +11,18 @@ use slotmesh_control::{LoadFloor, Reform};
 use slotmesh_slots::Mistake;
 
 pub use self::bug::Bug;
-pub(crate) use self::fault::{Fault, Filler, Moment, Planned, Target, Want, Wish};
+pub(crate) use self::fault::{Fault, Filler, Moment, Planned, Resize, Target, Want, Wish};
 
 /// All that distinguishes one run from another.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub(crate) seed: u64,
+    /// How many found the cluster.
     pub(crate) nodes: usize,
+    /// Nodes that join at addresses of their own after them, and nodes that leave for good.
+    pub(crate) resizes: Vec<Resize>,
+    /// The node's weight at each address; one where nothing is said.
+    pub(crate) weights: Vec<u32>,
     /// How many of them, the last ones, only vote.
     pub(crate) witnesses: usize,
     pub(crate) replicas: u8,
@@ -30,6 +35,8 @@ pub struct Scenario {
     /// Memory for entries at each address; plenty where nothing is said.
     pub(crate) budgets: Vec<usize>,
     pub(crate) loss: f64,
+    /// Share of control messages and datagrams that arrive a second time.
+    pub(crate) twice: f64,
     /// What every message takes at least.
     pub(crate) latency: Duration,
     /// Clocks run up to this much fast or slow.
@@ -63,6 +70,16 @@ impl Scenario {
     /// Whether copies go wrong without anything else being wrong.
     pub(crate) fn copies_differ(&self) -> bool {
         self.bug == Some(Bug::Planted(Mistake::CopiesDiffer))
+    }
+
+    /// Addresses at which there is a node at some time.
+    pub(crate) fn places(&self) -> usize {
+        self.nodes + self.resizes.iter().filter(|resize| resize.joins).count()
+    }
+
+    /// Whether the node at this address only votes.
+    pub(crate) fn is_witness(&self, place: usize) -> bool {
+        (self.nodes - self.witnesses..self.nodes).contains(&place)
     }
 
     /// Whether there is less memory than all values take.

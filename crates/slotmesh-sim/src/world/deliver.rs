@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use slotmesh_core::Ack;
+use slotmesh_core::{Ack, Op};
 use slotmesh_slots::NodeId;
 
 use super::near::FILLS;
@@ -94,16 +94,10 @@ impl World {
     }
 
     fn take_data(&mut self, node: NodeId, input: Input) {
-        let ack = match self.scenario.bug {
-            Some(Bug::AckBeforeReplicas) => Ack::Primary,
-            _ => Ack::All,
-        };
         match input {
-            Input::Call { call, op } => self.route(node, call, op, ack),
-            Input::Request { from, call, op } => {
-                if let Some(process) = self.processes.get(&node) {
-                    process.execute(Waiter { home: from, call }, op, ack);
-                }
+            Input::Call { call, op, ack } => self.route(node, call, op, ack),
+            Input::Request { from, call, op, ack } => {
+                self.execute(node, Waiter { home: from, call, ack }, op);
             }
             Input::Answer { call, result } if call.client == FILLS => {
                 self.near_answered(call.attempt, result);
@@ -115,6 +109,18 @@ impl World {
             }
             Input::StreamEnd { peer, by, down } => self.end_stream(node, peer, by, down),
             input => self.take_link(node, input),
+        }
+    }
+
+    /// Has a process carry an operation out.
+    pub(super) fn execute(&self, node: NodeId, waiter: Waiter, op: Op) {
+        let ack = match (self.scenario.bug, waiter.ack) {
+            (Some(Bug::AckBeforeReplicas), Ack::All) => Ack::Primary,
+            (Some(Bug::FewerCopies), Ack::AtLeast(_)) => Ack::Primary,
+            (_, ack) => ack,
+        };
+        if let Some(process) = self.processes.get(&node) {
+            process.execute(waiter, op, ack);
         }
     }
 

@@ -79,88 +79,129 @@ impl World {
         let Some(place) = may_happen.then(|| self.choose(planned, named)).flatten() else {
             return self.schedule(self.now + LATER, Event::Fault(index));
         };
-        self.fired.insert(index);
-        self.armed.remove(&index);
         let who = self.places[place];
         self.trace.say(self.now, format_args!("FAULT {planned:?} at place {place} {who:?}"));
+        self.armed.remove(&index);
+        if !self.inflict(planned, place) {
+            self.trace.say(self.now, format_args!("it changes nothing"));
+            return self.schedule(self.now + LATER, Event::Fault(index));
+        }
+        self.fired.insert(index);
         let when = if self.began.is_some() { "" } else { "early " };
         self.coverage.see(format_args!("{when}{:?}", planned.fault));
-        self.inflict(planned, place);
     }
 
-    fn inflict(&mut self, planned: Planned, place: usize) {
+    /// Whether anything changed by it.
+    fn inflict(&mut self, planned: Planned, place: usize) -> bool {
+        const BOTH: [Plane; 2] = [Plane::Control, Plane::Lanes];
         let end = self.now + planned.lasts;
         match planned.fault {
             Fault::Crash | Fault::Lose => self.crash(place, end),
             Fault::Leave => self.leave(place, end),
-            Fault::Isolate => {
-                self.cut_off(&[place], &[Plane::Control, Plane::Lanes], end);
-            }
+            Fault::Isolate => self.cut_off(&[place], &BOTH, end),
             Fault::CutLanes => self.cut_off(&[place], &[Plane::Lanes], end),
             Fault::CutControl => self.cut_off(&[place], &[Plane::Control], end),
             Fault::Split => {
-                let side: Vec<usize> = (0..self.scenario.nodes)
-                    .filter(|&other| other == place || self.rng.random_bool(0.4))
-                    .collect();
-                self.cut_off(&side, &[Plane::Control, Plane::Lanes], end);
+                let others = self.draw_others(place, 0.4);
+                // Somebody is on the other side.
+                let side = others.iter().skip(usize::from(others.len() + 1 == self.running()));
+                let side: Vec<usize> = side.copied().chain([place]).collect();
+                self.cut_off(&side, &BOTH, end)
             }
             Fault::Zone => self.lose_zone(place, end),
             Fault::Mute => {
-                let others = (0..self.scenario.nodes).filter(|&other| other != place);
-                let deaf: Vec<usize> = others.filter(|_| self.rng.random_bool(0.6)).collect();
+                let deaf = self.draw_deaf(place);
                 let ways = deaf.into_iter().flat_map(|other| both_planes(place, other));
-                self.block(ways.collect(), end);
+                self.block(ways.collect(), end)
             }
             Fault::Pause => self.pause(place, end),
             Fault::Wake => self.wake(),
+            Fault::Reset => self.reset(place),
+            Fault::Flap => self.flap(place, end),
+            Fault::Slow | Fault::Late | Fault::Loss => {
+                self.running() > 1 && self.hamper(planned.fault, place, end)
+            }
+            Fault::Abort => {
+                let aborts = self.committed().rebalance() != Rebalance::Aborted
+                    && self.ask_balance(Rebalance::Aborted);
+                if aborts {
+                    self.schedule(end, Event::FaultEnds(Undo::Abort));
+                }
+                aborts
+            }
+        }
+    }
+
+    /// Messages get lost or take longer.
+    fn hamper(&mut self, fault: Fault, place: usize, end: MonoTime) -> bool {
+        let undo = match fault {
             Fault::Slow => {
                 self.network.slow_down(place, Some(SLOWNESS));
-                self.schedule(end, Event::FaultEnds(Undo::Hurry(place)));
+                Undo::Hurry(place)
             }
             Fault::Late => {
                 let by = Duration::from_millis(self.rng.random_range(LATENESS));
                 self.network.make_late(place, Some(by));
-                self.schedule(end, Event::FaultEnds(Undo::Prompt(place)));
+                Undo::Prompt(place)
             }
-            Fault::Reset => self.reset(place),
-            Fault::Flap => self.flap(place, end),
-            Fault::Abort => {
-                self.ask_balance(Rebalance::Aborted);
-                self.schedule(end, Event::FaultEnds(Undo::Abort));
-            }
-            Fault::Loss => {
+            _ => {
                 self.network.loss = LOSS;
-                self.schedule(end, Event::FaultEnds(Undo::Loss));
+                Undo::Loss
             }
+        };
+        self.schedule(end, Event::FaultEnds(undo));
+        true
+    }
+
+    fn running(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Each of the other processes with this probability.
+    fn draw_others(&mut self, place: usize, share: f64) -> Vec<usize> {
+        let others = (0..self.places.len()).filter(|&it| it != place && self.places[it].is_some());
+        others.filter(|_| self.rng.random_bool(share)).collect()
+    }
+
+    /// Who does not hear this place any more: one at least, if there is another process.
+    fn draw_deaf(&mut self, place: usize) -> Vec<usize> {
+        let deaf = self.draw_others(place, 0.6);
+        if deaf.is_empty() {
+            self.draw_others(place, 1.0).into_iter().take(1).collect()
+        } else {
+            deaf
         }
     }
 
     /// The lanes of the process at this place are cut now for less than others wait before they give it up, and again until
     /// it ends.
-    pub(super) fn flap(&mut self, place: usize, end: MonoTime) {
+    pub(super) fn flap(&mut self, place: usize, end: MonoTime) -> bool {
         if self.calm || self.now >= end {
-            return;
+            return false;
         }
         let open = self.now + Duration::from_micros(self.rng.random_range(CUT));
-        self.cut_off(&[place], &[Plane::Lanes], open);
+        let cut = self.cut_off(&[place], &[Plane::Lanes], open);
         if let Some(node) = self.places[place] {
             self.break_links_of(node);
         }
         let next = open + Duration::from_micros(self.rng.random_range(UNCUT));
         self.schedule(next, Event::Flap(place, end));
+        cut
     }
 
-    fn lose_zone(&mut self, place: usize, end: MonoTime) {
+    fn lose_zone(&mut self, place: usize, end: MonoTime) -> bool {
         let zones = self.scenario.zones;
         let zone: Vec<usize> =
-            (0..self.scenario.nodes).filter(|other| other % zones == place % zones).collect();
+            (0..self.places.len()).filter(|other| other % zones == place % zones).collect();
         if self.may_end(&zone) {
             self.coverage.see(format_args!("zone of {} lost", zone.len()));
-            zone.into_iter().for_each(|place| self.crash(place, end));
-        } else {
-            self.coverage.see(format_args!("zone of {} cut off", zone.len()));
-            self.cut_off(&zone, &[Plane::Control, Plane::Lanes], end);
+            return zone.into_iter().filter(|&place| self.crash(place, end)).count() > 0;
         }
+        let cut = self.cut_off(&zone, &[Plane::Control, Plane::Lanes], end);
+        if cut {
+            self.coverage.see(format_args!("zone of {} cut off", zone.len()));
+        }
+        cut
     }
 
     pub(super) fn end_fault(&mut self, undo: Undo) {
@@ -178,7 +219,17 @@ impl World {
                 }
             }
             Undo::Loss => self.network.loss = self.scenario.loss,
-            Undo::Abort => self.ask_balance(Rebalance::On),
+            Undo::Abort => self.resume_aborted(),
+        }
+    }
+
+    /// Has moves for balance resumed; a leader that ends or is deposed meanwhile takes the request along.
+    fn resume_aborted(&mut self) {
+        if self.committed().rebalance() == Rebalance::Aborted {
+            self.ask_balance(Rebalance::On);
+            if !self.calm {
+                self.schedule(self.now + LATER, Event::FaultEnds(Undo::Abort));
+            }
         }
     }
 
@@ -203,7 +254,7 @@ impl World {
     fn choose(&mut self, planned: Planned, named: Option<usize>) -> Option<usize> {
         let process_at = |place: usize| self.processes.get(&self.places[place]?);
         let runs = |place: &usize| process_at(*place).is_some_and(|process| !process.paused);
-        let mut places: Vec<usize> = (0..self.scenario.nodes).filter(runs).collect();
+        let mut places: Vec<usize> = (0..self.places.len()).filter(runs).collect();
         match planned.fault {
             Fault::Crash => places.retain(|&place| self.may_end(&[place])),
             Fault::Leave => places.retain(|&place| self.may_leave(place)),
@@ -244,7 +295,7 @@ impl World {
 
     /// Whether it was not told before, and another member that was not told is there to go on, which can be reached if that is
     /// necessary.
-    fn may_leave(&self, place: usize) -> bool {
+    pub(super) fn may_leave(&self, place: usize) -> bool {
         let members = self.committed().members();
         let goes_on = |process: &&Process| {
             let member = members.get(&process.node);
@@ -257,7 +308,7 @@ impl World {
         let linked = |other| other == place || self.network.is_linked(Plane::Control, place, other);
         told.is_some_and(|it| !it.leaves)
             && self.processes.values().any(|it| goes_on(&it))
-            && ((0..self.scenario.nodes).all(linked) || self.may_end(&[place]))
+            && ((0..self.places.len()).all(linked) || self.may_end(&[place]))
     }
 
     /// Whether the process at this place votes by the log of the one that leads.
@@ -289,16 +340,18 @@ impl World {
         }
     }
 
-    fn crash(&mut self, place: usize, back: MonoTime) {
-        let Some(node) = self.places[place] else { return };
+    fn crash(&mut self, place: usize, back: MonoTime) -> bool {
+        let Some(node) = self.places[place] else { return false };
         self.vacate(place, back);
         self.tell_lost(node, place);
+        true
     }
 
     /// Nothing is left of the process at this place, and another one starts there later.
     pub(super) fn vacate(&mut self, place: usize, back: MonoTime) {
         let Some(node) = self.places[place].take() else { return };
         self.former[place] = Some(node);
+        self.ended.push(self.now);
         self.break_links_of(node);
         self.break_streams_of(node);
         if let Some(process) = self.processes.remove(&node) {
@@ -309,8 +362,9 @@ impl World {
     }
 
     /// Some of the others notice soon that a connection broke, some at once that nobody listens there any more, the rest when
-    /// they hear nothing.
-    fn tell_lost(&mut self, node: NodeId, place: usize) {
+    /// they hear nothing. Whether anybody notices.
+    fn tell_lost(&mut self, node: NodeId, place: usize) -> bool {
+        let mut noticed = false;
         let peers: Vec<(NodeId, usize)> =
             self.processes.values().map(|process| (process.node, process.place)).collect();
         for (peer, at) in peers {
@@ -321,49 +375,64 @@ impl World {
                 let delay = Duration::from_micros(self.rng.random_range(500..300_000));
                 let lost = Input::Disconnect { node, departed: false };
                 self.schedule(self.now + delay, Event::Input(peer, lost));
+                noticed = true;
             }
             if self.rng.random_bool(0.5) {
                 self.probe_guard(peer, node, place);
             }
         }
+        noticed
     }
 
-    fn pause(&mut self, place: usize, end: MonoTime) {
-        let Some(node) = self.places[place] else { return };
+    fn pause(&mut self, place: usize, end: MonoTime) -> bool {
         let cached = self.scenario.bug == Some(Bug::CachedClock);
-        if let Some(process) = self.processes.get_mut(&node) {
-            process.paused = true;
-            process.clock.stop(cached);
-            self.schedule(end, Event::Resume(node));
-        }
+        let node = self.places[place];
+        let Some(process) = node.and_then(|node| self.processes.get_mut(&node)) else {
+            return false;
+        };
+        process.paused = true;
+        process.clock.stop(cached);
+        let node = process.node;
+        self.schedule(end, Event::Resume(node));
+        true
     }
 
-    fn wake(&mut self) {
+    fn wake(&mut self) -> bool {
         self.scenario.operator = None;
         let stopped = self.processes.values().filter(|process| process.paused);
-        for node in stopped.map(|process| process.node).collect::<Vec<_>>() {
-            self.resume(node);
-        }
+        let stopped: Vec<NodeId> = stopped.map(|process| process.node).collect();
+        stopped.iter().for_each(|&node| self.resume(node));
+        !stopped.is_empty()
     }
 
-    fn reset(&mut self, place: usize) {
-        let Some(node) = self.places[place] else { return };
-        self.break_links_of(node);
+    fn reset(&mut self, place: usize) -> bool {
+        let Some(node) = self.places[place] else { return false };
+        let broken = self.break_links_of(node);
         self.break_streams_of(node);
-        self.tell_lost(node, place);
+        self.tell_lost(node, place) || broken
     }
 
     /// Nothing gets from these places to the others, nor back.
-    fn cut_off(&mut self, side: &[usize], planes: &[Plane], end: MonoTime) {
-        let others = (0..self.scenario.nodes).filter(|other| !side.contains(other));
+    fn cut_off(&mut self, side: &[usize], planes: &[Plane], end: MonoTime) -> bool {
+        let others = (0..self.places.len()).filter(|other| !side.contains(other));
         let pairs = others.flat_map(|b| side.iter().flat_map(move |&a| [(a, b), (b, a)]));
         let ways = pairs.flat_map(|(a, b)| planes.iter().map(move |&plane| (plane, a, b)));
-        self.block(ways.collect(), end);
+        self.block(ways.collect(), end)
     }
 
-    fn block(&mut self, ways: Vec<Way>, end: MonoTime) {
+    /// Whether a way between two processes was open until now.
+    fn block(&mut self, ways: Vec<Way>, end: MonoTime) -> bool {
+        let runs = |place: usize| self.places[place].is_some();
+        let open = |&(plane, from, to): &Way| {
+            runs(from) && runs(to) && self.network.is_open((plane, from, to))
+        };
+        // What closes nothing is tried again later, and must not find itself in the way then.
+        if !ways.iter().any(open) {
+            return false;
+        }
         ways.iter().for_each(|&way| self.network.block(way));
         self.schedule(end, Event::FaultEnds(Undo::Unblock(ways)));
+        true
     }
 }
 

@@ -20,14 +20,18 @@ const LATER: Duration = Duration::from_millis(300);
 
 impl World {
     /// The process at this place begins to leave and ends at the deadline at the latest.
-    pub(super) fn leave(&mut self, place: usize, deadline: MonoTime) {
-        let Some(node) = self.places[place] else { return };
-        let Some(process) = self.processes.get_mut(&node) else { return };
+    pub(super) fn leave(&mut self, place: usize, deadline: MonoTime) -> bool {
+        let node = self.places[place];
+        let Some(process) = node.and_then(|node| self.processes.get_mut(&node)) else {
+            return false;
+        };
+        let node = process.node;
         let now = process.now();
         process.leaves = true;
         process.brain.leave(now);
         self.schedule(deadline, Event::End(node));
         self.settle(node);
+        true
     }
 
     /// A node that was told to leave ends soon after it has left.

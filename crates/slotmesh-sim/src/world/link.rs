@@ -1,9 +1,9 @@
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_slots::{MonoTime, NodeId};
+use slotmesh_slots::NodeId;
 
+use super::conduit::{Conduit, Course};
 use super::{Event, World};
 use crate::network::Plane;
 use crate::process::Input;
@@ -15,10 +15,7 @@ const POLL_BYTES: usize = 64 << 10;
 /// How long before a broken link is dialled again.
 const REDIAL: Duration = Duration::from_millis(30);
 
-/// A connection that hears nothing for this long is over.
-const IDLE: Duration = Duration::from_secs(3);
-
-/// One replication link, primary to replica. Both ways are ordered; what cannot get through waits.
+/// One replication link, primary to replica.
 #[derive(Debug)]
 pub(super) struct Link {
     number: u64,
@@ -26,11 +23,7 @@ pub(super) struct Link {
     open: bool,
     /// The primary knows it.
     up: bool,
-    /// When the last frame each way arrives.
-    last: [MonoTime; 2],
-    /// What waits for a way to open again.
-    stalled: [VecDeque<Bytes>; 2],
-    stalled_since: Option<MonoTime>,
+    conduit: Conduit,
 }
 
 impl World {
@@ -51,9 +44,7 @@ impl World {
                     number: self.next_link,
                     open: false,
                     up: false,
-                    last: [self.now; 2],
-                    stalled: Default::default(),
-                    stalled_since: None,
+                    conduit: Conduit::new([self.now; 2]),
                 };
                 self.next_link += 1;
                 self.links.insert((node, replica), link);
@@ -97,7 +88,7 @@ impl World {
         let back = there + self.network.delay(to, from);
         if let Some(link) = self.links.get_mut(&(primary, replica)) {
             link.open = true;
-            link.last = [there, back];
+            link.conduit = Conduit::new([there, back]);
         }
         self.schedule(there, Event::Input(replica, Input::PrimaryOpen { primary, link: number }));
         self.schedule(back, Event::Input(primary, Input::LinkUp { replica, link: number }));
@@ -109,21 +100,22 @@ impl World {
         if !link.open {
             return;
         }
-        let number = link.number;
+        let (number, last) = (link.number, link.conduit.last());
         let soon = self.now + Duration::from_micros(500);
         let down = Input::LinkDown { replica, link: number };
-        self.schedule(soon.max(link.last[1]), Event::Input(primary, down));
+        self.schedule(soon.max(last[1]), Event::Input(primary, down));
         let close = Input::PrimaryClose { primary, link: number };
-        self.schedule(soon.max(link.last[0]), Event::Input(replica, close));
+        self.schedule(soon.max(last[0]), Event::Input(replica, close));
     }
 
-    /// Ends all links of a node.
-    pub(super) fn break_links_of(&mut self, node: NodeId) {
+    /// Ends all links of a node; whether there were any.
+    pub(super) fn break_links_of(&mut self, node: NodeId) -> bool {
         let ends = |(a, b): &&(NodeId, NodeId)| *a == node || *b == node;
         let broken: Vec<_> = self.links.keys().filter(ends).copied().collect();
-        for (primary, replica) in broken {
+        for &(primary, replica) in &broken {
             self.break_link(primary, replica);
         }
+        !broken.is_empty()
     }
 
     /// Sends what waited where the way is open again; gives up links that waited too long.
@@ -133,14 +125,12 @@ impl World {
             let (Some(a), Some(b)) = (self.place(pair.0), self.place(pair.1)) else { continue };
             let linked = self.network.is_linked(Plane::Lanes, a, b);
             let Some(link) = self.links.get_mut(&pair) else { continue };
-            let late = link.stalled_since.is_some_and(|at| self.now.saturating_since(at) > IDLE);
-            if late {
+            if link.conduit.is_over(self.now) {
                 self.break_link(pair.0, pair.1);
             } else if linked {
                 let number = link.number;
-                link.stalled_since = None;
-                let stalled = std::mem::take(&mut link.stalled);
-                for (frames, down) in stalled.into_iter().zip([true, false]) {
+                let waited = link.conduit.reopen();
+                for (frames, down) in waited.into_iter().zip([true, false]) {
                     for frame in frames {
                         self.send_frame(pair, number, down, frame);
                     }
@@ -152,20 +142,12 @@ impl World {
     fn send_frame(&mut self, pair: (NodeId, NodeId), number: u64, down: bool, frame: Bytes) {
         let (Some(a), Some(b)) = (self.place(pair.0), self.place(pair.1)) else { return };
         let (from, to) = if down { (a, b) } else { (b, a) };
-        let delay = self.network.delay(from, to);
-        // A stream needs its acknowledgements: it stops when either way is blocked.
-        let open = self.network.is_open((Plane::Lanes, from, to));
-        let (now, way) = (self.now, usize::from(!down));
+        let times = (self.now, self.network.delay(from, to));
         let Some(link) = self.links.get_mut(&pair).filter(|link| link.number == number) else {
             return;
         };
-        if !open || !link.stalled[way].is_empty() {
-            link.stalled[way].push_back(frame);
-            link.stalled_since.get_or_insert(now);
-            return;
-        }
-        let at = (now + delay).max(link.last[way] + Duration::from_micros(1));
-        link.last[way] = at;
+        let course = Course { from, to, down };
+        let Some(at) = link.conduit.send(&frame, course, times, &self.network) else { return };
         let (receiver, peer) = if down { (pair.1, pair.0) } else { pair };
         self.schedule(at, Event::Input(receiver, Input::Frame { peer, link: number, down, frame }));
     }

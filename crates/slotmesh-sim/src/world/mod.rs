@@ -1,5 +1,7 @@
 //! All processes, the network between them and the order of events.
 
+mod ask;
+mod conduit;
 mod coverage;
 mod deliver;
 mod fault;
@@ -7,6 +9,7 @@ mod leave;
 mod link;
 mod moment;
 mod near;
+mod resize;
 mod settle;
 mod watch;
 mod wish;
@@ -29,7 +32,7 @@ use self::near::Nears;
 use self::watch::Watch;
 use self::work::Workload;
 use crate::clock::NodeClock;
-use crate::network::{Network, Plane};
+use crate::network::{Network, Plane, Way};
 use crate::process::{Input, Process, Sizes};
 use crate::scenario::{Bug, Fault, Planned, Scenario};
 use crate::trace::Trace;
@@ -54,6 +57,8 @@ enum Event {
     FaultEnds(fault::Undo),
     /// An operator has a node go on without the majority, and again until one has.
     Operator,
+    /// A node joins or leaves for good.
+    Resize(usize),
     /// Somebody asks for another number of copies, and again until it is decided.
     Wish(usize),
     /// Regular work of the world itself.
@@ -98,6 +103,10 @@ pub(crate) struct World {
     /// Which process is at each address.
     places: Vec<Option<NodeId>>,
     former: Vec<Option<NodeId>>,
+    /// Addresses at which a process is to be.
+    wanted: BTreeSet<usize>,
+    /// Joins and departures that happened.
+    resized: BTreeSet<usize>,
     network: Network,
     links: BTreeMap<(NodeId, NodeId), Link>,
     next_link: u64,
@@ -118,6 +127,8 @@ pub(crate) struct World {
     began: Option<MonoTime>,
     calm: bool,
     nears: Nears,
+    /// When processes ended.
+    ended: Vec<MonoTime>,
 }
 
 /// Longest virtual time from the start until every slot is served, faults of that time included.
@@ -153,10 +164,11 @@ impl World {
         let seed = scenario.seed;
         let mut rng = StdRng::seed_from_u64(seed);
         let draws = StdRng::seed_from_u64(rng.random());
-        let network = Network::new(scenario.loss, scenario.latency, draws);
+        let mut network = Network::new(scenario.loss, scenario.latency, draws);
+        network.twice = scenario.twice;
         let work = Workload::new(&scenario, StdRng::seed_from_u64(rng.random()));
         let watch = Watch::new(&work, &mut rng);
-        let nodes = scenario.nodes;
+        let (nodes, places) = (scenario.nodes, scenario.places());
         let mut world = Self {
             scenario,
             now: MonoTime::from_micros(1),
@@ -164,8 +176,10 @@ impl World {
             next_event: 0,
             handled: 0,
             processes: BTreeMap::new(),
-            places: vec![None; nodes],
-            former: vec![None; nodes],
+            places: vec![None; places],
+            former: vec![None; places],
+            wanted: (0..nodes).collect(),
+            resized: BTreeSet::new(),
             network,
             links: BTreeMap::new(),
             next_link: 1,
@@ -182,6 +196,7 @@ impl World {
             began: None,
             calm: false,
             nears: Nears::new(seed),
+            ended: Vec::new(),
         };
         if world.scenario.near {
             world.schedule(world.now, Event::NearTurn);
@@ -236,6 +251,9 @@ impl World {
         self.began = Some(self.now);
         self.trace.say(self.now, format_args!("founded; faults begin"));
         self.schedule_faults(false);
+        for index in 0..self.scenario.resizes.len() {
+            self.schedule(self.now + self.scenario.resizes[index].at, Event::Resize(index));
+        }
         if !self.scenario.wishes.is_empty() {
             self.schedule(self.now + self.scenario.wishes[0].at, Event::Wish(0));
         }
@@ -295,12 +313,14 @@ impl World {
                 .map(|index| &self.scenario.faults[index])
                 .collect();
             let all_fits = self.scenario.is_tight() && self.evicted() == 0;
-            if missing.is_empty() && !all_fits {
+            let resizes = self.resizes_left();
+            if missing.is_empty() && !all_fits && resizes == 0 {
                 return Ok(());
             }
             if self.now >= end {
                 return Err(format!(
-                    "planned faults never fired: {missing:?}, or nothing was evicted: {all_fits}"
+                    "planned faults never fired: {missing:?}, or {resizes} nodes did not join or leave, \
+                     or nothing was evicted: {all_fits}"
                 ));
             }
             self.run_until(self.now + LOOK)?;
@@ -362,10 +382,13 @@ impl World {
             Event::ClientTimeout(client, attempt) => self.client_gave_up(client, attempt),
             Event::Fault(index) => self.begin_fault(index),
             Event::Strike(index, subject, other) => self.strike(index, subject, other),
-            Event::Flap(place, end) => self.flap(place, end),
+            Event::Flap(place, end) => {
+                self.flap(place, end);
+            }
             Event::End(node) => self.end(node),
             Event::FaultEnds(undo) => self.end_fault(undo),
             Event::Wish(index) => self.wish(index),
+            Event::Resize(index) => self.resize(index),
             Event::Operator => self.operate(),
             Event::Beat => self.beat(),
             Event::NearTurn => self.near_turn(),
@@ -391,7 +414,7 @@ impl World {
 
     /// A new process at this address.
     fn start(&mut self, place: usize) {
-        if self.places[place].is_some() {
+        if self.places[place].is_some() || !self.wanted.contains(&place) {
             return;
         }
         if self.would_found_anew() {
@@ -450,8 +473,8 @@ impl World {
             lanes: vec![],
             resp: None,
             zone: if zones > 1 { format!("z{}", place % zones) } else { String::new() },
-            witness: place + self.scenario.witnesses >= self.scenario.nodes,
-            weight: 1,
+            witness: self.scenario.is_witness(place),
+            weight: self.scenario.weights.get(place).copied().unwrap_or(1),
         }
     }
 
@@ -467,7 +490,18 @@ impl World {
                 Input::Message { .. } => self.network.lateness(place),
                 _ => Duration::ZERO,
             };
+            self.carry_twin((plane, from, place), to, &input);
             self.schedule(at + late, Event::Input(to, input));
+        }
+    }
+
+    /// What got through may arrive a second time.
+    fn carry_twin(&mut self, way: Way, to: NodeId, input: &Input) {
+        if let Some(at) = self.network.carry_again(way, self.now)
+            && let Some(twin) = input.twin()
+        {
+            self.coverage.see(format_args!("arrived twice"));
+            self.schedule(at, Event::Input(to, twin));
         }
     }
 }

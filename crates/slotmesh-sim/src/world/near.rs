@@ -2,7 +2,7 @@
 //!
 //! Draws its own random numbers, so that worlds without local tiers run as they did before there were any.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use slotmesh_coherence::{Readable, Sink, Stamp, Subscriber, Ticket, Watcher, key_hash};
-use slotmesh_core::{DataConfig, DataError, DataPlane, Op, Reply};
+use slotmesh_core::{Ack, DataConfig, DataError, DataPlane, Op, Reply};
 use slotmesh_slots::{MonoTime, NodeId, Seq, Slot, Version};
 
+use super::conduit::{Conduit, Course};
 use super::{Event, World};
 use crate::network::Plane;
 use crate::process::{Call, Input};
@@ -27,9 +28,6 @@ const BOUND_MEASURED: Duration = Duration::from_millis(106);
 /// Between two reads through the local tiers of the cluster, and between two looks at what the streams want.
 const READS: std::ops::Range<u64> = 200..4_000;
 const PINGS: Duration = Duration::from_millis(30);
-
-/// A stream that cannot get on for this long is over.
-const IDLE: Duration = Duration::from_secs(3);
 
 /// The client whose calls are reads that fill a tier.
 pub(crate) const FILLS: usize = usize::MAX;
@@ -74,12 +72,10 @@ impl Near {
     }
 }
 
-/// A stream from a watcher to a primary. Both ways are ordered; what cannot get through waits.
+/// A stream from a watcher to a primary.
 struct Stream {
     by: Watcher,
-    last: [MonoTime; 2],
-    stalled: [VecDeque<Bytes>; 2],
-    stalled_since: Option<MonoTime>,
+    conduit: Conduit,
     /// The primary has taken the hello.
     is_open: bool,
 }
@@ -180,7 +176,7 @@ impl World {
         self.nears.next += 1;
         self.nears.asked.insert(attempt, Asked { node, key, ticket, invalidated });
         let (op, call) = (Op::Watch { key: name, by }, Call { client: FILLS, attempt });
-        self.near_send(node, owner, Input::Request { from: node, call, op });
+        self.near_send(node, owner, Input::Request { from: node, call, op, ack: Ack::All });
     }
 
     /// Sends something that is no part of a stream.
@@ -260,13 +256,8 @@ impl World {
             let Some((by, hello)) = linked.then(|| near.subscriber.open(peer)).flatten() else {
                 continue;
             };
-            let stream = Stream {
-                by,
-                last: [self.now; 2],
-                stalled: Default::default(),
-                stalled_since: None,
-                is_open: false,
-            };
+            let conduit = Conduit::new([self.now; 2]);
+            let stream = Stream { by, conduit, is_open: false };
             self.nears.streams.insert((node, peer), stream);
             self.nears.rng.random::<u64>();
             return self.stream_frame((node, peer), by, false, hello);
@@ -277,17 +268,14 @@ impl World {
         let (node, peer) = pair;
         let Some(stream) = self.nears.streams.get_mut(&pair) else { return };
         let by = stream.by;
-        let late = stream.stalled_since.is_some_and(|at| self.now.saturating_since(at) > IDLE);
-        if late || !self.processes.contains_key(&peer) || !self.processes.contains_key(&node) {
+        let late = stream.conduit.is_over(self.now);
+        let (Some(here), Some(there)) = (self.place(node), self.place(peer)) else {
+            return self.break_stream(pair);
+        };
+        if late {
             return self.break_stream(pair);
         }
-        let stalled = std::mem::take(&mut stream.stalled);
-        stream.stalled_since = None;
-        for (frames, down) in stalled.into_iter().zip([true, false]) {
-            for frame in frames {
-                self.stream_frame(pair, by, down, frame);
-            }
-        }
+        self.send_waiting(pair, (here, there));
         let Some(process) = self.processes.get(&node).filter(|process| !process.paused) else {
             return;
         };
@@ -295,6 +283,20 @@ impl World {
             process.near.as_ref().and_then(|near| near.subscriber.poll_ping(peer, process.now()));
         if let Some(ping) = ping {
             self.stream_frame(pair, by, false, ping);
+        }
+    }
+
+    /// Sends what waited on a stream, if both ways are open again.
+    fn send_waiting(&mut self, pair: (NodeId, NodeId), (here, there): (usize, usize)) {
+        if !self.network.is_linked(Plane::Lanes, here, there) {
+            return;
+        }
+        let Some(stream) = self.nears.streams.get_mut(&pair) else { return };
+        let (by, waited) = (stream.by, stream.conduit.reopen());
+        for (frames, down) in waited.into_iter().zip([true, false]) {
+            for frame in frames {
+                self.stream_frame(pair, by, down, frame);
+            }
         }
     }
 
@@ -329,19 +331,13 @@ impl World {
             return;
         };
         let (from, to) = if down { (primary, watcher) } else { (watcher, primary) };
-        let open = self.network.is_open((Plane::Lanes, from, to));
-        let (delay, now, way) = (self.nears.delay(), self.now, usize::from(!down));
+        let times = (self.now, self.nears.delay());
         let Some(stream) = self.nears.streams.get_mut(&pair).filter(|stream| stream.by == by)
         else {
             return;
         };
-        if !open || !stream.stalled[way].is_empty() {
-            stream.stalled[way].push_back(frame);
-            stream.stalled_since.get_or_insert(now);
-            return;
-        }
-        let at = (now + delay).max(stream.last[way] + Duration::from_micros(1));
-        stream.last[way] = at;
+        let course = Course { from, to, down };
+        let Some(at) = stream.conduit.send(&frame, course, times, &self.network) else { return };
         let (receiver, peer) = if down { pair } else { (pair.1, pair.0) };
         self.schedule(at, Event::Input(receiver, Input::StreamFrame { peer, by, down, frame }));
     }

@@ -2,23 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
+use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::StdRng;
 use slotmesh_control::log::LogMachine;
 use slotmesh_control::{ClusterState, Command, Member, Rebalance};
-use slotmesh_core::ControlMachine;
-use slotmesh_slots::{Epoch, Generation, NodeId, SLOT_COUNT, Slot, SlotState};
+use slotmesh_core::{Ack, ControlMachine, DataError, Reply};
+use slotmesh_slots::{Epoch, Generation, MonoTime, NodeId, SLOT_COUNT, Slot, SlotState};
 
 use super::World;
+use super::ask::written_version;
 use super::work::Workload;
-use crate::process::Process;
+use crate::process::{Process, Waiter};
 
 /// Slots watched beside those that hold keys.
 const SAMPLE: usize = 24;
 
 /// Every so many new versions of a node's view all of its invariants are checked, not only those of watched slots.
 const FULL_CHECK_EVERY: u64 = 16;
+
+/// A replica's last word is under way for less than this.
+const ENDED_LATELY: Duration = Duration::from_secs(3);
 
 /// What the checks remember.
 pub(super) struct Watch {
@@ -74,6 +79,17 @@ impl Watch {
             slots: self.slots.iter().map(|&slot| *state.table().slot(slot)).collect(),
             members: state.members().keys().copied().collect(),
         }
+    }
+
+    /// Slots that have another primary now.
+    fn taken_over(&self, before: Option<&Watched>, after: &Watched) -> Vec<Slot> {
+        let primary = |watched: &Watched, index: usize| watched.slots[index].primary;
+        let changed = |(index, slot): (usize, &Slot)| {
+            before
+                .is_none_or(|before| primary(before, index) != primary(after, index))
+                .then_some(*slot)
+        };
+        self.slots.iter().enumerate().filter_map(changed).collect()
     }
 
     /// What a node of this generation may have as its view.
@@ -135,6 +151,24 @@ impl World {
                 "I3: {slot} is committed up to {seq:?} at {node}, {at} has {has:?}: {held:?}"
             ))
         })
+    }
+
+    /// A write that is to be on so many nodes is on them when it is acknowledged, or on some that ended meanwhile.
+    pub(super) fn check_copies(&mut self, waiter: Waiter, result: &Result<Reply, DataError>) {
+        let (Ack::AtLeast(wanted), Ok(reply)) = (waiter.ack, result) else { return };
+        let (Some(slot), Some(version)) = (self.work.slot_of(waiter.call), written_version(reply))
+        else {
+            return;
+        };
+        let has = |process: &&Process| process.data.held(slot) >= version;
+        let holders = self.processes.values().filter(has).count();
+        let lately = |&&at: &&MonoTime| self.now.saturating_since(at) < ENDED_LATELY;
+        let ended = self.ended.iter().rev().take_while(lately).count();
+        self.coverage.see(format_args!("on {wanted} nodes"));
+        if holders + ended < usize::from(wanted) {
+            self.watch
+                .wrong(|| format!("{slot} is to be on {wanted} nodes, {holders} have {version:?}"));
+        }
     }
 
     /// I2 and I11: views only go forward, and only along the committed commands.
@@ -235,7 +269,13 @@ impl World {
             }
         }
         let begins = self.watch.era.states.is_empty();
+        let last = self.watch.era.states.last_key_value().map(|(_, last)| last);
+        let handed_over = matches!(decoded, Ok(Command::CommitMove { .. }));
+        let taken_over =
+            if handed_over { Vec::new() } else { self.watch.taken_over(last, &watched) };
         self.watch.era.states.insert(version, watched);
+        // What the primary alone has may be lost where it does not hand its role over itself.
+        taken_over.into_iter().for_each(|slot| self.work.note_loss(slot, self.handled));
         if begins {
             self.watch_reform();
         }
@@ -370,8 +410,8 @@ impl World {
     /// What is not in order yet; `None` when the cluster is as it should be.
     pub(super) fn unsettled(&self) -> Option<String> {
         let state = self.committed();
-        if self.processes.len() < self.scenario.nodes {
-            return Some(format!("{} processes run", self.processes.len()));
+        if let Some(why) = self.misplaced() {
+            return Some(why);
         }
         let leaders = self.processes.values().filter(|process| process.brain.is_leading()).count();
         if leaders != 1 {
@@ -403,7 +443,7 @@ impl World {
         if let Some(why) = self.unfulfilled() {
             return Some(why);
         }
-        let holders = self.scenario.nodes - self.scenario.witnesses;
+        let holders = self.wanted.len() - self.scenario.witnesses;
         let wanted = usize::from(state.replicas()).min(holders - 1);
         for (slot, held) in state.table().iter() {
             let whole =
@@ -416,7 +456,7 @@ impl World {
                 return Some(format!("{slot} is not served: {held:?}"));
             }
         }
-        None
+        self.underloaded()
     }
 
     fn copies_differ(&self) -> Option<String> {

@@ -52,14 +52,15 @@ impl World {
         self.settle(node);
     }
 
-    /// Asks the node that leads, once.
-    pub(super) fn ask_balance(&mut self, wanted: Rebalance) {
+    /// Asks the node that leads, once; whether there is one.
+    pub(super) fn ask_balance(&mut self, wanted: Rebalance) -> bool {
         let round = self.committed().rebalance_round();
         let leads = self.processes.values_mut().find(|it| it.brain.is_leading() && !it.paused);
-        let Some(process) = leads else { return };
+        let Some(process) = leads else { return false };
         let (node, now) = (process.node, process.now());
         process.brain.set_rebalance(wanted, round, now);
         self.settle(node);
+        true
     }
 
     /// Once all is over, nobody leaves the balance off.

@@ -6,10 +6,10 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use slotmesh_core::{Ack, DataError, Op, Reply};
 use slotmesh_slots::{Class, MonoTime, NodeId, Slot, Token, Version};
-use slotmesh_store::Condition;
 
+use super::ask::{Asks, read_back, written_version};
 use super::{Event, World};
-use crate::history::{self, Action, Answer, Operation};
+use crate::history::{self, Action, Answer, Edit, Lossy, Operation};
 use crate::network::Plane;
 use crate::process::{Call, Input, Waiter};
 use crate::scenario::Scenario;
@@ -35,23 +35,34 @@ pub(super) struct Workload {
     /// How often a write with an unknown outcome was sent again.
     repeated: usize,
     running: bool,
+    replicas: u8,
     rng: StdRng,
 }
 
-struct Key {
-    name: Bytes,
-    kind: Kind,
+pub(super) struct Key {
+    pub(super) name: Bytes,
+    pub(super) kind: Kind,
     /// Where memory is tight, what is checked must not be evicted.
-    class: Class,
+    pub(super) class: Class,
     operations: Vec<Operation>,
+    /// Those on a text.
+    edits: Vec<Operation<Edit>>,
+    /// Those that the primary alone acknowledges, by their number.
+    weak: BTreeSet<usize>,
+    /// When another primary took the key's slot over.
+    losses: Vec<u64>,
     /// A value that was seen and its version, for the next compare-and-set.
-    seen: Option<(i64, Version)>,
+    pub(super) seen: Option<(i64, Version)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+pub(super) enum Kind {
     Register,
     Counter,
+    /// A text that is changed in parts, with lifetimes that are over at once or never.
+    Text,
+    /// A register whose writes are mostly acknowledged by the primary alone.
+    Weak,
     /// Its values expire, which the checker of histories knows nothing of: only its copies are compared.
     Expiring,
     /// Its values are of up to so many bytes, and may be evicted; again only copies are compared.
@@ -60,7 +71,43 @@ enum Kind {
 
 impl Kind {
     const fn is_checked(self) -> bool {
-        matches!(self, Self::Register | Self::Counter)
+        matches!(self, Self::Register | Self::Counter | Self::Text | Self::Weak)
+    }
+}
+
+impl Key {
+    fn counts(&self) -> (usize, usize) {
+        let (plain, edits) = (self.operations.iter(), self.edits.iter());
+        let answered = plain.filter(|it| it.returned.is_some()).count()
+            + edits.filter(|it| it.returned.is_some()).count();
+        (answered, self.operations.len() + self.edits.len() - answered)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self.kind {
+            Kind::Text => history::check(&self.edits),
+            Kind::Weak => history::check(&self.lossy()),
+            _ => history::check(&self.operations),
+        }
+    }
+
+    /// The same history, with what was to be acknowledged by the primary alone and what may have been lost.
+    fn lossy(&self) -> Vec<Operation<Lossy>> {
+        let client = |(number, operation): (usize, &Operation)| Operation {
+            invoked: operation.invoked,
+            returned: operation.returned,
+            action: match self.weak.contains(&number) {
+                true => Lossy::Weak(operation.action),
+                false => Lossy::Firm(operation.action),
+            },
+        };
+        let loss = |&at: &u64| Operation {
+            invoked: at,
+            returned: Some((at + 1, Answer::Happened)),
+            action: Lossy::Loss,
+        };
+        let clients = self.operations.iter().enumerate().map(client);
+        clients.chain(self.losses.iter().map(loss)).collect()
     }
 }
 
@@ -76,8 +123,11 @@ struct Client {
 
 struct Current {
     key: usize,
+    asked: Asks,
+    /// Its number among the key's operations of its sort.
     operation: usize,
     op: Op,
+    ack: Ack,
     attempt: u64,
     tries: u32,
     began: MonoTime,
@@ -85,6 +135,14 @@ struct Current {
     is_unknown: bool,
     /// Whom a refusal named.
     hint: Option<NodeId>,
+}
+
+impl Current {
+    fn new(key: usize, asked: Asks, operation: usize, began: MonoTime) -> Self {
+        let op = Op::Get { key: Bytes::new() };
+        let (ack, attempt, tries, is_unknown, hint) = (Ack::All, 0, 0, false, None);
+        Self { key, asked, operation, op, ack, attempt, tries, began, is_unknown, hint }
+    }
 }
 
 impl Workload {
@@ -104,8 +162,10 @@ impl Workload {
                 Kind::Filler(scenario.filler.map_or(0, |filler| filler.bytes_max))
             }
             5 => Kind::Expiring,
-            // Counting makes what may be evicted.
+            1 => Kind::Weak,
+            // Counting makes what may be evicted, and so does writing a part.
             3 | 7 if !tight => Kind::Counter,
+            6 if !tight => Kind::Text,
             _ => Kind::Register,
         };
         let slots = scenario.keys / 2;
@@ -119,9 +179,12 @@ impl Workload {
             kind: kind(number),
             class: if tight && kind(number).is_checked() { Class::State } else { Class::Cache },
             operations: Vec::new(),
+            edits: Vec::new(),
+            weak: BTreeSet::new(),
+            losses: Vec::new(),
             seen: None,
         };
-        let (nodes, checked) = (scenario.nodes, scenario.nodes * scenario.clients_per_node);
+        let (nodes, checked) = (scenario.places(), scenario.places() * scenario.clients_per_node);
         let clients = checked + if fillers > 0 { nodes } else { 0 };
         let client = |number: usize| {
             let fills = number >= checked;
@@ -137,6 +200,7 @@ impl Workload {
             next_attempt: 1,
             repeated: 0,
             running: true,
+            replicas: scenario.replicas,
             rng,
         }
     }
@@ -160,16 +224,30 @@ impl Workload {
 
     /// Answered operations, and those with an unknown outcome.
     pub(super) fn counts(&self) -> (usize, usize) {
-        let all = || self.keys.iter().flat_map(|key| &key.operations);
-        let answered = all().filter(|operation| operation.returned.is_some()).count();
-        (answered, all().count() - answered)
+        let counts = self.keys.iter().map(Key::counts);
+        counts.fold((0, 0), |sum, key| (sum.0 + key.0, sum.1 + key.1))
+    }
+
+    /// The slot of what this call is about, while somebody waits for it.
+    pub(super) fn slot_of(&self, call: Call) -> Option<Slot> {
+        let current = self.clients.get(call.client)?.current.as_ref();
+        current.filter(|current| current.attempt == call.attempt).map(|current| current.op.slot())
+    }
+
+    /// Another primary took this slot over, maybe without what the one before had acknowledged alone.
+    pub(super) fn note_loss(&mut self, slot: Slot, at: u64) {
+        for key in self.keys.iter_mut().filter(|key| key.kind == Kind::Weak) {
+            if Slot::of_key(&key.name) == slot {
+                key.losses.push(at);
+            }
+        }
     }
 
     /// Checks the history of every key that is not excused.
     pub(super) fn check(&self, excused: &BTreeSet<Slot>) -> Result<(), String> {
         for key in &self.keys {
             if key.kind.is_checked() && !excused.contains(&Slot::of_key(&key.name)) {
-                history::check(&key.operations).map_err(|why| {
+                key.check().map_err(|why| {
                     format!(
                         "key {:?} ({}) is not linearizable: {why}",
                         key.name,
@@ -190,72 +268,66 @@ impl Workload {
         let choice = self.rng.random_range(0..100);
         let token = self.rng.random_bool(0.5).then(|| Token(self.rng.random()));
         let key = &mut self.keys[number];
-        let (action, op) = draw_op(key, choice, value);
+        let (asked, op) = key.draw_op(choice, value);
+        let ack = if op.is_read() { Ack::All } else { key.draw_ack(token, value, self.replicas) };
         let op = match token {
             Some(token) => op.once(token),
             None => op,
         };
-        key.operations.push(Operation { invoked: at, returned: None, action });
-        let operation = key.operations.len() - 1;
-        Current {
-            key: number,
-            operation,
-            op,
-            attempt: 0,
-            tries: 0,
-            began: now,
-            is_unknown: false,
-            hint: None,
-        }
+        let operation = key.begin(&asked, at, ack == Ack::Primary);
+        Current { op, ack, ..Current::new(number, asked, operation, now) }
     }
 
-    fn operation(&mut self, current: &Current) -> &mut Operation {
-        &mut self.keys[current.key].operations[current.operation]
+    /// A read of the key that is answered without any client.
+    fn final_read(&mut self, key: usize, asked: Asks, at: u64, now: MonoTime) -> Current {
+        let operation = self.keys[key].begin(&asked, at, false);
+        Current::new(key, asked, operation, now)
+    }
+
+    fn key(&mut self, current: &Current) -> &mut Key {
+        &mut self.keys[current.key]
     }
 }
 
-fn draw_op(key: &Key, choice: u32, value: i64) -> (Action, Op) {
-    let name = key.name.clone();
-    if choice < 40 {
-        return (Action::Get, Op::Get { key: name });
-    }
-    let plain = |ttl: Option<Duration>, width: usize| {
-        let (value, key) = (Bytes::from(format!("{value:0width$}")), key.name.clone());
-        let (keep_ttl, condition, class) = (false, Condition::Always, Class::Cache);
-        Op::Put { key, value, ttl, keep_ttl, condition, class }
-    };
-    match key.kind {
-        Kind::Expiring => {
-            let ttl = Duration::from_millis(50 + u64::from(choice) * 30);
-            return (Action::Put(value), plain(Some(ttl), 8));
+impl Key {
+    /// Its history goes on with this; the number of the operation among those of its sort.
+    fn begin(&mut self, asked: &Asks, invoked: u64, weak: bool) -> usize {
+        match asked {
+            Asks::Plain(action) => {
+                let operation = Operation { invoked, returned: None, action: *action };
+                self.operations.push(operation);
+                self.weak.extend(weak.then_some(self.operations.len() - 1));
+                self.operations.len() - 1
+            }
+            Asks::Edit(edit) => {
+                self.edits.push(Operation { invoked, returned: None, action: edit.clone() });
+                self.edits.len() - 1
+            }
         }
-        Kind::Counter => return (Action::Increment(1), Op::Increment { key: name, delta: 1 }),
-        Kind::Filler(bytes) if choice < 92 => {
-            return (Action::Put(value), plain(None, 8 + bytes * choice as usize / 92));
+    }
+
+    /// The operation was answered; `None` where the reply is none of such an operation.
+    fn answered(&mut self, current: &Current, reply: Reply, at: u64) -> Option<()> {
+        match &current.asked {
+            Asks::Plain(action) => {
+                let answer = self.understand(*action, reply)?;
+                self.operations[current.operation].returned = Some((at, answer));
+            }
+            Asks::Edit(edit) => {
+                let seen = edit.understand(reply)?;
+                self.edits[current.operation].returned = Some((at, seen));
+            }
         }
-        Kind::Filler(_) => {
-            return (Action::Delete, Op::Delete { key: name, condition: Condition::Always });
+        Some(())
+    }
+
+    /// The operation certainly did not happen: as good as a read that nobody saw.
+    fn never(&mut self, current: &Current) {
+        match &current.asked {
+            Asks::Plain(_) => self.operations[current.operation].action = Action::Get,
+            Asks::Edit(_) => self.edits[current.operation].action = Edit::Get,
         }
-        Kind::Register => {}
     }
-    if choice < 44 {
-        return (Action::Take, Op::GetAndDelete { key: name });
-    }
-    if choice < 48 {
-        return (Action::Delete, Op::Delete { key: name, condition: Condition::Always });
-    }
-    let (action, condition) = match (choice, key.seen) {
-        (48..56, _) => (Action::PutAbsent(value), Condition::Absent),
-        (56..75, Some((seen, version))) => (Action::Cas(seen, value), Condition::Version(version)),
-        _ => (Action::Put(value), Condition::Always),
-    };
-    let (text, ttl, keep_ttl) = (Bytes::from(format!("{value:08}")), None, false);
-    let class = key.class;
-    if choice >= 90 {
-        let op = Op::GetAndPut { class, key: name, value: text, ttl, keep_ttl, condition };
-        return (Action::Swap(value), op);
-    }
-    (action, Op::Put { key: name, value: text, ttl, keep_ttl, condition, class })
 }
 
 impl World {
@@ -279,11 +351,11 @@ impl World {
         if current.is_unknown {
             current.op.note_age(self.now.saturating_since(current.began));
         }
-        let op = current.op.clone();
+        let (op, ack) = (current.op.clone(), current.ack);
         let call = Call { client, attempt };
         let patience = self.work.clients[client].patience;
         self.schedule(self.now + patience, Event::ClientTimeout(client, attempt));
-        self.schedule(self.now, Event::Input(home, Input::Call { call, op }));
+        self.schedule(self.now, Event::Input(home, Input::Call { call, op, ack }));
     }
 
     /// The client's node sends the operation where it belongs.
@@ -294,9 +366,12 @@ impl World {
         let Some(process) = self.processes.get(&node) else { return };
         let place = process.place;
         match hint.or(process.data.owner(op.slot()).0) {
-            Some(owner) if owner == node => process.execute(Waiter { home: node, call }, op, ack),
+            Some(owner) if owner == node => {
+                self.execute(node, Waiter { home: node, call, ack }, op)
+            }
             Some(owner) if self.processes.contains_key(&owner) => {
-                self.carry((Plane::Lanes, place), owner, Input::Request { from: node, call, op });
+                let request = Input::Request { from: node, call, op, ack };
+                self.carry((Plane::Lanes, place), owner, request);
             }
             _ => {
                 // Nobody listens there: nothing was sent.
@@ -320,8 +395,10 @@ impl World {
         match result {
             Ok(reply) => {
                 self.note_written(&current, &reply);
-                let answer = self.understand(&current, reply);
-                self.work.operation(&current).returned = answer.map(|answer| (at, answer));
+                let told = format!("{reply:?} answers {:?}", current.op);
+                if self.work.key(&current).answered(&current, reply, at).is_none() {
+                    self.watch.problem.get_or_insert(told);
+                }
             }
             Err(DataError::Ambiguous) if current.op.is_once() && current.tries < TRIES_MAX => {
                 self.again_unknown(call.client, current);
@@ -343,10 +420,7 @@ impl World {
                 self.work.clients[call.client].current = Some(current);
             }
             Err(error) if changes_nothing(&error) && current.is_unknown => {}
-            Err(error) if changes_nothing(&error) => {
-                // It certainly did not happen: as good as a read that nobody saw.
-                self.work.operation(&current).action = Action::Get;
-            }
+            Err(error) if changes_nothing(&error) => self.work.key(&current).never(&current),
             Err(error) => {
                 self.watch.problem.get_or_insert(format!("unexpected error {error:?}"));
             }
@@ -390,18 +464,12 @@ impl World {
             let Some(Ok(Some(reply))) = reply else {
                 return Err(format!("{slot} cannot be read at the end: {reply:?}"));
             };
-            let at = self.handled;
+            let asked = read_back(self.work.keys[number].kind);
+            let current = self.work.final_read(number, asked, self.handled, self.now);
             self.handled += 1;
-            let value = match &reply {
-                Reply::Value(value) => parse(&value.value),
-                _ => None,
-            };
-            let returned = Some((at + 1, Answer::Value(value)));
-            self.work.keys[number].operations.push(Operation {
-                invoked: at,
-                returned,
-                action: Action::Get,
-            });
+            if self.work.keys[number].answered(&current, reply, self.handled).is_none() {
+                return Err(format!("{slot} reads what is no value"));
+            }
             self.handled += 1;
         }
         Ok(())
@@ -409,54 +477,25 @@ impl World {
 
     /// What a local tier holds that is older than what was acknowledged here may be served for a moment only.
     fn note_written(&mut self, current: &Current, reply: &Reply) {
-        let version = match reply {
-            Reply::Put { applied: true, version, .. }
-            | Reply::Previous { applied: true, version, .. } => *version,
-            Reply::Integer { version, .. } => Some(*version),
-            _ => None,
-        };
-        if let Some(version) = version {
+        // What may be lost again is not newer than what is read then.
+        if let Some(version) = written_version(reply).filter(|_| current.ack != Ack::Primary) {
             self.nears.note_acked(current.key, version, self.now);
         }
-    }
-
-    fn understand(&mut self, current: &Current, reply: Reply) -> Option<Answer> {
-        let action = self.work.operation(current).action;
-        let key = &mut self.work.keys[current.key];
-        let answer = match (action, reply) {
-            (Action::Get, Reply::Value(value)) => {
-                let number = parse(&value.value)?;
-                key.seen = Some((number, value.version));
-                Answer::Value(Some(number))
-            }
-            (Action::Get, Reply::Missing { .. }) => Answer::Value(None),
-            (Action::Put(_), Reply::Put { existed, .. }) => Answer::Done { existed },
-            (Action::PutAbsent(_) | Action::Cas(..), Reply::Put { applied, .. }) => {
-                Answer::Applied(applied)
-            }
-            (Action::Delete, Reply::Delete { existed, .. }) => Answer::Done { existed },
-            (Action::Increment(_), Reply::Integer { value, .. }) => Answer::Sum(value),
-            (Action::Swap(_) | Action::Take, Reply::Previous { previous, .. }) => {
-                Answer::Value(previous.and_then(|value| parse(&value.value)))
-            }
-            (action, reply) => {
-                self.watch.problem.get_or_insert(format!("{reply:?} answers {action:?}"));
-                return None;
-            }
-        };
-        Some(answer)
     }
 }
 
 /// Whether the same may work a moment later.
 const fn is_passing(error: &DataError) -> bool {
-    matches!(error, DataError::Moving | DataError::NoLease | DataError::Busy | DataError::Full)
+    matches!(
+        error,
+        DataError::Moving
+            | DataError::NoLease
+            | DataError::Busy
+            | DataError::Full
+            | DataError::TooFewCopies { .. }
+    )
 }
 
 const fn changes_nothing(error: &DataError) -> bool {
     is_passing(error) || matches!(error, DataError::NotOwner { .. })
-}
-
-fn parse(value: &Bytes) -> Option<i64> {
-    std::str::from_utf8(value).ok()?.parse().ok()
 }

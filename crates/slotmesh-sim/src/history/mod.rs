@@ -3,7 +3,29 @@
 //! Linearizability is local, so each key is checked alone (Herlihy and Wing 1990), by the search of Wing and Gong with
 //! Lowe's memory of visited configurations.
 
+mod edit;
+mod lossy;
+
 use std::collections::HashSet;
+use std::fmt::Debug;
+use std::hash::Hash;
+
+pub use self::edit::{Edit, Only, Seen, Span};
+pub use self::lossy::Lossy;
+
+/// What clients ask of a key, what they are told, and what the key holds.
+pub trait Asked: Clone + PartialEq + Debug {
+    /// What a client is told.
+    type Answer: Clone + PartialEq + Debug;
+    /// What the key holds; the default is nothing.
+    type Held: Clone + Default + Eq + Hash;
+
+    /// What the key holds afterwards, if the answer fits what it held before.
+    fn step(&self, told: Option<&Self::Answer>, held: &Self::Held) -> Option<Self::Held>;
+
+    /// Whether it changes nothing, so that nothing follows from one without an answer.
+    fn is_read(&self) -> bool;
+}
 
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,40 +66,52 @@ pub enum Answer {
     Sum(i64),
 }
 
-/// One operation on a key. Without an answer its outcome is unknown: it may have happened at any time since, or never.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Operation {
-    /// When it was asked for, by the clock that all clients share.
-    pub invoked: u64,
-    /// When it was answered, and how.
-    pub returned: Option<(u64, Answer)>,
-    /// What was asked for.
-    pub action: Action,
-}
+impl Asked for Action {
+    type Answer = Answer;
+    type Held = Option<i64>;
 
-impl Operation {
-    /// What the key holds afterwards, if the answer fits what it held before.
-    fn step(&self, held: Option<i64>) -> Option<Option<i64>> {
-        let (answer, after) = match self.action {
-            Action::Get => (Answer::Value(held), held),
-            Action::Put(value) => (Answer::Done { existed: held.is_some() }, Some(value)),
-            Action::Delete => (Answer::Done { existed: held.is_some() }, None),
-            Action::PutAbsent(value) => {
+    fn step(&self, told: Option<&Answer>, held: &Option<i64>) -> Option<Option<i64>> {
+        let held = *held;
+        let (answer, after) = match *self {
+            Self::Get => (Answer::Value(held), held),
+            Self::Put(value) => (Answer::Done { existed: held.is_some() }, Some(value)),
+            Self::Delete => (Answer::Done { existed: held.is_some() }, None),
+            Self::PutAbsent(value) => {
                 (Answer::Applied(held.is_none()), Some(held.unwrap_or(value)))
             }
-            Action::Cas(expected, value) => {
+            Self::Cas(expected, value) => {
                 let fits = held == Some(expected);
                 (Answer::Applied(fits), if fits { Some(value) } else { held })
             }
-            Action::Increment(by) => {
+            Self::Increment(by) => {
                 let sum = held.unwrap_or(0) + by;
                 (Answer::Sum(sum), Some(sum))
             }
-            Action::Swap(value) => (Answer::Value(held), Some(value)),
-            Action::Take => (Answer::Value(held), None),
+            Self::Swap(value) => (Answer::Value(held), Some(value)),
+            Self::Take => (Answer::Value(held), None),
         };
-        let told = self.returned.map(|(_, answer)| answer);
-        told.is_none_or(|told| told == answer || told == Answer::Happened).then_some(after)
+        told.is_none_or(|told| *told == answer || *told == Answer::Happened).then_some(after)
+    }
+
+    fn is_read(&self) -> bool {
+        *self == Self::Get
+    }
+}
+
+/// One operation on a key. Without an answer its outcome is unknown: it may have happened at any time since, or never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation<A: Asked = Action> {
+    /// When it was asked for, by the clock that all clients share.
+    pub invoked: u64,
+    /// When it was answered, and how.
+    pub returned: Option<(u64, A::Answer)>,
+    /// What was asked for.
+    pub action: A,
+}
+
+impl<A: Asked> Operation<A> {
+    fn step(&self, held: &A::Held) -> Option<A::Held> {
+        self.action.step(self.returned.as_ref().map(|(_, answer)| answer), held)
     }
 }
 
@@ -91,11 +125,11 @@ const ROOT: usize = 0;
 ///
 /// # Errors
 /// When no order of the operations explains the answers; the text says where the longest explanation ends.
-pub fn check(operations: &[Operation]) -> Result<(), String> {
-    let mut operations: Vec<Operation> = operations
+pub fn check<A: Asked>(operations: &[Operation<A>]) -> Result<(), String> {
+    let mut operations: Vec<Operation<A>> = operations
         .iter()
-        .copied()
-        .filter(|operation| operation.returned.is_some() || operation.action != Action::Get)
+        .filter(|operation| operation.returned.is_some() || !operation.action.is_read())
+        .cloned()
         .collect();
     operations.sort_by_key(|operation| operation.invoked);
     Search::new(operations).run()
@@ -103,17 +137,17 @@ pub fn check(operations: &[Operation]) -> Result<(), String> {
 
 /// Which operations are explained, and what the key holds then.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Configuration {
+struct Configuration<H> {
     explained: Vec<u64>,
-    held: Option<i64>,
+    held: H,
 }
 
-impl Configuration {
+impl<H> Configuration<H> {
     fn has(&self, at: usize) -> bool {
         self.explained[at / 64] >> (at % 64) & 1 == 1
     }
 
-    fn with(&self, at: usize, held: Option<i64>) -> Self {
+    fn with(&self, at: usize, held: H) -> Self {
         let mut explained = self.explained.clone();
         explained[at / 64] |= 1 << (at % 64);
         Self { explained, held }
@@ -128,26 +162,26 @@ struct Step {
     answered: usize,
 }
 
-struct Search {
-    operations: Vec<Operation>,
-    seen: HashSet<Configuration>,
+struct Search<A: Asked> {
+    operations: Vec<Operation<A>>,
+    seen: HashSet<Configuration<A::Held>>,
     /// All explanations, each step with its predecessor: a list for each would take memory by the square.
     steps: Vec<Step>,
     /// The step that ends the best explanation.
     best: usize,
 }
 
-impl Search {
-    fn new(operations: Vec<Operation>) -> Self {
+impl<A: Asked> Search<A> {
+    fn new(operations: Vec<Operation<A>>) -> Self {
         let root = Step { before: ROOT, at: usize::MAX, answered: 0 };
         Self { operations, seen: HashSet::new(), steps: vec![root], best: ROOT }
     }
 
     fn run(&mut self) -> Result<(), String> {
         let explained = vec![0; self.operations.len().div_ceil(64).max(1)];
-        let first = Configuration { explained, held: None };
+        let first = Configuration { explained, held: A::Held::default() };
         // Each with the position of the first operation that is not explained.
-        let mut open: Vec<(Configuration, usize, usize)> = vec![(first, 0, ROOT)];
+        let mut open: Vec<(Configuration<A::Held>, usize, usize)> = vec![(first, 0, ROOT)];
         while let Some((configuration, start, step)) = open.pop() {
             let start = (start..self.operations.len())
                 .find(|&at| !configuration.has(at))
@@ -159,7 +193,7 @@ impl Search {
             }
             // The last one is tried first: what returns earliest.
             for at in candidates {
-                let Some(held) = self.operations[at].step(configuration.held) else { continue };
+                let Some(held) = self.operations[at].step(&configuration.held) else { continue };
                 let next = configuration.with(at, held);
                 if self.seen.len() >= CONFIGURATIONS_MAX {
                     return Err(format!(
@@ -191,9 +225,13 @@ impl Search {
     }
 
     /// What may come next, in the order worst first; `None` when all that was answered is explained.
-    fn candidates(&self, configuration: &Configuration, start: usize) -> Option<Vec<usize>> {
+    fn candidates(
+        &self,
+        configuration: &Configuration<A::Held>,
+        start: usize,
+    ) -> Option<Vec<usize>> {
         let open = || (start..self.operations.len()).filter(|&at| !configuration.has(at));
-        let returns = |at: usize| self.operations[at].returned.map(|(at, _)| at);
+        let returns = |at: usize| self.operations[at].returned.as_ref().map(|(at, _)| *at);
         let horizon = open().filter_map(returns).min()?;
         let mut candidates: Vec<usize> = Vec::new();
         for at in open().take_while(|&at| self.operations[at].invoked < horizon) {
