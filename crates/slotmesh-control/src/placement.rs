@@ -66,7 +66,7 @@ pub(crate) fn is_at_rest(state: &ClusterState) -> bool {
     let live = |_: NodeId| true;
     let mut planner = Planner::new(state, Sight::of(&live));
     planner.balances = true;
-    planner.copying == 0 && planner.moving == 0 && planner.plan().is_empty()
+    !planner.is_busy() && planner.plan().is_empty()
 }
 
 struct Planner<'a> {
@@ -74,6 +74,8 @@ struct Planner<'a> {
     sight: Sight<'a>,
     /// Whether anything moves for balance alone.
     balances: bool,
+    /// Whether nobody gives away for balance what is within its share.
+    shares_count: bool,
     /// Live members that may receive slots, oldest first.
     up: Vec<NodeId>,
     /// The member whose turn it is to give everything away: the oldest of those that drain.
@@ -118,11 +120,25 @@ impl<'a> Planner<'a> {
             return Vec::new();
         }
         self.assign_fresh();
-        for (slot, held) in self.in_order() {
-            self.slot(slot, held);
+        self.all_slots();
+        // Zones may keep those from giving who have too much: then those give who have more than others.
+        let idle = !self.is_busy() && self.fresh.is_empty() && self.steps.is_empty();
+        if idle && self.balances {
+            self.shares_count = false;
+            self.all_slots();
         }
         self.dismiss();
         self.finish()
+    }
+
+    fn all_slots(&mut self) {
+        for (slot, held) in self.in_order() {
+            self.slot(slot, held);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.copying > 0 || self.moving > 0
     }
 
     fn new(state: &'a ClusterState, sight: Sight<'a>) -> Self {
@@ -134,6 +150,7 @@ impl<'a> Planner<'a> {
             state,
             sight,
             balances: state.rebalance() == Rebalance::On,
+            shares_count: true,
             draining: drained.first().copied(),
             weights: Weights::of(state, &up),
             primaries: up.iter().map(|node| (*node, 0)).collect(),
@@ -378,7 +395,8 @@ impl<'a> Planner<'a> {
     fn relief(&self, slot: Slot, held: &SlotState) -> Option<(NodeId, NodeId)> {
         let replaceable = held.in_sync.iter().max_by_key(|&node| self.copy_load(node));
         let from = replaceable.or(held.primary)?;
-        if *self.copies.get(&from)? <= self.weights.share(from, self.copies_sum) {
+        let share = self.weights.share(from, self.copies_sum);
+        if *self.copies.get(&from)? <= share && self.shares_count {
             return None;
         }
         let to = self.new_holder(slot, held, Some(self.copy_load(from)))?;
@@ -1022,6 +1040,20 @@ mod tests {
             let nodes = weights.iter().zip((1..=3).cycle()).map(|(weight, zone)| (*weight, zone));
             zoned(&nodes.collect::<Vec<_>>(), replicas);
         }
+    }
+
+    /// The only node of its zone has to have a copy of each slot and can give none away; the other zone's were at their shares.
+    #[test]
+    fn a_newcomer_gets_its_part_of_what_its_zone_holds() {
+        let mut state = zoned(&[(1, 1), (3, 0)], 1);
+        state.apply(&Command::AddMember { node: node(3), info: placed(3, (2, 0)) });
+        settle(&mut state, |_| true);
+        let held: Vec<usize> = spread(&state).values().map(|(p, r)| p + r).collect();
+        assert_eq!(held[0], SLOT_COUNT);
+        assert!(held[2].abs_diff(SLOT_COUNT * 2 / 5) < 200, "{held:?}");
+        let primaries: Vec<usize> =
+            spread(&state).values().map(|(primaries, _)| *primaries).collect();
+        assert!(primaries[2].abs_diff(SLOT_COUNT / 3) < 200, "{primaries:?}");
     }
 
     /// What an operator does to a cluster.

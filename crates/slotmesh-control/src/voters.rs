@@ -26,7 +26,8 @@ pub fn voter_seats(members: usize, replicas: u8) -> usize {
 ///
 /// `usable` tells whether a member may vote: not draining and not dead for [`VOTER_REPLACE_AFTER`]; `reached` whether it may get a seat that it
 /// has not: one that the leader does not hear would not catch up, and the change would fail. Returns `current` unless at least one
-/// seat changes; seats stay free where nobody may get them.
+/// seat changes. Where a seat cannot be filled yet it stays as it is, for of two voters none may fail; except that who is no member any
+/// more is let go.
 #[must_use]
 pub fn voters(
     state: &ClusterState,
@@ -43,6 +44,8 @@ pub fn voters(
     let seats = voter_seats(candidates.len(), state.replicas());
     let mut chosen: BTreeSet<NodeId> =
         candidates.iter().copied().filter(|node| current.contains(node)).take(seats).collect();
+    // While nobody votes anybody may begin.
+    let reached = |node| current.is_empty() || reached(node);
     while chosen.len() < seats {
         let free =
             || candidates.iter().copied().filter(|node| !chosen.contains(node) && reached(*node));
@@ -53,7 +56,8 @@ pub fn voters(
         };
         chosen.insert(next);
     }
-    chosen
+    let stay = current.iter().all(|node| state.members().contains_key(node));
+    if chosen.len() < seats && stay { current.clone() } else { chosen }
 }
 
 fn zone_taken(state: &ClusterState, chosen: &BTreeSet<NodeId>, node: NodeId) -> bool {
@@ -114,15 +118,18 @@ mod tests {
 
     #[test]
     fn a_seat_goes_to_one_that_the_leader_hears() {
-        let state = founded(5, 1);
-        let chosen = |current: &[u64], heard: &[u64]| {
+        let mut state = founded(5, 1);
+        let chosen = |state: &ClusterState, current: &[u64], heard: &[u64]| {
             let current = current.iter().map(|&n| node(n)).collect();
             let heard: BTreeSet<_> = heard.iter().map(|&n| node(n)).collect();
-            voters(&state, &current, |n| n != node(1), |n| heard.contains(&n))
+            voters(state, &current, |n| n != node(1), |n| heard.contains(&n))
         };
         let set = |nodes: &[u64]| nodes.iter().map(|&n| node(n)).collect::<BTreeSet<_>>();
-        assert_eq!(chosen(&[1, 2, 3], &[2, 5]), set(&[2, 3, 5]));
-        assert_eq!(chosen(&[1, 2, 3], &[2]), set(&[2, 3]), "nobody can take the seat");
+        assert_eq!(chosen(&state, &[1, 2, 3], &[2, 5]), set(&[2, 3, 5]));
+        assert_eq!(chosen(&state, &[1, 2, 3], &[2]), set(&[1, 2, 3]), "nobody can take the seat");
+        assert_eq!(chosen(&state, &[2], &[2, 3]), set(&[2]), "two are worse than one");
+        state.apply(&crate::Command::RemoveMember { node: node(1) });
+        assert_eq!(chosen(&state, &[1, 2, 3], &[2]), set(&[2, 3]), "it is gone");
     }
 
     #[test]

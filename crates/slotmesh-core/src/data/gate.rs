@@ -57,7 +57,7 @@ impl RoleWord {
     }
 
     /// Whether both are the same reign: primary of the same epoch.
-    fn same_reign(self, other: Self) -> bool {
+    pub(super) fn same_reign(self, other: Self) -> bool {
         self.is_primary() && other.is_primary() && self.epoch() == other.epoch()
     }
 }

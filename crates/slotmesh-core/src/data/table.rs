@@ -126,9 +126,11 @@ impl DataPlane {
             true => RoleWord::primary(held.epoch, in_sync.len() + 1, moving),
             false => RoleWord::default(),
         };
-        self.note_reign(slot, self.gate.role(slot), role);
-        // Never serve before the log is ready, never log after serving ended.
-        if !serves {
+        let before = self.gate.role(slot);
+        self.note_reign(slot, before, role);
+        // Never serve before the log is ready, never log after serving ended. And what the log counts as committed because a copy was struck
+        // has fewer of them.
+        if !serves || (role.same_reign(before) && role.copies() < before.copies()) {
             self.gate.set_role(slot, role);
         }
         // Also where this node has no part: it may be filled by a primary that knows a later table.

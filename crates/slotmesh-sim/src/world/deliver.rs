@@ -24,6 +24,7 @@ impl World {
         self.take_in(node, input);
         self.settle(node);
         self.check_committed(node);
+        self.check_fences(node);
     }
 
     /// The process continues: first what its own threads were about to do, then what arrived, then what is due.

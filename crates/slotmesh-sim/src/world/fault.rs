@@ -122,8 +122,9 @@ impl World {
                 self.running() > 1 && self.hamper(planned.fault, place, end)
             }
             Fault::Abort => {
-                let aborts = self.committed().rebalance() != Rebalance::Aborted
-                    && self.ask_balance(Rebalance::Aborted);
+                // What an earlier leader was asked may come late: then this fault only ends it.
+                let aborts = self.committed().rebalance() == Rebalance::Aborted
+                    || self.ask_balance(Rebalance::Aborted);
                 if aborts {
                     self.schedule(end, Event::FaultEnds(Undo::Abort));
                 }

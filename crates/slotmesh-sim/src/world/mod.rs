@@ -5,6 +5,7 @@ mod conduit;
 mod coverage;
 mod deliver;
 mod fault;
+mod fence;
 mod leave;
 mod link;
 mod moment;
@@ -26,6 +27,7 @@ use slotmesh_core::BrainConfig;
 use slotmesh_slots::{MonoTime, NodeId};
 
 use self::coverage::Coverage;
+use self::fence::Fences;
 use self::link::Link;
 pub(crate) use self::near::Near;
 use self::near::Nears;
@@ -114,6 +116,7 @@ pub(crate) struct World {
     trace: Trace,
     work: Workload,
     watch: Watch,
+    fences: Fences,
     /// Faults that wait for their moment, those that did or do, and those that happened.
     armed: BTreeSet<usize>,
     waited: BTreeSet<usize>,
@@ -187,6 +190,7 @@ impl World {
             trace: Trace::new(print),
             work,
             watch,
+            fences: Fences::default(),
             armed: BTreeSet::new(),
             waited: BTreeSet::new(),
             fired: BTreeSet::new(),

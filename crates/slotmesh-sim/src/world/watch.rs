@@ -25,10 +25,13 @@ const FULL_CHECK_EVERY: u64 = 16;
 /// A replica's last word is under way for less than this.
 const ENDED_LATELY: Duration = Duration::from_secs(3);
 
+/// And its store and replication, which read all that it holds.
+const DATA_CHECK_EVERY: u64 = 128;
+
 /// What the checks remember.
 pub(super) struct Watch {
     slots: Vec<Slot>,
-    keyed: BTreeSet<Slot>,
+    pub(super) keyed: BTreeSet<Slot>,
     /// What was committed in the latest generation.
     era: Era,
     /// And in those before it.
@@ -97,7 +100,7 @@ impl Watch {
         [&self.era].into_iter().chain(&self.former).find(|era| era.generation == generation)
     }
 
-    fn wrong(&mut self, problem: impl FnOnce() -> String) {
+    pub(super) fn wrong(&mut self, problem: impl FnOnce() -> String) {
         if self.problem.is_none() {
             self.problem = Some(problem());
         }
@@ -208,6 +211,9 @@ impl World {
             }
             if version / FULL_CHECK_EVERY != before / FULL_CHECK_EVERY {
                 process.brain.check_invariants();
+            }
+            if version / DATA_CHECK_EVERY != before / DATA_CHECK_EVERY {
+                process.data.check_invariants();
             }
         }
     }

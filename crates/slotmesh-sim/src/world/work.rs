@@ -403,6 +403,9 @@ impl World {
             Err(DataError::Ambiguous) if current.op.is_once() && current.tries < TRIES_MAX => {
                 self.again_unknown(call.client, current);
             }
+            Err(DataError::Ambiguous) if matches!(current.ack, Ack::AtLeast(_)) => {
+                self.coverage.see(format_args!("unknown for want of copies"));
+            }
             Err(DataError::Ambiguous) => {}
             Err(DataError::NotOwner { owner, .. }) if current.tries < TRIES_MAX => {
                 let version_blind = current.tries % 3 == 2;
