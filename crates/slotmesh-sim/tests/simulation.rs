@@ -44,9 +44,9 @@ fn the_number_of_copies_changes_and_no_wanted_copy_goes() {
         let summary =
             clean(Scenario::changing_copies(seed), &format!("{} --copies", replay_command(seed)));
         assert_eq!(summary.excused, 0, "no fault");
-        // Copies that some asked for were dropped before they had their answer.
-        let few = summary.seen.get("unknown for want of copies").copied().unwrap_or_default();
-        assert_eq!(summary.operations.1 as u64, few, "nothing else is unknown: {summary:?}");
+        // Copies that some asked for were dropped.
+        let unmet = summary.seen.get("unmet for want of copies").copied().unwrap_or_default();
+        assert_eq!(summary.operations.1 as u64, unmet, "nothing else is unknown: {summary:?}");
     }
 }
 

@@ -565,6 +565,26 @@ mod tests {
         std::iter::from_fn(|| brain.poll_output()).collect()
     }
 
+    /// As when it is back from a cut during which all other voters were replaced: nobody that it knows of answers it any more.
+    #[test]
+    fn a_leader_that_hears_what_it_did_not_decide_leads_no_more() {
+        let leads_after = |millis| {
+            let mut brain = leading(&[2, 3]);
+            let (_, delta) = brain.view.clone().apply(&Command::Drain { node: node(3) });
+            brain.learn(&delta, at(millis));
+            // Its log says that it leads for as long as it hears of no other.
+            brain.handle_log_status(brain.log.clone(), at(millis));
+            brain.is_leading()
+        };
+        assert!(leads_after(1_999), "others may be a moment ahead of its own log");
+        assert!(!leads_after(2_000));
+        let mut brain = leading(&[2, 3]);
+        brain.overtaken = Some(at(0));
+        let again = LogStatus { leader_since: Some(at(9_000)), ..brain.log.clone() };
+        brain.handle_log_status(again, at(9_000));
+        assert!(brain.is_leading(), "it was elected anew");
+    }
+
     #[test]
     fn a_member_that_died_before_this_node_came_is_struck() {
         let struck = |met: &[u64], millis| {

@@ -198,9 +198,7 @@ impl Brain {
         // Grant and table come together here; planted is that the first grant after a lapse comes before its table.
         let lapsed = pong.granted.is_some() && !self.data.has_lease();
         if !(lapsed && Mistake::GrantBeforeVersion.is_planted()) {
-            for delta in &pong.deltas {
-                self.advance(delta, now);
-            }
+            self.learn(&pong.deltas, now);
         }
         if pong.leader == Some(from) {
             self.lease.leader = Some(from);

@@ -13,6 +13,7 @@ mod leaving;
 mod output;
 mod placing;
 mod reform;
+mod reign;
 mod seeds;
 #[cfg(test)]
 mod testing;
@@ -28,8 +29,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use slotmesh_control::log::LogStatus;
 use slotmesh_control::{
-    Absences, ClusterDelta, ClusterState, Command, Founding, LoadFloor, Member, NodeInfo, Reform,
-    Reforming,
+    ClusterDelta, ClusterState, Command, Founding, LoadFloor, Member, NodeInfo, Reform, Reforming,
 };
 use slotmesh_gossip::{Gossip, GossipConfig};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
@@ -39,7 +39,6 @@ use self::history::History;
 use self::leader::Leader;
 use self::lease::LeaseClient;
 pub use self::output::{NodeEvent, Output};
-use self::placing::Placing;
 pub use self::reform::ReformError;
 use self::seeds::Seeds;
 use crate::data::{DataEvent, DataPlane};
@@ -105,6 +104,8 @@ pub struct Brain {
     /// Who voted in this generation, as far as this node knows.
     known_voters: Vec<NodeId>,
     leader: Option<Leader>,
+    /// The beginning of this node's reign, if another one leads since.
+    overtaken: Option<MonoTime>,
     leaving: bool,
     left: bool,
     /// When the last other member that could take this node's slots was struck although nobody had drained it.
@@ -160,6 +161,7 @@ impl Brain {
             leaving: false,
             left: false,
             heir_lost: None,
+            overtaken: None,
             stayers_seen: None,
             waiting_said: None,
             orphaned_since: None,
@@ -262,7 +264,7 @@ impl Brain {
             }
             Message::Ping(ping) if ours => self.handle_ping(from, ping, now),
             Message::Pong(pong) if ours => self.handle_pong(from, pong, now),
-            Message::Update(delta) if ours => self.advance(&delta, now),
+            Message::Update(delta) if ours => self.learn([&delta], now),
             Message::Promise(claims) if ours => {
                 let promised = self.data.promise(&claims);
                 self.send(from, Message::Promised(promised));
@@ -286,29 +288,6 @@ impl Brain {
             self.send(from, Message::Reformed);
         } else if !self.left {
             self.peers.note_generation(from, Some(theirs));
-        }
-    }
-
-    /// The driver read the log's status, and after reading it handed over every delta applied so far: a leader must not
-    /// grant leases for an older state than its predecessor's last. Called before other inputs, as often as there are any.
-    pub fn handle_log_status(&mut self, status: LogStatus, now: MonoTime) {
-        let led = self.leader.is_some();
-        // The log of a reformed cluster has no leader before it has the state to lead with.
-        let knows = self.view.generation().is_none_or(|known| Some(known) == self.generation);
-        let ours = self.generation.is_some() && self.log_generation == self.generation;
-        let leads = status.is_leader && status.caught_up && ours && knows && !self.left;
-        let same_reign = led && self.log.leader_since == status.leader_since;
-        self.log = status;
-        if leads && !same_reign {
-            let since = self.log.leader_since.unwrap_or(now);
-            let absences = Absences::elected(&self.view, self.config.recopy_after, since);
-            let placing = Placing::new(absences, self.config.load_floor);
-            self.leader = Some(Leader::elected(placing, since));
-            self.event(NodeEvent::Leading);
-        } else if !leads && led {
-            self.leader = None;
-            self.lease.led_by(&self.log);
-            self.event(NodeEvent::NotLeading);
         }
     }
 

@@ -403,10 +403,7 @@ impl World {
             Err(DataError::Ambiguous) if current.op.is_once() && current.tries < TRIES_MAX => {
                 self.again_unknown(call.client, current);
             }
-            Err(DataError::Ambiguous) if matches!(current.ack, Ack::AtLeast(_)) => {
-                self.coverage.see(format_args!("unknown for want of copies"));
-            }
-            Err(DataError::Ambiguous) => {}
+            Err(DataError::Ambiguous) => self.note_unmet(&current),
             Err(DataError::NotOwner { owner, .. }) if current.tries < TRIES_MAX => {
                 let version_blind = current.tries % 3 == 2;
                 current.hint = owner.filter(|_| !version_blind);
@@ -422,8 +419,13 @@ impl World {
                 current.hint = None;
                 self.work.clients[call.client].current = Some(current);
             }
-            Err(error) if changes_nothing(&error) && current.is_unknown => {}
-            Err(error) if changes_nothing(&error) => self.work.key(&current).never(&current),
+            Err(error) if changes_nothing(&error) && current.is_unknown => {
+                self.note_unmet(&current);
+            }
+            Err(error) if changes_nothing(&error) => {
+                self.note_unmet(&current);
+                self.work.key(&current).never(&current);
+            }
             Err(error) => {
                 self.watch.problem.get_or_insert(format!("unexpected error {error:?}"));
             }
@@ -437,8 +439,17 @@ impl World {
             let insists = !self.work.clients[client].fills;
             if insists && current.op.is_once() && current.tries < TRIES_MAX {
                 self.again_unknown(client, current);
+            } else {
+                self.note_unmet(&current);
             }
             self.schedule(self.now, Event::Client(client));
+        }
+    }
+
+    /// Who asks for copies may be refused, or not be told in time, where they are being dropped.
+    fn note_unmet(&mut self, current: &Current) {
+        if matches!(current.ack, Ack::AtLeast(_)) {
+            self.coverage.see(format_args!("unmet for want of copies"));
         }
     }
 
