@@ -194,23 +194,28 @@ impl<'a> Planner<'a> {
                 continue;
             }
             // Where no replica is wanted, the primary may be the one that goes: it moves first.
-            let least_worth = match held.primary.filter(|_| wanted == 0) {
+            let goes = match held.primary.filter(|_| wanted == 0) {
                 Some(primary) => {
                     let holders = held.in_sync.iter().chain([primary]);
-                    holders.max_by_key(|&node| self.copy_load(node))
+                    let most = holders.max_by_key(|&node| self.copy_load(node));
+                    self.replaced(slot, held).or(most)
                 }
-                None => held.in_sync.iter().max_by_key(|&node| self.worthlessness(held, node)),
+                None => self.least_worth(slot, held),
             };
-            if let Some(goes) = self.replaced(slot, held).or(least_worth) {
+            if let Some(goes) = goes {
                 self.copies.entry(goes).and_modify(|count| *count = count.saturating_sub(1));
                 self.surplus.insert(slot, goes);
             }
         }
     }
 
-    /// Of too many copies the one on a dead node goes first, then one in the primary's zone, then that of the most loaded.
-    fn worthlessness(&self, held: &SlotState, node: NodeId) -> (bool, bool, Load) {
-        (!(self.sight.live)(node), self.shares_zone(held, node), self.copy_load(node))
+    /// Of too many copies the one that was replaced goes first, then one on a dead node, then one in the primary's zone, then that of the
+    /// most loaded.
+    fn least_worth(&self, slot: Slot, held: &SlotState) -> Option<NodeId> {
+        let worthless = |node: &NodeId| {
+            (!(self.sight.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))
+        };
+        self.replaced(slot, held).or(held.in_sync.iter().max_by_key(worthless))
     }
 
     fn count(&mut self, held: &SlotState) {
@@ -375,12 +380,7 @@ impl<'a> Planner<'a> {
             // A copy that nobody else has room for goes with its node, at the very end: until then it may be needed.
             return leaving.filter(|_| staying >= wanted);
         }
-        let goes = || {
-            let least_worth =
-                held.in_sync.iter().max_by_key(|&node| self.worthlessness(held, node));
-            self.replaced(slot, held).or(least_worth)
-        };
-        (held.in_sync.len() > wanted).then(goes).flatten()
+        (held.in_sync.len() > wanted).then(|| self.least_worth(slot, held)).flatten()
     }
 
     /// The holder that a copy was made to replace, unless it is the only one left alive.
