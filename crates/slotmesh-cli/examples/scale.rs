@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use processes::load::Load;
-use processes::{Door, Process, Setup, addresses, build_binary, cluster, until_within};
+use processes::{Process, Setup, addresses, build_binary, cluster, doors, is_whole, until_within};
 use rustix::process::Signal;
 
 const FOUNDERS: usize = 3;
@@ -80,12 +80,5 @@ fn grow(nodes: &mut Vec<Process>, count: usize) {
 }
 
 fn wait_until_safe(nodes: &[Process]) {
-    let members = |node: &Process| node.http_whole("/api/status").matches("\"control\"").count();
-    until_within(PATIENCE, "all copies to be in sync", || {
-        nodes.iter().all(|node| node.is_safe() && members(node) == nodes.len())
-    });
-}
-
-fn doors(nodes: &[Process]) -> Vec<Door> {
-    nodes.iter().map(Process::door).collect()
+    until_within(PATIENCE, "all copies to be in sync", || is_whole(nodes));
 }

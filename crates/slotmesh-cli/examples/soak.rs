@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use processes::load::{Load, Report};
-use processes::{Door, Process, Setup, addresses, build_binary, cluster, until};
+use processes::{Door, Process, Setup, addresses, build_binary, cluster, doors, is_whole, until};
 use rustix::process::Signal;
 
 const NODES: usize = 5;
@@ -141,11 +141,7 @@ impl Soak {
             _ => self.replace(index, load),
         };
         let began = Instant::now();
-        let members =
-            |node: &Process| node.http_whole("/api/status").matches("\"control\"").count();
-        until("the cluster to heal", || {
-            self.nodes.iter().all(|node| node.is_safe() && members(node) == NODES)
-        });
+        until("the cluster to heal", || is_whole(&self.nodes));
         load.go_to(self.doors());
         format!("{what}, safe in {:.1?}", began.elapsed())
     }
@@ -188,7 +184,7 @@ impl Soak {
     }
 
     fn doors(&self) -> Vec<Door> {
-        self.nodes.iter().map(Process::door).collect()
+        doors(&self.nodes)
     }
 
     fn draw(&mut self) -> u64 {

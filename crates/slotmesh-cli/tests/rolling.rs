@@ -13,16 +13,13 @@ use std::time::{Duration, Instant};
 
 use processes::load::Load;
 use processes::{
-    Answer, Door, Process, Setup, addresses, cluster, cluster_with, keys_of, slots_of, until,
+    Answer, Process, Setup, addresses, cluster, cluster_with, doors, is_whole, keys_of, slots_of,
+    until,
 };
 use rustix::process::Signal;
 
 /// Clients at work, two for each of three nodes.
 const CLIENTS: usize = 6;
-
-fn doors(nodes: &[Process]) -> Vec<Door> {
-    nodes.iter().map(Process::door).collect()
-}
 
 fn controls(nodes: &[Process]) -> Vec<SocketAddr> {
     nodes.iter().map(|node| node.control).collect()
@@ -38,10 +35,7 @@ fn take_away(nodes: &mut Vec<Process>, index: usize, load: &Load) {
 }
 
 fn all_safe(nodes: &[Process]) {
-    let members = |node: &Process| node.http_whole("/api/status").matches("\"control\"").count();
-    until("all copies to be in sync", || {
-        nodes.iter().all(|node| node.is_safe() && members(node) == nodes.len())
-    });
+    until("all copies to be in sync", || is_whole(nodes));
 }
 
 #[test]

@@ -185,6 +185,17 @@ fn binary() -> PathBuf {
     )
 }
 
+/// Whether all copies are in sync, and all nodes know each other and nobody else.
+pub fn is_whole(nodes: &[Process]) -> bool {
+    let members = |node: &Process| node.http_whole("/api/status").matches("\"control\"").count();
+    nodes.iter().all(|node| node.is_safe() && members(node) == nodes.len())
+}
+
+/// Where clients of these nodes come in.
+pub fn doors(nodes: &[Process]) -> Vec<Door> {
+    nodes.iter().map(Process::door).collect()
+}
+
 /// Cargo builds an example without the binary that it starts.
 pub fn build_binary() -> bool {
     let mut command = Command::new(env!("CARGO"));
