@@ -62,6 +62,7 @@ fn main() -> ExitCode {
     let report = load.finish();
     let (violations, errors) = (report.violations(), report.errors());
     violations.iter().for_each(|violation| println!("{violation}"));
+    println!("{report}");
     let verdict = if violations.is_empty() && errors == 0 { "ok" } else { "failed" };
     println!(
         "RESULT {verdict}: {FOUNDERS} to {most} nodes in {grown:.1?}, and back in {:.1?}; {} operations answered, {errors} not, {} keys not linearizable",

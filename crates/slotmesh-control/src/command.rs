@@ -129,6 +129,31 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Takes the slots of another command over that wants the same of them; whether it does.
+    pub fn absorb(&mut self, other: &mut Self) -> bool {
+        match (self, other) {
+            (
+                Self::Failover { claims, primary, in_sync },
+                Self::Failover { claims: more, primary: other, in_sync: with },
+            ) if primary == other && in_sync == with => claims.append(more),
+            (Self::Shrink { claims, node }, Self::Shrink { claims: more, node: other })
+                if node == other =>
+            {
+                claims.append(more);
+            }
+            (Self::Grow { claims, node }, Self::Grow { claims: more, node: other })
+                if node == other =>
+            {
+                claims.append(more);
+            }
+            (Self::CommitMove { moves }, Self::CommitMove { moves: more }) => moves.append(more),
+            _ => return false,
+        }
+        true
+    }
+}
+
 /// What a command did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Outcome {
@@ -136,4 +161,42 @@ pub struct Outcome {
     pub version: u64,
     /// How many slots or members it changed; zero when it was late or repeated.
     pub changed: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(slot: u16) -> Claim {
+        (Slot::new(slot).unwrap(), Epoch(1))
+    }
+
+    #[test]
+    fn slots_that_want_the_same_go_in_one_command_and_others_do_not() {
+        let [one, two] = [1, 2].map(NodeId::from_random);
+        let failover = |slot, primary, with: &[NodeId]| Command::Failover {
+            claims: vec![claim(slot)],
+            primary,
+            in_sync: with.iter().copied().collect(),
+        };
+        let mut all = failover(1, one, &[two]);
+        assert!(all.absorb(&mut failover(2, one, &[two])));
+        assert!(!all.absorb(&mut failover(3, two, &[two])));
+        assert!(!all.absorb(&mut failover(4, one, &[])));
+        let Command::Failover { claims, .. } = &all else { panic!("{all:?}") };
+        assert_eq!(*claims, [claim(1), claim(2)]);
+        let shrink = |slot, node| Command::Shrink { claims: vec![claim(slot)], node };
+        let mut shrunk = shrink(1, one);
+        assert!(shrunk.absorb(&mut shrink(2, one)));
+        assert!(!shrunk.absorb(&mut shrink(3, two)));
+        assert!(!shrunk.absorb(&mut failover(4, one, &[])));
+        assert_eq!(shrunk, Command::Shrink { claims: vec![claim(1), claim(2)], node: one });
+        let grow = |slot, node| Command::Grow { claims: vec![(claim(slot).0, Epoch(1), 7)], node };
+        let mut grown = grow(1, one);
+        assert!(grown.absorb(&mut grow(2, one)) && !grown.absorb(&mut grow(3, two)));
+        let commit = |slot| Command::CommitMove { moves: vec![(claim(slot).0, Epoch(1), Seq(3))] };
+        let mut committed = commit(1);
+        assert!(committed.absorb(&mut commit(2)));
+        assert!(!committed.absorb(&mut Command::AbortMove { claims: vec![claim(3)] }));
+    }
 }

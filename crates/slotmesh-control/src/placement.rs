@@ -81,6 +81,8 @@ struct Planner<'a> {
     /// The member whose turn it is to give everything away: the oldest of those that drain.
     draining: Option<NodeId>,
     weights: Weights,
+    /// Whether those that may receive slots are in more than one zone.
+    zones: bool,
     /// Primary roles and copies (primaries included) of each node, planned ones included.
     primaries: BTreeMap<NodeId, usize>,
     copies: BTreeMap<NodeId, usize>,
@@ -153,6 +155,7 @@ impl<'a> Planner<'a> {
             shares_count: true,
             draining: drained.first().copied(),
             weights: Weights::of(state, &up),
+            zones: up.iter().any(|node| !same_zone(state, *node, up[0])),
             primaries: up.iter().map(|node| (*node, 0)).collect(),
             copies: up.iter().map(|node| (*node, 0)).collect(),
             copies_sum: 0,
@@ -209,13 +212,19 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Of too many copies the one that was replaced goes first, then one on a dead node, then one in the primary's zone, then that of the
-    /// most loaded.
+    /// Of too many copies the one that was replaced goes first, then one on a dead node, then that of the most loaded, unless it is the
+    /// only one in another zone than the primary's.
     fn least_worth(&self, slot: Slot, held: &SlotState) -> Option<NodeId> {
         let worthless = |node: &NodeId| {
-            (!(self.sight.live)(*node), self.shares_zone(held, *node), self.copy_load(*node))
+            (!(self.sight.live)(*node), !self.keeps_apart(held, *node), self.copy_load(*node))
         };
         self.replaced(slot, held).or(held.in_sync.iter().max_by_key(worthless))
+    }
+
+    /// Whether this replica alone is in another zone than the primary.
+    fn keeps_apart(&self, held: &SlotState, node: NodeId) -> bool {
+        let mut others = held.in_sync.iter().filter(|other| *other != node);
+        !self.shares_zone(held, node) && others.all(|other| self.shares_zone(held, other))
     }
 
     fn count(&mut self, held: &SlotState) {
@@ -390,18 +399,32 @@ impl<'a> Planner<'a> {
         (held.in_sync.contains(giver) && !dead).then_some(giver)
     }
 
-    /// The slot's most loaded replica (the primary where there is none), and a much lighter node to take its place that is
-    /// no worse off for its zone: else the new copy would be the one too many.
+    /// A loaded replica of the slot (the primary where there is none), and a much lighter node to take its place. It has to be the one that
+    /// is dropped then, or slots would go round. Where one zone has all copies, any node of another takes its place.
     fn relief(&self, slot: Slot, held: &SlotState) -> Option<(NodeId, NodeId)> {
-        let replaceable = held.in_sync.iter().max_by_key(|&node| self.copy_load(node));
-        let from = replaceable.or(held.primary)?;
-        let share = self.weights.share(from, self.copies_sum);
-        if *self.copies.get(&from)? <= share && self.shares_count {
+        let heaviest = held.in_sync.iter().max_by_key(|&node| self.copy_load(node));
+        let one_zone = held.in_sync.iter().all(|node| self.shares_zone(held, node));
+        if let Some(from) = heaviest.filter(|_| self.zones && one_zone) {
+            return self.new_holder(slot, held, None).map(|to| (from, to));
+        }
+        let from = heaviest.or(held.primary)?;
+        let to = self.lighter_holder(slot, held, from)?;
+        if !self.keeps_apart(held, from) || !self.shares_zone(held, to) {
+            return Some((from, to));
+        }
+        // It has to stay, but one beside the primary may be too heavy too.
+        let beside = held.in_sync.iter().filter(|node| *node != from);
+        let from = beside.max_by_key(|&node| self.copy_load(node))?;
+        Some((from, self.lighter_holder(slot, held, from)?))
+    }
+
+    /// Who would be much lighter with the slot than this holder is, which has more than its share.
+    fn lighter_holder(&self, slot: Slot, held: &SlotState, than: NodeId) -> Option<NodeId> {
+        let share = self.weights.share(than, self.copies_sum);
+        if *self.copies.get(&than)? <= share && self.shares_count {
             return None;
         }
-        let to = self.new_holder(slot, held, Some(self.copy_load(from)))?;
-        let worse = self.shares_zone(held, to) && !self.shares_zone(held, from);
-        (!worse).then_some((from, to))
+        self.new_holder(slot, held, Some(self.copy_load(than)))
     }
 
     fn primary_load(&self, node: NodeId) -> Load {
@@ -1056,6 +1079,58 @@ mod tests {
         assert!(primaries[2].abs_diff(SLOT_COUNT / 3) < 200, "{primaries:?}");
     }
 
+    /// Else copies went round: one was made for another's sake than the one that went.
+    #[test]
+    fn the_copy_that_is_relieved_is_the_one_that_goes() {
+        let mut state = zoned(&[(1, 0), (1, 1), (1, 0)], 2);
+        state.apply(&Command::AddMember { node: node(4), info: placed(4, (8, 2)) });
+        let live = |_: NodeId| true;
+        let mut relieved = [0, 0];
+        for _ in 0..8 {
+            plan(&state, &live).iter().for_each(|command| drop(state.apply(command)));
+            complete(&mut state);
+            let planner = Planner::new(&state, Sight::of(&live));
+            for (slot, held) in state.table().iter() {
+                let Some((from, to)) = planner.relief(slot, held) else { continue };
+                let in_sync = held.in_sync.iter().chain([to]).collect();
+                let with = SlotState { in_sync, ..*held };
+                assert_eq!(planner.least_worth(slot, &with), Some(from), "{held:?}");
+                relieved[usize::from(planner.shares_zone(held, from))] += 1;
+            }
+        }
+        assert!(relieved.iter().all(|count| *count > 0), "{relieved:?}");
+    }
+
+    #[test]
+    fn zones_keep_nobody_from_a_share_where_no_replicas_are_wanted() {
+        let mut state = zoned(&[(1, 0), (1, 1)], 0);
+        state.apply(&Command::AddMember { node: node(9), info: placed(9, (1, 2)) });
+        settle(&mut state, |_| true);
+        assert!(spread(&state)[&node(9)].0.abs_diff(SLOT_COUNT / 3) < 200);
+    }
+
+    /// Whether every slot that has replicas has one in another zone than its primary's.
+    fn zones_are_apart(state: &ClusterState) -> bool {
+        state.table().iter().all(|(_, held)| {
+            let apart = |node| !same_zone(state, node, held.primary.unwrap());
+            held.in_sync.is_empty() || held.in_sync.iter().any(apart)
+        })
+    }
+
+    #[test]
+    fn copies_that_came_to_share_a_zone_are_moved_apart_when_there_is_another() {
+        for (one, other) in [(vec![(1, 0), (1, 0)], (1, 1)), (vec![(5, 0), (9, 0), (1, 0)], (3, 1))]
+        {
+            let mut state = zoned(&one, 1);
+            assert!(!zones_are_apart(&state));
+            state.apply(&Command::AddMember { node: node(9), info: placed(9, other) });
+            assert!(Progress::of(&state).copies_to_balance > 0);
+            settle(&mut state, |_| true);
+            assert!(zones_are_apart(&state));
+            assert_eq!(Progress::of(&state), Progress::default());
+        }
+    }
+
     /// What an operator does to a cluster.
     #[derive(Clone, Debug)]
     enum Change {
@@ -1106,6 +1181,10 @@ mod tests {
                 }
             }
             settle(&mut state, |_| true);
+            let up = || state.members().iter().filter(|(_, member)| member.may_hold());
+            let first = up().next().map(|(node, _)| *node);
+            let several = up().any(|(node, _)| !same_zone(&state, *node, first.unwrap()));
+            assert!(!several || zones_are_apart(&state));
         }
     }
 
@@ -1116,7 +1195,7 @@ mod tests {
             let sum: u32 = weights.iter().sum();
             let mut state = weighed(&weights, replicas);
             // One that comes later gets its share too.
-            let late = crate::NodeInfo { weight: sum, ..info(9) };
+            let late = placed(9, (sum, 0));
             for (joined, sum) in [(false, sum), (true, 2 * sum)] {
                 if joined {
                     state.apply(&Command::AddMember { node: node(9), info: late.clone() });

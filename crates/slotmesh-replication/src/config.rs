@@ -14,10 +14,15 @@ pub struct Config {
     /// Bytes that a slot may write while a replica is being filled before its writers are throttled; well below the
     /// ring's size, or the copy falls off the ring and starts again.
     pub copy_lag_bytes: usize,
-    /// Period of the heartbeats on each link. A quarter of `silence` or less.
+    /// Period of the heartbeats on a link that carries something. A quarter of `silence` or less.
     pub heartbeat: Duration,
-    /// How long an in-sync replica may stay silent before its removal is asked for.
+    /// How long an in-sync replica may owe an answer before its removal is asked for.
     pub silence: Duration,
+    /// The same for a link that rests: nothing was sent since the heartbeat before, and nothing is unacknowledged. There are as many
+    /// links as pairs of nodes, and most of them rest most of the time.
+    pub resting_heartbeat: Duration,
+    /// How long a replica to which nothing was sent may stay silent. A quarter of it, or less, is `resting_heartbeat`.
+    pub resting_silence: Duration,
     /// What a replica gets instead of `silence` before its first link: time to connect after an assignment or failover.
     pub connect_grace: Duration,
     /// Shortest time between two requests for the same removal, and between two attempts to attach a slot that failed.
@@ -34,6 +39,8 @@ impl Default for Config {
             copy_lag_bytes: 8 << 20,
             heartbeat: Duration::from_millis(50),
             silence: Duration::from_millis(300),
+            resting_heartbeat: Duration::from_millis(250),
+            resting_silence: Duration::from_secs(1),
             connect_grace: Duration::from_secs(1),
             retry: Duration::from_millis(200),
         }

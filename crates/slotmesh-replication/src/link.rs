@@ -51,6 +51,10 @@ pub(crate) struct LinkState {
     pub(crate) silent_after: MonoTime,
     pub(crate) next_heartbeat: MonoTime,
     pub(crate) heartbeat_due: bool,
+    /// The last position that was sent when the last heartbeat was due.
+    sent_at_heartbeat: u64,
+    /// The replica owed no answer when it was heard last, so it may stay silent for longer.
+    rests: bool,
     /// Send time of the newest heartbeat that came back.
     pub(crate) echoed: Option<MonoTime>,
     /// Slots of ours that name this node as a replica.
@@ -168,6 +172,8 @@ impl LinkState {
             silent_after,
             next_heartbeat: MonoTime::ZERO,
             heartbeat_due: false,
+            sent_at_heartbeat: 0,
+            rests: false,
             echoed: None,
             members: SlotSet::new(),
             streams: SlotMap::new(),
@@ -188,8 +194,9 @@ impl LinkState {
 
     /// Starts or ends the connection: nothing of the one before is left, except that positions go on, so that a late
     /// acknowledgement of it means nothing.
-    pub(crate) fn reset(&mut self, up: bool, now: MonoTime) {
-        let sent = self.acked + self.in_flight.len() as u64;
+    pub(crate) fn reset(&mut self, up: bool, now: MonoTime, config: &Config) {
+        self.stir(now, config);
+        let sent = self.sent();
         let members = std::mem::take(&mut self.members);
         let echoed = self.echoed;
         *self = Self::new(self.silent_after, self.pace.own());
@@ -197,9 +204,35 @@ impl LinkState {
         (self.next_heartbeat, self.heartbeat_due) = (now, up);
     }
 
+    /// The last position that was sent.
+    fn sent(&self) -> u64 {
+        self.acked + self.in_flight.len() as u64
+    }
+
+    /// A heartbeat is due, and the next one soon, or later where nothing was sent since the one before.
+    pub(crate) fn beat(&mut self, now: MonoTime, config: &Config) {
+        let sent = self.sent();
+        let rests = !self.owes() && sent == self.sent_at_heartbeat;
+        (self.heartbeat_due, self.sent_at_heartbeat) = (true, sent);
+        self.next_heartbeat = now + if rests { config.resting_heartbeat } else { config.heartbeat };
+    }
+
     /// Takes note that the replica is alive.
     pub(crate) fn heard(&mut self, now: MonoTime, config: &Config) {
-        self.silent_after = now + config.silence;
+        self.rests = !self.owes();
+        self.silent_after = now + if self.rests { config.resting_silence } else { config.silence };
+    }
+
+    /// Whether the replica has something to acknowledge, or will have.
+    pub(crate) fn owes(&self) -> bool {
+        !(self.in_flight.is_empty() && self.queue.is_empty() && self.behind.is_empty())
+    }
+
+    /// Its rest is over: from now on the replica owes an answer, or cannot give any.
+    pub(crate) fn stir(&mut self, now: MonoTime, config: &Config) {
+        if std::mem::take(&mut self.rests) {
+            self.silent_after = self.silent_after.min(now + config.silence);
+        }
     }
 
     /// Puts a slot on the link; false when the link is down.

@@ -204,7 +204,7 @@ impl Primary {
         let link = {
             let mut links = self.links.write();
             let link = self.link_or_new(&mut links, replica, now);
-            link.with(|link| link.reset(true, now));
+            link.with(|link| link.reset(true, now, &self.config));
             link
         };
         for slot in link.with(|link| link.members.clone()).iter() {
@@ -221,7 +221,7 @@ impl Primary {
     pub fn link_down(&self, replica: NodeId, now: MonoTime) {
         let mut after = After::default();
         let Ok(link) = self.link(replica) else { return };
-        link.with(|link| link.reset(false, now));
+        link.with(|link| link.reset(false, now, &self.config));
         for slot in link.with(|link| link.members.clone()).iter() {
             if let Some(role) = self.slot(slot).as_mut() {
                 if let Some(peer) = role.peer(replica) {
@@ -245,15 +245,12 @@ impl Primary {
         now: MonoTime,
     ) -> Result<(), LinkError> {
         let link = self.link(replica)?;
-        let up = link.with(|link| {
-            link.heard(now, &self.config);
-            link.up
-        });
-        if !up {
+        if !link.with(|link| link.up) {
             return Err(LinkError::NotOpen(replica));
         }
         let mut after = After::default();
         let result = self.answers(&link, frame, now, &mut after);
+        link.with(|link| link.heard(now, &self.config));
         after.links.push(link);
         self.finish(after);
         result

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use slotmesh_slots::{Mistake, MonoTime, NodeId, Slot};
 
@@ -36,9 +37,11 @@ impl Primary {
                 if starved {
                     state.silent_after = state.silent_after.max(now + self.config.silence);
                 }
+                if state.owes() {
+                    state.stir(now, &self.config);
+                }
                 if state.up && now >= state.next_heartbeat {
-                    state.heartbeat_due = true;
-                    state.next_heartbeat = now + self.config.heartbeat;
+                    state.beat(now, &self.config);
                 }
                 let silent = now >= state.silent_after;
                 if silent {
@@ -67,9 +70,9 @@ impl Primary {
     /// Whether this node itself, or its driver, was stopped or had no processor for a while: then it cannot have heard anybody,
     /// and whom it has not heard gets the time anew.
     fn was_starved(&self, now: MonoTime) -> bool {
-        let bound = self.config.heartbeat * STARVED_AFTER_HEARTBEATS;
-        let late =
-            |seen: u64| seen > 0 && now.saturating_since(MonoTime::from_micros(seen)) > bound;
+        let late = |seen: u64| {
+            seen > 0 && now.saturating_since(MonoTime::from_micros(seen)) > STARVED_AFTER
+        };
         let timed = self.timed.swap(now.as_micros(), Ordering::Relaxed);
         late(timed) || late(self.driver_seen.load(Ordering::Relaxed))
     }
@@ -170,5 +173,5 @@ impl Primary {
     }
 }
 
-/// Timers and drivers have their turn at each heartbeat at least.
-const STARVED_AFTER_HEARTBEATS: u32 = 3;
+/// Timers and drivers have their turn each 50 ms.
+const STARVED_AFTER: Duration = Duration::from_millis(150);

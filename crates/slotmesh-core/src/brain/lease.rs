@@ -13,6 +13,12 @@ use crate::message::{Message, Ping, Pong};
 /// Pings whose answer still counts; one each 100 ms, and a grant is worthless after 0.8 s.
 const PINGS_REMEMBERED: usize = 16;
 
+/// Who had an answer of the leader this lately asks nobody else: it missed none.
+const LEADER_ANSWERS: Duration = Duration::from_millis(150);
+
+/// How often the other voters are asked too while the leader answers.
+const SURVEY_INTERVAL: Duration = Duration::from_millis(500);
+
 /// After this long without an answer from a leader, members that are no voters are asked too.
 const LEADER_SILENT: Duration = Duration::from_millis(500);
 
@@ -28,6 +34,7 @@ pub(super) struct LeaseClient {
     settled_voters: Option<BTreeSet<NodeId>>,
     sent: VecDeque<MonoTime>,
     next_ping: MonoTime,
+    next_survey: MonoTime,
     heard_leader: MonoTime,
     /// When a ping was sent, or this node led, that brought the latest lease.
     pub(super) governed: MonoTime,
@@ -114,13 +121,21 @@ impl Brain {
         }
     }
 
-    /// Who answered as leader last, and the voters, of whom one leads; while none answers as leader, some others too, who may know more.
+    /// Who answers as leader. Now and then, and while none does, all voters, of whom one leads; if that lasts some others too, who may know more.
     fn whom_to_ask(&mut self, now: MonoTime) -> Vec<NodeId> {
+        let unheard = now.saturating_since(self.lease.heard_leader);
+        if let Some(leader) = self.lease.leader
+            && unheard <= LEADER_ANSWERS
+            && now < self.lease.next_survey
+        {
+            return if leader == self.me { Vec::new() } else { vec![leader] };
+        }
+        self.lease.next_survey = now + SURVEY_INTERVAL;
         // Who votes no more has voters in its log that may all be gone.
         let known = if self.log.voters.is_empty() { &self.lease.voters } else { &self.log.voters };
         let known = known.iter().copied().chain(self.lease.leader);
         let mut asked: Vec<NodeId> = known.filter(|&node| node != self.me).collect();
-        if now.saturating_since(self.lease.heard_leader) > LEADER_SILENT {
+        if unheard > LEADER_SILENT {
             let others: Vec<NodeId> = self.peers.with_generation(self.generation).collect();
             let some = others.choose_multiple(&mut self.rng, STRANGERS_ASKED).copied();
             asked.extend(some);
@@ -205,6 +220,9 @@ impl Brain {
             self.lease.heard_leader = now;
             let voters = || pong.voters.iter().copied().collect();
             self.lease.settled_voters = (!pong.voters_changing).then(voters);
+        } else if self.lease.leader == Some(from) {
+            // It leads no more: whoever does is to hear of this node at once.
+            (self.lease.leader, self.lease.next_ping) = (pong.leader, now);
         } else if pong.leader.is_some() && self.lease.leader.is_none() {
             self.lease.leader = pong.leader;
         }

@@ -544,24 +544,9 @@ impl Brain {
 
     /// Turns a data plane event into a command, slots that want the same together.
     fn merge(&self, requests: &mut Vec<Command>, event: DataEvent) {
-        for request in requests.iter_mut() {
-            match (request, &event) {
-                (Command::Shrink { claims, node }, DataEvent::Shrink { claim, node: other })
-                    if node == other =>
-                {
-                    return claims.push(*claim);
-                }
-                (Command::Grow { claims, node }, DataEvent::Grow { claim, round, node: other })
-                    if node == other =>
-                {
-                    return claims.push((claim.0, claim.1, *round));
-                }
-                (Command::CommitMove { moves }, DataEvent::MoveReady { claim, seq }) => {
-                    return moves.push((claim.0, claim.1, *seq));
-                }
-                _ => {}
-            }
+        let mut command = event.command(self.me, self.view.table());
+        if !requests.iter_mut().any(|request| request.absorb(&mut command)) {
+            requests.push(command);
         }
-        requests.push(event.command(self.me, self.view.table()));
     }
 }

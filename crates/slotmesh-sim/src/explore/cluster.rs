@@ -116,6 +116,7 @@ impl<'a> Cluster<'a> {
         config.store.hash_seed = Some(0);
         // Heartbeats would only be more messages: whoever says nothing for a while is silent.
         config.replication.heartbeat = TICK * 100;
+        config.replication.resting_heartbeat = TICK * 100;
         let fresh = |at| Node::new(node(at), base.clone(), Arc::clone(&clock), config.clone());
         let mut cluster = Self {
             scope,

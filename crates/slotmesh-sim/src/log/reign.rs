@@ -26,6 +26,10 @@ pub(super) struct Reign {
     matched: BTreeMap<NodeId, u64>,
     next: BTreeMap<NodeId, u64>,
     acked: BTreeMap<NodeId, MonoTime>,
+    /// When the message was sent that is on its way to each.
+    under_way: BTreeMap<NodeId, MonoTime>,
+    /// The commit that each was told of last.
+    told: BTreeMap<NodeId, u64>,
     waiting: Vec<(u64, MonoTime)>,
     changing_voters: Option<MonoTime>,
 }
@@ -39,6 +43,8 @@ impl Reign {
             matched: BTreeMap::new(),
             next: BTreeMap::new(),
             acked: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            told: BTreeMap::new(),
             waiting: Vec::new(),
             changing_voters: None,
         }
@@ -105,6 +111,8 @@ impl LogNode {
         let applied = self.commit;
         if let Some(reign) = &mut self.reign {
             reign.next_round = now + HEARTBEAT;
+            // What did not come back until now is lost, or late.
+            reign.under_way.clear();
             reign.settle(applied, now, &mut self.events);
             if reign.changing_voters.take_if(|deadline| *deadline <= now).is_some() {
                 self.events.push_back(LogEvent::VotersSet);
@@ -144,21 +152,33 @@ impl LogNode {
                 true
             }
         };
-        let committed = self.commit;
+        if reign.under_way.get(&from) == Some(&sent) {
+            reign.under_way.remove(&from);
+        }
         self.advance(now);
-        if behind && self.commit == committed && self.reign.is_some() {
+        let told = self.reign.as_ref().and_then(|reign| reign.told.get(&from).copied());
+        if behind || told.is_some_and(|told| told < self.commit) {
             self.replicate_to(from, now);
         }
     }
 
+    /// One message at a time is on its way to each, as in production: what is appended meanwhile goes with the next. Else every
+    /// answer of one who lags far behind would have all of it sent again.
     fn replicate_to(&mut self, node: NodeId, now: MonoTime) {
         let Some(reign) = &self.reign else { return };
+        if reign.under_way.contains_key(&node) {
+            return;
+        }
         let heard = self.quorum_acked(now).unwrap_or(reign.since).max(reign.since);
         if !leader_speaks(now.saturating_since(heard), ELECTION_MAX) {
             return;
         }
         let last = self.entries.last().1;
         let from = reign.next.get(&node).copied().unwrap_or(last).max(1) - 1;
+        if let Some(reign) = &mut self.reign {
+            reign.under_way.insert(node, now);
+            reign.told.insert(node, self.commit);
+        }
         let Some(before) = self.entries.term(from).map(|term| (term, from)) else {
             return self.whole(now).into_iter().for_each(|message| self.send(node, message));
         };
@@ -205,6 +225,9 @@ impl LogNode {
         }
         if !current.contains(&self.me) {
             // The others learn of the commit by the last round, then elect among themselves.
+            if let Some(reign) = &mut self.reign {
+                reign.under_way.clear();
+            }
             for node in self.voters() {
                 self.replicate_to(node, now);
             }
