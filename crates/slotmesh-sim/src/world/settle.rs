@@ -188,7 +188,7 @@ impl World {
                 self.near_reply(node, waiter.home, waiter.call, result);
                 continue;
             }
-            self.check_copies(waiter, &result);
+            self.check_copies(node, waiter, &result);
             let answer = Input::Answer { call: waiter.call, result };
             if waiter.home == node {
                 self.schedule(self.now + Duration::from_micros(1), Event::Input(node, answer));

@@ -156,8 +156,14 @@ impl World {
         })
     }
 
-    /// A write that is to be on so many nodes is on them when it is acknowledged, or on some that ended meanwhile.
-    pub(super) fn check_copies(&mut self, waiter: Waiter, result: &Result<Reply, DataError>) {
+    /// A write that is to be on so many nodes is on them when its primary acknowledges it, or on some that ended meanwhile, or that dropped
+    /// their copy by a decision that the primary has not heard of.
+    pub(super) fn check_copies(
+        &mut self,
+        primary: NodeId,
+        waiter: Waiter,
+        result: &Result<Reply, DataError>,
+    ) {
         let (Ack::AtLeast(wanted), Ok(reply)) = (waiter.ack, result) else { return };
         let (Some(slot), Some(version)) = (self.work.slot_of(waiter.call), written_version(reply))
         else {
@@ -165,10 +171,16 @@ impl World {
         };
         let has = |process: &&Process| process.data.held(slot) >= version;
         let holders = self.processes.values().filter(has).count();
+        let decided = self.committed().table().slot(slot);
+        let struck = self.processes.get(&primary).map_or(0, |process| {
+            let lacks = |node| !self.processes.get(&node).is_some_and(|process| has(&process));
+            let known = process.brain.view().table().slot(slot).in_sync;
+            known.iter().filter(|&node| !decided.in_sync.contains(node) && lacks(node)).count()
+        });
         let lately = |&&at: &&MonoTime| self.now.saturating_since(at) < ENDED_LATELY;
         let ended = self.ended.iter().rev().take_while(lately).count();
         self.coverage.see(format_args!("on {wanted} nodes"));
-        if holders + ended < usize::from(wanted) {
+        if holders + ended + struck < usize::from(wanted) {
             self.watch
                 .wrong(|| format!("{slot} is to be on {wanted} nodes, {holders} have {version:?}"));
         }
