@@ -156,8 +156,8 @@ impl World {
         })
     }
 
-    /// A write that is to be on so many nodes is on them when its primary acknowledges it, or on some that ended meanwhile, or that dropped
-    /// their copy by a decision that the primary has not heard of.
+    /// A write that is to be on so many nodes is on them when its primary acknowledges it, or on some that ended lately, or of which the primary
+    /// has not heard that they ended, or that it was decided that they drop their copy.
     pub(super) fn check_copies(
         &mut self,
         primary: NodeId,
@@ -172,15 +172,17 @@ impl World {
         let has = |process: &&Process| process.data.held(slot) >= version;
         let holders = self.processes.values().filter(has).count();
         let decided = self.committed().table().slot(slot);
-        let struck = self.processes.get(&primary).map_or(0, |process| {
-            let lacks = |node| !self.processes.get(&node).is_some_and(|process| has(&process));
-            let known = process.brain.view().table().slot(slot).in_sync;
-            known.iter().filter(|&node| !decided.in_sync.contains(node) && lacks(node)).count()
+        let is_gone = |&node: &NodeId| match self.processes.get(&node) {
+            Some(process) => !has(&process) && !decided.in_sync.contains(node),
+            None => true,
+        };
+        let gone = self.processes.get(&primary).map_or(0, |process| {
+            process.brain.view().table().slot(slot).in_sync.iter().filter(is_gone).count()
         });
         let lately = |&&at: &&MonoTime| self.now.saturating_since(at) < ENDED_LATELY;
         let ended = self.ended.iter().rev().take_while(lately).count();
         self.coverage.see(format_args!("on {wanted} nodes"));
-        if holders + ended + struck < usize::from(wanted) {
+        if holders + ended + gone < usize::from(wanted) {
             self.watch
                 .wrong(|| format!("{slot} is to be on {wanted} nodes, {holders} have {version:?}"));
         }
