@@ -54,14 +54,28 @@ async fn watch(node: NodeId, addr: SocketAddr, inputs: mpsc::Sender<Input>) {
     loop {
         if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await {
             until_closed(stream).await;
-            let refused = Guard::is_refused(addr).await;
-            if refused && inputs.send(Input::Guard(node, true)).await.is_err() {
+            if refuses_soon(addr).await && inputs.send(Input::Guard(node, true)).await.is_err() {
                 return;
             }
         }
         sleep(RETRY_PAUSE).await;
     }
 }
+
+/// Whether the host refuses connections now, or in a moment: a process that ends may close its connections before it stops to listen.
+async fn refuses_soon(addr: SocketAddr) -> bool {
+    for pause in SECOND_LOOKS {
+        if Guard::is_refused(addr).await {
+            return true;
+        }
+        sleep(pause).await;
+    }
+    Guard::is_refused(addr).await
+}
+
+/// Pauses between the looks at a host that closed the connection.
+const SECOND_LOOKS: [Duration; 3] =
+    [Duration::from_millis(2), Duration::from_millis(10), Duration::from_millis(50)];
 
 /// Members watched at a time: each takes a file descriptor at both ends.
 const WATCHED_MAX: usize = 64;
@@ -70,3 +84,28 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// After a connection that failed or ended.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// As a process does that is killed: its files are closed one after the other.
+    #[tokio::test]
+    async fn an_end_is_noticed_also_where_the_connection_closes_before_the_listener() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (me, other) = (NodeId::from_random(1), NodeId::from_random(2));
+        let addr = listener.local_addr().unwrap();
+        let (inputs, mut told) = mpsc::channel(4);
+        let mut watches = Watches::new(inputs);
+        watches.follow(me, &BTreeMap::from([(other, addr)]));
+        drop(listener.accept().await.unwrap());
+        let _second_look = listener.accept().await.unwrap();
+        drop(listener);
+        let input = timeout(Duration::from_secs(20), told.recv()).await.unwrap();
+        assert!(matches!(input, Some(Input::Guard(node, true)) if node == other));
+    }
+}
