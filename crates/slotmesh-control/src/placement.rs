@@ -403,8 +403,8 @@ impl<'a> Planner<'a> {
     /// is dropped then, or slots would go round. Where one zone has all copies, any node of another takes its place.
     fn relief(&self, slot: Slot, held: &SlotState) -> Option<(NodeId, NodeId)> {
         let heaviest = held.in_sync.iter().max_by_key(|&node| self.copy_load(node));
-        let one_zone = held.in_sync.iter().all(|node| self.shares_zone(held, node));
-        if let Some(from) = heaviest.filter(|_| self.zones && one_zone) {
+        let one_zone = || held.in_sync.iter().all(|node| self.shares_zone(held, node));
+        if let Some(from) = heaviest.filter(|_| self.zones && one_zone()) {
             return self.new_holder(slot, held, None).map(|to| (from, to));
         }
         let from = heaviest.or(held.primary)?;

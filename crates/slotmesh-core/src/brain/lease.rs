@@ -128,7 +128,7 @@ impl Brain {
             && unheard <= LEADER_ANSWERS
             && now < self.lease.next_survey
         {
-            return if leader == self.me { Vec::new() } else { vec![leader] };
+            return vec![leader];
         }
         self.lease.next_survey = now + SURVEY_INTERVAL;
         // Who votes no more has voters in its log that may all be gone.
