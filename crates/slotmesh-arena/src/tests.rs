@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
@@ -16,8 +16,8 @@ fn pattern(number: u64, len: usize) -> Vec<u8> {
 #[derive(Default)]
 struct Checked {
     arena: Arena,
-    buffers: HashMap<u64, (Buffer, usize)>,
-    shared: HashMap<u64, Vec<Shared>>,
+    buffers: BTreeMap<u64, (Buffer, usize)>,
+    shared: BTreeMap<u64, Vec<Shared>>,
     next: u64,
 }
 

@@ -272,6 +272,10 @@ impl<K: CacheKey, V> Queue<K, V> {
     }
 
     /// What was not written waits again, unless there is something newer of its key: in its turn, and after all others if it was alone.
+    #[expect(
+        clippy::iter_over_hash_type,
+        reason = "each goes back to the turn it had, whatever the order"
+    )]
     fn give_back(&mut self) {
         let alone = self.in_hand.len() == 1;
         for (key, mut it) in std::mem::take(&mut self.in_hand) {

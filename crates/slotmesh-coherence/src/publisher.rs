@@ -1,7 +1,6 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use ahash::RandomState;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use slotmesh_slots::{NodeId, Seq, Slot};
@@ -27,7 +26,7 @@ pub struct Publisher {
 
 #[derive(Default)]
 struct Streams {
-    by_node: HashMap<NodeId, Arc<Stream>, RandomState>,
+    by_node: BTreeMap<NodeId, Arc<Stream>>,
     places: Vec<Place>,
 }
 

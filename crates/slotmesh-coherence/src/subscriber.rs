@@ -1,9 +1,8 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ahash::RandomState;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use slotmesh_slots::{MonoTime, NodeId, Reader, SLOT_COUNT, Seq, Slot};
@@ -60,7 +59,7 @@ pub struct Subscriber {
 }
 
 struct Peers {
-    by_node: HashMap<NodeId, Peer, RandomState>,
+    by_node: BTreeMap<NodeId, Peer>,
     free: Vec<u16>,
     streams: u64,
 }
@@ -106,7 +105,7 @@ impl Subscriber {
         let current = || Current { known: AtomicU64::new(0), asked: AtomicBool::new(false) };
         let own = Peer { place: OWN_PLACE, stream: Some(OWN_STREAM), wanted: true };
         let peers = Peers {
-            by_node: HashMap::from_iter([(me, own)]),
+            by_node: BTreeMap::from_iter([(me, own)]),
             free: (OWN_PLACE + 1..PEERS_MAX as u16).rev().collect(),
             streams: OWN_STREAM,
         };

@@ -107,6 +107,9 @@ fn the_same_seed_gives_the_same_run() {
     let other = std::thread::spawn(|| run(Scenario::mix(8), false));
     let (first, second) = (clean_mix(7), clean_mix(7));
     assert_eq!(first, second);
+    for seed in [1_206, 1_209] {
+        assert_eq!(clean_mix(seed), clean_mix(seed), "several streams of a local tier, {seed}");
+    }
     assert!(first.seen.contains_key("evicted"), "what is evicted depends on the store's hash");
     let other = other.join().unwrap().unwrap();
     assert_ne!(first.trace, other.trace);

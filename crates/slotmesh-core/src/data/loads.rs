@@ -7,7 +7,7 @@
 //!
 //! Kept by the primary alone and within bounds: who asks a new primary may load a second time, and so may who finds no room.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
@@ -30,7 +30,7 @@ const MESSAGE_BYTES_MAX: usize = 1 << 10;
 
 /// The leases of all slots, and who waits for them (`W`).
 pub(super) struct Loads<W> {
-    shards: [Mutex<HashMap<Bytes, OfKey<W>>>; SHARDS],
+    shards: [Mutex<BTreeMap<Bytes, OfKey<W>>>; SHARDS],
     keys: AtomicUsize,
     ready: Mutex<Vec<(W, Ready)>>,
     /// Whether there may be any, so that writes need not lock to find none.
@@ -211,7 +211,7 @@ impl<W> Loads<W> {
         self.keys.load(Ordering::Relaxed) == 0
     }
 
-    fn remove(&self, shard: &mut HashMap<Bytes, OfKey<W>>, key: &Bytes) {
+    fn remove(&self, shard: &mut BTreeMap<Bytes, OfKey<W>>, key: &Bytes) {
         if let Some(mut known) = shard.remove(key) {
             self.keys.fetch_sub(1, Ordering::Relaxed);
             self.release(&mut known.waiting, &Ready::Again);
@@ -231,7 +231,7 @@ impl<W> Loads<W> {
         }
     }
 
-    fn shard(&self, slot: Slot) -> &Mutex<HashMap<Bytes, OfKey<W>>> {
+    fn shard(&self, slot: Slot) -> &Mutex<BTreeMap<Bytes, OfKey<W>>> {
         &self.shards[slot.index() % SHARDS]
     }
 }

@@ -122,7 +122,7 @@ impl LogNode {
             self.lead(now);
         } else if now >= self.election_due {
             self.put_off(now);
-            if self.elections && self.voters().contains(&self.me) {
+            if self.elections && self.votes() {
                 self.campaign(now);
             }
         }
@@ -214,6 +214,11 @@ impl LogNode {
     pub(crate) fn voters(&self) -> NodeSet {
         let Some((current, next)) = self.latest_voters() else { return NodeSet::new() };
         current.iter().chain(next.into_iter().flatten()).copied().collect()
+    }
+
+    /// Whether its own vote counts, as far as it knows.
+    pub(crate) fn votes(&self) -> bool {
+        self.voters().contains(&self.me)
     }
 
     pub(super) fn others(&self) -> NodeSet {

@@ -24,6 +24,9 @@ pub(super) enum Undo {
 /// When a fault that cannot happen now is tried again.
 const LATER: Duration = Duration::from_millis(300);
 
+/// By then it is known of whom ended that it did.
+const NOTICED: Duration = Duration::from_secs(1);
+
 /// How long a process is away that joins again as a new one.
 const PAUSE_OF_REJOINING: Duration = Duration::from_millis(50);
 
@@ -325,13 +328,20 @@ impl World {
     pub(super) fn may_end(&self, places: &[usize]) -> bool {
         let goes = |node: &NodeId| places.iter().any(|&place| self.places[place] == Some(*node));
         let left: NodeSet = self.processes.keys().copied().filter(|node| !goes(node)).collect();
-        let logs = self.processes.values().filter_map(|process| process.log.as_ref());
-        let elects = |log: &LogNode| log.voters().is_empty() || log.is_quorum(&left);
+        // Where fewer than three vote, two more of those who seem to run may be made voters at any moment.
+        let may_become_three = self.processes.len() + self.ended_lately(NOTICED) >= 3;
+        let elects = |log: &LogNode| {
+            let three_need_it = may_become_three && log.voters().len() < 3;
+            log.is_quorum(&left) && (left.len() > 1 || !three_need_it)
+        };
+        let mut logs = self.processes.values().filter_map(|process| process.log.as_ref());
         let copied = self.committed().table().iter().all(|(_, held)| {
             let mut holders = held.primary.into_iter().chain(held.in_sync.iter());
             held.primary.is_none() || holders.any(|holder| left.contains(&holder))
         });
-        !left.is_empty() && logs.into_iter().all(elects) && copied
+        // The log of one that does not vote may be old, and is asked by nobody.
+        let elected = logs.all(|log| !log.votes() || elects(log));
+        !left.is_empty() && elected && copied
     }
 
     /// The process ends because its generation was superseded; another one starts in its place.

@@ -179,13 +179,18 @@ impl World {
         let gone = self.processes.get(&primary).map_or(0, |process| {
             process.brain.view().table().slot(slot).in_sync.iter().filter(is_gone).count()
         });
-        let lately = |&&at: &&MonoTime| self.now.saturating_since(at) < ENDED_LATELY;
-        let ended = self.ended.iter().rev().take_while(lately).count();
+        let ended = self.ended_lately(ENDED_LATELY);
         self.coverage.see(format_args!("on {wanted} nodes"));
         if holders + ended + gone < usize::from(wanted) {
             self.watch
                 .wrong(|| format!("{slot} is to be on {wanted} nodes, {holders} have {version:?}"));
         }
+    }
+
+    /// How many processes ended within this time.
+    pub(super) fn ended_lately(&self, within: Duration) -> usize {
+        let lately = |&&at: &&MonoTime| self.now.saturating_since(at) < within;
+        self.ended.iter().rev().take_while(lately).count()
     }
 
     /// I2 and I11: views only go forward, and only along the committed commands.

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -32,14 +32,14 @@ pub struct Ledger {
 #[derive(Default)]
 struct Books {
     next: u64,
-    calls: HashMap<u64, CallRecord>,
-    streams: HashMap<u64, StreamRecord>,
-    messages: HashMap<Thread, u32>,
-    datagrams: HashSet<u64>,
+    calls: BTreeMap<u64, CallRecord>,
+    streams: BTreeMap<u64, StreamRecord>,
+    messages: BTreeMap<Thread, u32>,
+    datagrams: BTreeSet<u64>,
     /// Processes that have told their peers that they leave.
-    left: HashSet<NodeId>,
+    left: BTreeSet<NodeId>,
     /// Processes that run no more.
-    gone: HashSet<NodeId>,
+    gone: BTreeSet<NodeId>,
     violations: Vec<String>,
 }
 

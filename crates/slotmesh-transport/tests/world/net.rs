@@ -1,5 +1,5 @@
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,13 +66,13 @@ pub struct Net {
 struct State {
     rng: StdRng,
     weather: Weather,
-    sockets: HashMap<SocketAddr, Arc<VirtualSocket>>,
+    sockets: BTreeMap<SocketAddr, Arc<VirtualSocket>>,
     /// Directions in which nothing gets through.
-    cut: HashSet<Way>,
+    cut: BTreeSet<Way>,
     under_way: BinaryHeap<Reverse<Parcel>>,
     serial: u64,
     /// The latest sent of what has arrived, by direction.
-    latest: HashMap<Way, u64>,
+    latest: BTreeMap<Way, u64>,
 }
 
 /// From where to where.
@@ -124,11 +124,11 @@ impl Net {
         let state = State {
             rng: StdRng::seed_from_u64(seed),
             weather,
-            sockets: HashMap::new(),
-            cut: HashSet::new(),
+            sockets: BTreeMap::new(),
+            cut: BTreeSet::new(),
             under_way: BinaryHeap::new(),
             serial: 0,
-            latest: HashMap::new(),
+            latest: BTreeMap::new(),
         };
         Arc::new(Self { state: Mutex::new(state), tally, earlier: Notify::new() })
     }

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ pub struct Process {
     pub endpoint: Endpoint,
     pub handler: Arc<Recorder>,
     pub socket: Arc<VirtualSocket>,
-    handles: Mutex<HashMap<u8, Handle>>,
+    handles: Mutex<BTreeMap<u8, Handle>>,
     running: AtomicBool,
     /// Changes when all handles are given up, with everything that goes on through them.
     upset: watch::Sender<u32>,

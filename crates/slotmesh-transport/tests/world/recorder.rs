@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,9 +18,9 @@ use super::wire::{self, Act, Ask, STATUS};
 pub struct Recorder {
     id: NodeId,
     ledger: Arc<Ledger>,
-    open: Mutex<HashMap<Side, u32>>,
+    open: Mutex<BTreeMap<Side, u32>>,
     /// How many connections to each address this side has made.
-    dialled: Mutex<HashMap<SocketAddr, u32>>,
+    dialled: Mutex<BTreeMap<SocketAddr, u32>>,
     /// Replies not given yet.
     owed: AtomicUsize,
 }

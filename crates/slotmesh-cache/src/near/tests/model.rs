@@ -1,6 +1,6 @@
 //! Any sequence of operations against a model that says what may be shown: the local tier may have forgotten it, nothing else.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
@@ -90,7 +90,7 @@ struct Model {
     now: u64,
     seq: u64,
     /// All that arrived since the last change: keys share stamps, so a good value may find its ticket spoilt and change nothing.
-    shown: HashMap<u32, Vec<Shown>>,
+    shown: BTreeMap<u32, Vec<Shown>>,
     fetches: Vec<Fetch>,
     writes: Vec<Fetch>,
     vouched: u64,
@@ -112,7 +112,7 @@ impl Model {
             limits,
             now: 1,
             seq: 0,
-            shown: HashMap::new(),
+            shown: BTreeMap::new(),
             fetches: Vec::new(),
             writes: Vec::new(),
             vouched: 0,
@@ -256,7 +256,7 @@ proptest! {
     #[test]
     fn with_room_and_time_nothing_is_forgotten(keys in proptest::collection::vec(0..KEYS, 1..200)) {
         let near = near(200, 1 << 20);
-        let mut filled = HashMap::new();
+        let mut filled = BTreeMap::new();
         for (seq, key) in keys.into_iter().enumerate() {
             fill(&near, key, fresh(seq as u64, seq as u64), at(0));
             filled.insert(key, seq as u64);
