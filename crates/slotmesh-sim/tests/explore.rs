@@ -49,9 +49,9 @@ fn a_copy_that_is_filled_is_counted_at_the_right_time_in_every_order() {
 
 #[test]
 fn primaries_that_end_or_are_cut_off_lose_nothing() {
-    [Scope::ending(), Scope::parted(), Scope::isolated(), Scope::ungoverned(), Scope::struck()]
-        .iter()
-        .for_each(clean);
+    let scopes =
+        [Scope::ending(), Scope::parted(), Scope::isolated(), Scope::ungoverned(), Scope::struck()];
+    scopes.iter().chain(&[Scope::crossed()]).for_each(clean);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
 use ahash::RandomState;
 use serde::{Deserialize, Serialize};
@@ -154,18 +155,23 @@ fn decode_nodes(input: &mut Reader<'_>, count: u8) -> Result<NodeList, DecodeErr
     Ok(nodes)
 }
 
-/// The decided owner and replicas of all 16384 slots at one version.
+/// Slots of which a copy of the table has all or none of its own.
+const RUN: usize = 64;
+
+/// The decided owner and replicas of all 16384 slots at one version. Copies share what is the same in them: a copy costs some
+/// microseconds, and memory where it changes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SlotTable {
     version: u64,
-    slots: Vec<SlotState>,
+    runs: Vec<Arc<[SlotState; RUN]>>,
 }
 
 impl SlotTable {
     /// The table before anything was decided: version 0, no slot has an owner.
     #[must_use]
     pub fn new() -> Self {
-        Self { version: 0, slots: vec![SlotState::default(); SLOT_COUNT] }
+        let run = Arc::new([SlotState::default(); RUN]);
+        Self { version: 0, runs: vec![run; SLOT_COUNT / RUN] }
     }
 
     /// How many decisions made this table; grows by one with each.
@@ -177,12 +183,16 @@ impl SlotTable {
     /// Who holds the slot.
     #[must_use]
     pub fn slot(&self, slot: Slot) -> &SlotState {
-        &self.slots[slot.index()]
+        &self.runs[slot.index() / RUN][slot.index() % RUN]
     }
 
     /// All slots with their holders, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &SlotState)> {
-        Slot::all().zip(&self.slots)
+        Slot::all().zip(self.states())
+    }
+
+    fn states(&self) -> impl Iterator<Item = &SlotState> {
+        self.runs.iter().flat_map(|run| run.iter())
     }
 
     /// The slots whose primary is this node.
@@ -196,7 +206,7 @@ impl SlotTable {
     pub fn primaries(&self) -> BTreeSet<NodeId> {
         let (mut primaries, mut before) = (BTreeSet::new(), None);
         // Neighbours mostly have the same one, so that the set is asked once for each run.
-        for held in self.slots.iter().filter(|held| held.primary.is_some()) {
+        for held in self.states().filter(|held| held.primary.is_some()) {
             if held.primary != before {
                 before = held.primary;
                 primaries.extend(before);
@@ -213,11 +223,11 @@ impl SlotTable {
             return false;
         }
         if delta.from == 0 {
-            self.slots.fill(SlotState::default());
+            self.runs = Self::new().runs;
         }
         for (slots, state) in &delta.changes {
             for slot in slots.iter() {
-                self.slots[slot.index()] = *state;
+                Arc::make_mut(&mut self.runs[slot.index() / RUN])[slot.index() % RUN] = *state;
             }
         }
         self.version = delta.to;

@@ -89,6 +89,7 @@ impl Scope {
             Self::moving(),
             Self::moved(),
             Self::struck(),
+            Self::crossed(),
         ]
     }
 
@@ -177,6 +178,17 @@ impl Scope {
             crashes: vec![0, 1],
             cuts: vec![Cut::Pair(0, 2), Cut::Isolate(0), Cut::Pair(2, DECIDER)],
             ..Self::new("struck", vec![assign(&[1, 2]), Prelude::Settle])
+        }
+    }
+
+    /// A primary and its replica, of which one crashes, and a partition, between the two or of one from all: the smallest world
+    /// in which both happen.
+    #[must_use]
+    pub fn crossed() -> Self {
+        Self {
+            crashes: vec![0, 1],
+            cuts: vec![Cut::Pair(0, 1), Cut::Isolate(0), Cut::Isolate(1)],
+            ..Self::new("crossed", vec![assign(&[1]), Prelude::Settle])
         }
     }
 

@@ -40,7 +40,7 @@ impl World {
         let (first, then): (Vec<_>, Vec<_>) = inbox.into_iter().partition(Input::is_application);
         for input in first {
             self.take_in(node, input);
-            self.check_owners();
+            self.check_owner(node);
         }
         if let Some(process) = self.processes.get(&node) {
             process.clock.stop(false);
@@ -48,7 +48,7 @@ impl World {
         }
         for input in then {
             self.take_in(node, input);
-            self.check_owners();
+            self.check_owner(node);
             self.settle(node);
         }
         self.settle(node);

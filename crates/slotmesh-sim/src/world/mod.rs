@@ -359,8 +359,12 @@ impl World {
             self.now = self.now.max(at);
             self.set_clocks();
             self.handled += 1;
+            let at = match &event {
+                Event::Input(node, _) => Some(*node),
+                _ => None,
+            };
             self.handle(event);
-            self.check_step()?;
+            self.check_step(at)?;
             if self.handled > EVENTS_A_SECOND_MAX * (self.now.as_micros() / 1_000_000 + 1) {
                 return Err(format!(
                     "{} events until {:?}: nodes keep each other busy",
@@ -370,7 +374,7 @@ impl World {
         }
         self.now = self.now.max(end);
         self.set_clocks();
-        self.check_step()
+        self.check_step(None)
     }
 
     fn run_until_settled(&mut self, at_most: Duration) -> Result<(), String> {

@@ -108,23 +108,33 @@ impl Watch {
 }
 
 impl World {
-    /// What must hold at every moment.
-    pub(super) fn check_step(&mut self) -> Result<(), String> {
-        self.check_owners();
+    /// What must hold at every moment. Where something happened at one node only, others did not begin to serve.
+    pub(super) fn check_step(&mut self, at: Option<NodeId>) -> Result<(), String> {
+        match at {
+            Some(node) => self.check_owner(node),
+            None => self.check_all_owners(),
+        }
         self.check_views();
         self.watch.problem.take().map_or(Ok(()), Err)
     }
 
-    /// I1 and I6: nobody serves a slot beside another.
-    pub(super) fn check_owners(&mut self) {
-        let processes: Vec<&Process> = self.processes.values().collect();
-        let beside = self.watch.slots.iter().find_map(|&slot| {
-            let mut serving = processes.iter().filter(|process| process.data.serves(slot));
-            let (one, other) = (serving.next()?, serving.next()?);
-            let strangers = one.brain.generation() != other.brain.generation();
-            (!self.scenario.two_sides || !strangers).then_some((slot, *one, *other))
+    fn check_all_owners(&mut self) {
+        let nodes: Vec<NodeId> = self.processes.keys().copied().collect();
+        nodes.into_iter().for_each(|node| self.check_owner(node));
+    }
+
+    /// I1 and I6: nobody serves a slot beside this one.
+    pub(super) fn check_owner(&mut self, node: NodeId) {
+        let Some(one) = self.processes.get(&node) else { return };
+        let strangers = |other: &Process| one.brain.generation() != other.brain.generation();
+        let beside =
+            |other: &&Process| other.node != node && !(self.scenario.two_sides && strangers(other));
+        let mut served = self.watch.slots.iter().filter(|slot| one.data.serves(**slot));
+        let found = served.find_map(|&slot| {
+            let mut others = self.processes.values().filter(beside);
+            Some((slot, others.find(|other| other.data.serves(slot))?))
         });
-        let Some((slot, one, other)) = beside else { return };
+        let Some((slot, other)) = found else { return };
         let tell = |process: &Process| {
             let held = process.brain.view().table().slot(slot);
             let left = process.data.lease_until().saturating_since(process.now());
