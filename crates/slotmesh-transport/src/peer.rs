@@ -132,10 +132,7 @@ impl Peer {
     /// Why there is no connection; `None` while one stands or before the first attempt has ended.
     #[must_use]
     pub fn last_error(&self) -> Option<Disconnect> {
-        match &*self.0.phase.borrow() {
-            Phase::Down(why) => Some(why.clone()),
-            _ => None,
-        }
+        self.0.phase.borrow().why().cloned()
     }
 
     /// The address that this handle dials.
@@ -209,9 +206,21 @@ struct Dialler {
 enum Phase {
     /// Nobody has used the handle yet.
     Idle,
-    Dialling,
+    /// An attempt is under way; with what ended the one before.
+    Dialling(Option<Disconnect>),
     Up,
     Down(Disconnect),
+}
+
+impl Phase {
+    /// Why there is no connection, where that is known.
+    const fn why(&self) -> Option<&Disconnect> {
+        match self {
+            Self::Down(why) => Some(why),
+            Self::Dialling(before) => before.as_ref(),
+            Self::Idle | Self::Up => None,
+        }
+    }
 }
 
 impl PeerHandle {
@@ -258,13 +267,17 @@ impl PeerHandle {
     fn link_now(&self) -> Result<Arc<Link>, CallError> {
         self.link().ok_or_else(|| {
             self.want();
-            match &*self.phase.borrow() {
-                // The dialling task may not have seen it yet.
-                _ if self.endpoint.is_closing() => CallError::NotConnected(Disconnect::Closed),
-                Phase::Down(why) => CallError::unconnected(why.clone()),
-                _ => CallError::NotConnected(Disconnect::Connecting),
+            // The dialling task may not have seen it yet.
+            if self.endpoint.is_closing() {
+                return CallError::NotConnected(Disconnect::Closed);
             }
+            self.unconnected()
         })
+    }
+
+    fn unconnected(&self) -> CallError {
+        let why = self.phase.borrow().why().cloned();
+        CallError::unconnected(why.unwrap_or(Disconnect::Connecting))
     }
 
     /// Waits for an attempt that is under way.
@@ -276,7 +289,7 @@ impl PeerHandle {
         let mut phase = self.phase.clone();
         let settled = phase.wait_for(|phase| matches!(phase, Phase::Up | Phase::Down(_)));
         if self.within(limit, settled).await.is_none() {
-            return Err(CallError::NotConnected(Disconnect::Connecting));
+            return Err(self.unconnected());
         }
         self.link_now()
     }
@@ -326,7 +339,8 @@ impl Dialler {
     ) {
         let mut backoff = Backoff::default();
         while !self.is_over(&endpoint) {
-            self.phase.send_replace(Phase::Dialling);
+            let before = self.phase.borrow().why().cloned();
+            self.phase.send_replace(Phase::Dialling(before));
             let why = match self.attempt(&endpoint, addr, expect).await {
                 Ok(ready) => {
                     backoff.reset();

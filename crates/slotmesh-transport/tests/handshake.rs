@@ -156,16 +156,21 @@ async fn nobody_at_the_address() {
     let timeout = std::time::Duration::from_millis(200);
     let client = Setup::new(1).config(|config| config.handshake_timeout = timeout).start();
     let silent = std::net::UdpSocket::bind(LOOPBACK).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let hurried = std::time::Duration::from_millis(20);
     let peer = client.endpoint.peer(silent.local_addr().unwrap(), None);
-    let error = peer.call(ECHO, Bytes::new(), BUDGET).await.unwrap_err();
+    let error = peer.call(ECHO, Bytes::new(), hurried).await.unwrap_err();
+    assert_eq!(error, CallError::NotConnected(Disconnect::Connecting), "nothing has ended yet");
     let text = "not connected: no answer from the address: nobody answered within 200ms";
+    let error = peer.call(ECHO, Bytes::new(), BUDGET).await.unwrap_err();
     assert_eq!(error.to_string(), text);
     assert!(!error.may_have_executed());
-    let hurried = std::time::Duration::from_millis(20);
+    while silent.recv(&mut [0; 2_000]).is_ok() {}
     peer.redial();
-    eventually("next attempt", || peer.last_error().is_none().then_some(())).await;
+    let attempt = || silent.recv(&mut [0; 2_000]).ok();
+    eventually("next attempt", attempt).await;
     let error = peer.call(ECHO, Bytes::new(), hurried).await.unwrap_err();
-    assert_eq!(error, CallError::NotConnected(Disconnect::Connecting), "nothing was sent");
+    assert_eq!(error.to_string(), text, "what ended the attempt before");
 }
 
 #[tokio::test]
