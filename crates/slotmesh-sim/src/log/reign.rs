@@ -23,15 +23,24 @@ pub(super) struct Reign {
     /// Index of the first entry of this reign.
     pub(super) first: u64,
     pub(super) next_round: MonoTime,
-    matched: BTreeMap<NodeId, u64>,
-    next: BTreeMap<NodeId, u64>,
-    acked: BTreeMap<NodeId, MonoTime>,
-    /// When the message was sent that is on its way to each.
-    under_way: BTreeMap<NodeId, MonoTime>,
-    /// The commit that each was told of last.
-    told: BTreeMap<NodeId, u64>,
+    followers: BTreeMap<NodeId, Follower>,
     waiting: Vec<(u64, MonoTime)>,
     changing_voters: Option<MonoTime>,
+}
+
+/// What a leader knows of one that it sends to.
+#[derive(Default)]
+struct Follower {
+    /// What it has for certain.
+    matched: u64,
+    /// What it is to be sent next, once it has said so.
+    next: Option<u64>,
+    /// When the latest message was sent that it answered.
+    acked: Option<MonoTime>,
+    /// When the message was sent that is on its way.
+    under_way: Option<MonoTime>,
+    /// The commit that it was told of last.
+    told: u64,
 }
 
 impl Reign {
@@ -40,14 +49,21 @@ impl Reign {
             since,
             first,
             next_round: since + HEARTBEAT,
-            matched: BTreeMap::new(),
-            next: BTreeMap::new(),
-            acked: BTreeMap::new(),
-            under_way: BTreeMap::new(),
-            told: BTreeMap::new(),
+            followers: BTreeMap::new(),
             waiting: Vec::new(),
             changing_voters: None,
         }
+    }
+
+    /// What did not come back until now is lost, or late.
+    fn give_up_waiting(&mut self) {
+        self.followers.values_mut().for_each(|follower| follower.under_way = None);
+    }
+
+    /// Who answered a message that was sent then or later.
+    fn acked_since(&self, time: MonoTime) -> impl Iterator<Item = NodeId> {
+        let acked = self.followers.iter().filter(move |(_, it)| it.acked >= Some(time));
+        acked.map(|(node, _)| *node)
     }
 
     pub(super) fn await_outcome(&mut self, index: u64, now: MonoTime) {
@@ -95,15 +111,10 @@ impl LogNode {
     /// When the last heartbeat that a quorum acknowledged was sent.
     pub(super) fn quorum_acked(&self, now: MonoTime) -> Option<MonoTime> {
         let reign = self.reign.as_ref()?;
-        let mut times: Vec<MonoTime> = reign.acked.values().copied().collect();
+        let mut times: Vec<MonoTime> = reign.followers.values().filter_map(|it| it.acked).collect();
         times.push(now);
         times.sort_unstable();
-        let since = |time: MonoTime| {
-            let mut nodes: NodeSet =
-                reign.acked.iter().filter(|(_, at)| **at >= time).map(|(node, _)| *node).collect();
-            nodes.insert(self.me);
-            nodes
-        };
+        let since = |time: MonoTime| reign.acked_since(time).chain([self.me]).collect();
         times.into_iter().rev().find(|&time| self.is_quorum(&since(time)))
     }
 
@@ -111,8 +122,7 @@ impl LogNode {
         let applied = self.commit;
         if let Some(reign) = &mut self.reign {
             reign.next_round = now + HEARTBEAT;
-            // What did not come back until now is lost, or late.
-            reign.under_way.clear();
+            reign.give_up_waiting();
             reign.settle(applied, now, &mut self.events);
             if reign.changing_voters.take_if(|deadline| *deadline <= now).is_some() {
                 self.events.push_back(LogEvent::VotersSet);
@@ -138,26 +148,23 @@ impl LogNode {
     ) {
         let last = self.entries.last().1;
         let Some(reign) = &mut self.reign else { return };
-        let acked = reign.acked.entry(from).or_insert(sent);
-        *acked = sent.max(*acked);
+        let follower = reign.followers.entry(from).or_default();
+        follower.acked = follower.acked.max(Some(sent));
         let behind = match matched {
             Ok(index) => {
-                let known = reign.matched.entry(from).or_default();
-                *known = index.max(*known);
-                reign.next.insert(from, *known + 1);
-                *known < last
+                follower.matched = index.max(follower.matched);
+                follower.next = Some(follower.matched + 1);
+                follower.matched < last
             }
             Err(next) => {
-                reign.next.insert(from, next.max(1));
+                follower.next = Some(next.max(1));
                 true
             }
         };
-        if reign.under_way.get(&from) == Some(&sent) {
-            reign.under_way.remove(&from);
-        }
+        follower.under_way.take_if(|at| *at == sent);
         self.advance(now);
-        let told = self.reign.as_ref().and_then(|reign| reign.told.get(&from).copied());
-        if behind || told.is_some_and(|told| told < self.commit) {
+        let follower = self.reign.as_ref().and_then(|reign| reign.followers.get(&from));
+        if behind || follower.is_some_and(|follower| follower.told < self.commit) {
             self.replicate_to(from, now);
         }
     }
@@ -166,7 +173,8 @@ impl LogNode {
     /// answer of one who lags far behind would have all of it sent again.
     fn replicate_to(&mut self, node: NodeId, now: MonoTime) {
         let Some(reign) = &self.reign else { return };
-        if reign.under_way.contains_key(&node) {
+        let known = reign.followers.get(&node);
+        if known.is_some_and(|follower| follower.under_way.is_some()) {
             return;
         }
         let heard = self.quorum_acked(now).unwrap_or(reign.since).max(reign.since);
@@ -174,10 +182,11 @@ impl LogNode {
             return;
         }
         let last = self.entries.last().1;
-        let from = reign.next.get(&node).copied().unwrap_or(last).max(1) - 1;
+        let from = known.and_then(|follower| follower.next).unwrap_or(last).max(1) - 1;
         if let Some(reign) = &mut self.reign {
-            reign.under_way.insert(node, now);
-            reign.told.insert(node, self.commit);
+            let follower = reign.followers.entry(node).or_default();
+            follower.under_way = Some(now);
+            follower.told = self.commit;
         }
         let Some(before) = self.entries.term(from).map(|term| (term, from)) else {
             return self.whole(now).into_iter().for_each(|message| self.send(node, message));
@@ -192,7 +201,7 @@ impl LogNode {
         let last = self.entries.last().1;
         let Some(reign) = &self.reign else { return };
         let has = |index: u64| {
-            let others = reign.matched.iter().filter(|(_, matched)| **matched >= index);
+            let others = reign.followers.iter().filter(|(_, it)| it.matched >= index);
             others.map(|(node, _)| *node).chain([self.me]).collect::<NodeSet>()
         };
         let fits = |index: &u64| {
@@ -226,7 +235,7 @@ impl LogNode {
         if !current.contains(&self.me) {
             // The others learn of the commit by the last round, then elect among themselves.
             if let Some(reign) = &mut self.reign {
-                reign.under_way.clear();
+                reign.give_up_waiting();
             }
             for node in self.voters() {
                 self.replicate_to(node, now);
