@@ -16,6 +16,8 @@ mod error;
 mod lane;
 mod node;
 mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use client::{CallOptions, PutOptions};
 pub use coarse::CoarseClock;

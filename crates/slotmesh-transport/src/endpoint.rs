@@ -16,6 +16,7 @@ use crate::connection_id::RandomIds;
 use crate::disconnect::{CODE_CLOSED, CODE_LEAVING, Disconnect};
 use crate::drive::ReadyLink;
 use crate::error::BindError;
+use crate::filter::{FilteredSocket, PacketFilter};
 use crate::handler::{Handler, PeerInfo};
 use crate::handshake::{self, Ours};
 use crate::hello::{CLUSTER_NAME_BYTES_MAX, HELLO_INFO_BYTES_MAX, Hello};
@@ -66,11 +67,27 @@ impl Endpoint {
     ) -> Result<Self, BindError> {
         runtime()?;
         check(&config, &hello, identity)?;
-        let socket_error = |source| BindError::Socket { addr, source };
-        let socket = UdpSocket::bind(addr).map_err(socket_error)?;
-        let addr = socket.local_addr().map_err(socket_error)?;
-        enlarge_buffers(&socket, config.socket_buffer_bytes);
-        let socket = quinn::TokioRuntime.wrap_udp_socket(socket).map_err(socket_error)?;
+        let (addr, socket) = open(addr, &config)?;
+        Self::bind_on(addr, socket, identity, hello, config, handler)
+    }
+
+    /// As [`Endpoint::bind`], with a filter that packets have to pass on their way out: for partitions in tests.
+    ///
+    /// # Errors
+    /// As [`Endpoint::bind`].
+    #[doc(hidden)]
+    pub fn bind_filtered(
+        addr: SocketAddr,
+        identity: &Identity,
+        hello: Hello,
+        config: TransportConfig,
+        handler: Arc<dyn Handler>,
+        passes: PacketFilter,
+    ) -> Result<Self, BindError> {
+        runtime()?;
+        check(&config, &hello, identity)?;
+        let (addr, socket) = open(addr, &config)?;
+        let socket = Arc::new(FilteredSocket { addr, socket, passes });
         Self::bind_on(addr, socket, identity, hello, config, handler)
     }
 
@@ -346,6 +363,17 @@ fn check(config: &TransportConfig, hello: &Hello, identity: &Identity) -> Result
 
 fn runtime() -> Result<tokio::runtime::Handle, BindError> {
     tokio::runtime::Handle::try_current().map_err(|_| BindError::NoRuntime)
+}
+
+fn open(
+    addr: SocketAddr,
+    config: &TransportConfig,
+) -> Result<(SocketAddr, Arc<dyn AsyncUdpSocket>), BindError> {
+    let socket_error = |source| BindError::Socket { addr, source };
+    let socket = UdpSocket::bind(addr).map_err(socket_error)?;
+    let opened = socket.local_addr().map_err(socket_error)?;
+    enlarge_buffers(&socket, config.socket_buffer_bytes);
+    Ok((opened, quinn::TokioRuntime.wrap_udp_socket(socket).map_err(socket_error)?))
 }
 
 /// Best effort: the system caps buffers at its own limit, and works with small ones.

@@ -25,6 +25,7 @@ mod disconnect;
 mod drive;
 mod endpoint;
 mod error;
+mod filter;
 mod frame;
 mod handler;
 mod handshake;
@@ -45,6 +46,8 @@ pub use config::TransportConfig;
 pub use disconnect::{Disconnect, RefusedReason};
 pub use endpoint::{Endpoint, HALF_OPEN_MAX};
 pub use error::{BindError, BusyAt, CallError};
+#[doc(hidden)]
+pub use filter::PacketFilter;
 pub use frame::{
     Frame, FrameDecoder, FrameError, FrameHeader, FrameType, HEADER_BYTES, LengthDecoder,
 };

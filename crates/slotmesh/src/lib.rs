@@ -4,13 +4,15 @@
 #![doc = include_str!("../../../README.md")]
 
 pub use slotmesh_cache::{
-    self as cache, Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec,
-    CodecError, L1, Loaded,
+    self as cache, Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec, L1, Loaded,
 };
 pub use slotmesh_node::{
     Ack, CallOptions, ClusterSecret, Condition, Node, NodeConfig, NodeStatus, OpError, Phase,
     PutOptions, ReadySettings, Reply, StartError, Value,
 };
+
+#[cfg(feature = "testing")]
+pub use slotmesh_node::testing;
 
 #[cfg(test)]
 mod tests {

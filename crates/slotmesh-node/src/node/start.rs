@@ -12,7 +12,7 @@ use slotmesh_control::{LEASES_OVER_AFTER, LoadFloor, NodeInfo};
 use slotmesh_core::{Brain, BrainConfig, Clock, DataConfig, DataPlane, Wakers};
 use slotmesh_gossip::GossipConfig;
 use slotmesh_slots::NodeId;
-use slotmesh_transport::{Endpoint, Handler, Hello, Identity, TransportConfig};
+use slotmesh_transport::{Endpoint, Handler, Hello, Identity, PacketFilter, TransportConfig};
 use tokio::runtime;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -36,10 +36,18 @@ impl Node {
     /// # Errors
     /// When the settings cannot work or an address is taken.
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        Self::start_behind(config, None).await
+    }
+
+    /// As [`Node::start`]; packets have to pass the filter, if there is one, on their way out.
+    pub(crate) async fn start_behind(
+        config: NodeConfig,
+        filter: Option<PacketFilter>,
+    ) -> Result<Self, StartError> {
         config.check()?;
         let id = NodeId::from_random(rand::random());
         let identity = Identity::from_secret(&config.secret, id)?;
-        let starting = Starting::new(id, config, identity);
+        let starting = Starting::new(id, config, identity, filter);
         starting.run().await
     }
 }
@@ -49,6 +57,7 @@ struct Starting {
     id: NodeId,
     config: NodeConfig,
     identity: Identity,
+    filter: Option<PacketFilter>,
     data: Arc<DataPlane>,
     data_events: Arc<Notify>,
     wakers: LinkWakers,
@@ -64,7 +73,12 @@ struct Starting {
 }
 
 impl Starting {
-    fn new(id: NodeId, config: NodeConfig, identity: Identity) -> Self {
+    fn new(
+        id: NodeId,
+        config: NodeConfig,
+        identity: Identity,
+        filter: Option<PacketFilter>,
+    ) -> Self {
         let wakers = LinkWakers::default();
         let data_events = Arc::new(Notify::new());
         let (link_wakers, events) = (wakers.clone(), Arc::clone(&data_events));
@@ -91,6 +105,7 @@ impl Starting {
             id,
             config,
             identity,
+            filter,
             data,
             data_events,
             wakers,
@@ -117,6 +132,7 @@ impl Starting {
             id: self.id,
             config: self.config.clone(),
             identity: self.identity.clone(),
+            filter: self.filter.clone(),
             data: Arc::clone(&self.data),
             data_events: Arc::clone(&self.data_events),
             inputs: inputs.clone(),
@@ -156,7 +172,7 @@ impl Starting {
     async fn start_lane(&self, lane: usize) -> Result<Arc<LanePeers>, StartError> {
         let addr = SocketAddr::new(self.config.bind.ip(), 0);
         let hello = hello(self.id, &self.config, lane + 1);
-        let identity = self.identity.clone();
+        let (identity, filter) = (self.identity.clone(), self.filter.clone());
         let handler = Arc::new(LaneHandler::new(Arc::clone(&self.data), self.tellers.clone()));
         let directory = Arc::clone(&self.directory);
         let (data, wakers) = (Arc::clone(&self.data), self.wakers.clone());
@@ -167,7 +183,8 @@ impl Starting {
         let mut stop = self.stop.subscribe();
         let (ready, started) = oneshot::channel();
         spawn("slotmesh-lane", async move {
-            let endpoint = match bind(addr, &identity, hello, lane_transport(addr), handler) {
+            let config = lane_transport(addr);
+            let endpoint = match bind(addr, &identity, hello, config, handler, filter) {
                 Ok(endpoint) => endpoint,
                 Err(error) => return drop(ready.send(Err(error))),
             };
@@ -225,6 +242,7 @@ struct ControlStart {
     id: NodeId,
     config: NodeConfig,
     identity: Identity,
+    filter: Option<PacketFilter>,
     data: Arc<DataPlane>,
     data_events: Arc<Notify>,
     inputs: mpsc::Sender<crate::control::Input>,
@@ -278,8 +296,9 @@ impl ControlStart {
             let handler = ControlHandler { inputs: self.inputs.clone(), log: log.clone() };
             let hello = hello(self.id, &self.config, 0);
             let config = TransportConfig::default();
-            let endpoint =
-                bind(self.config.bind, &self.identity, hello, config, Arc::new(handler))?;
+            let (bound, filter) = (self.config.bind, self.filter.clone());
+            let handler = Arc::new(handler);
+            let endpoint = bind(bound, &self.identity, hello, config, handler, filter)?;
             let addr = endpoint.local_addr();
             attempts -= 1;
             match Guard::bind(addr).await {
@@ -332,8 +351,12 @@ fn bind(
     hello: Hello,
     config: TransportConfig,
     handler: Arc<dyn Handler>,
+    filter: Option<PacketFilter>,
 ) -> Result<Endpoint, StartError> {
-    Ok(Endpoint::bind(addr, identity, hello, config, handler)?)
+    Ok(match filter {
+        None => Endpoint::bind(addr, identity, hello, config, handler)?,
+        Some(passes) => Endpoint::bind_filtered(addr, identity, hello, config, handler, passes)?,
+    })
 }
 
 /// How long a lane looks for answers before it sleeps: about what a batch of 64 small calls takes there and back. It makes
