@@ -10,7 +10,7 @@
 //!
 //! cluster.kill(2).await;
 //! cluster.settle().await?;
-//! assert!(cluster.node(1).get("user:1").await?.is_some());
+//! assert!(cluster.node(1).get(b"user:1").await?.is_some());
 //!
 //! cluster.restart(2).await?;
 //! cluster.settle().await?;
