@@ -197,6 +197,17 @@ impl Node {
         for endpoint in &self.inner.endpoints {
             endpoint.close(leaving).await;
         }
+        self.end_threads().await;
+    }
+
+    /// Stops without a word to anybody.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn crash(&self) {
+        self.inner.router.data.end_serving();
+        self.end_threads().await;
+    }
+
+    async fn end_threads(&self) {
         self.inner.stop.send_replace(true);
         if self.inner.inputs.is_some() {
             // False when the control thread has ended already: then the status is as it was left.
