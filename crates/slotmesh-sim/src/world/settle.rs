@@ -172,8 +172,10 @@ impl World {
             }
             _ => {}
         }
-        if let NodeEvent::OtherGeneration { .. } = event
+        // What a founder that died at once said may still be on its way.
+        if let NodeEvent::OtherGeneration { node: other, .. } = &event
             && !self.scenario.two_sides
+            && self.processes.contains_key(other)
         {
             self.watch.problem.get_or_insert(format!("two generations: {event:?}"));
         }
