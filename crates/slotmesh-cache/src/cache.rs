@@ -191,11 +191,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     pub fn stats(&self) -> CacheStats {
         let size = self.inner.near.as_ref().map(|tier| tier.size());
         let (l1_entries, l1_bytes) = size.unwrap_or_default();
+        let now = self.inner.clock.at_most();
+        let bounded = self.inner.near.as_ref().map(|tier| tier.bounded(now));
+        let (l1_withheld, staleness) = bounded.unwrap_or_default();
         let (written_behind, write_failures, unwritten) = match &self.inner.source {
             Some(Source::Behind(behind)) => behind.counts(),
             _ => (0, 0, 0),
         };
         CacheStats {
+            l1_withheld,
+            staleness,
             l1_entries,
             l1_bytes,
             written_behind,

@@ -1,4 +1,5 @@
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Counts since the cache was built, and the size of its L1 now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -6,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct CacheStats {
     /// Reads that L1 served, also by knowing that there is no value.
     pub l1_hits: u64,
+    /// Reads of values that L1 had and did not show, because nothing was heard of their owner for
+    /// [`max_staleness`](crate::L1::max_staleness). They went on to the cluster.
+    pub l1_withheld: u64,
     /// Reads that the cluster served, also by knowing that there is no value.
     pub cluster_hits: u64,
     /// Reads that neither served: a `get` without a value, or a `get_or_load` that went on to its loader.
@@ -34,6 +38,9 @@ pub struct CacheStats {
     pub write_failures: u64,
     /// Changes that it has not got yet: lost if this process crashed now.
     pub unwritten: usize,
+    /// How far behind the cluster what L1 shows now may be: never above [`max_staleness`](crate::L1::max_staleness), some tens of
+    /// milliseconds where values are asked for, zero where L1 may show nothing of other nodes.
+    pub staleness: Duration,
     /// Entries in L1.
     pub l1_entries: usize,
     /// Estimated bytes in L1.
@@ -71,6 +78,7 @@ impl Counters {
         let of = |count: Count| self.0[count as usize].load(Ordering::Relaxed);
         CacheStats {
             l1_hits: of(Count::L1Hit),
+            l1_withheld: 0,
             cluster_hits: of(Count::ClusterHit),
             misses: of(Count::Miss),
             coalesced: of(Count::Coalesced),
@@ -85,6 +93,7 @@ impl Counters {
             written_behind: 0,
             write_failures: 0,
             unwritten: 0,
+            staleness: Duration::ZERO,
             l1_entries: 0,
             l1_bytes: 0,
         }

@@ -148,6 +148,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Tier<K, V> {
         }
     }
 
+    /// What [`Near::bounded`] says.
+    pub(crate) fn bounded(&self, now: MonoTime) -> (u64, Duration) {
+        with!(self, near => near.bounded(now))
+    }
+
     /// Entries and estimated bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
         with!(self, near => near.size())

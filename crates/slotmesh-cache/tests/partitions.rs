@@ -76,6 +76,9 @@ async fn read(
             assert!(value >= floor, "{key} shows {value}, {floor} was acknowledged long ago");
             reads.fetch_add(1, Ordering::Relaxed);
         }
+        if key == 0 {
+            assert!(cache.stats().staleness < BOUND);
+        }
         tokio::task::yield_now().await;
     }
 }
@@ -129,6 +132,7 @@ async fn whoever_is_cut_off_serves_nothing_old() {
         }
         let stats = cache.stats();
         assert!(stats.l1_hits > stats.cluster_hits, "L1 serves: {stats:?}");
+        assert!(stats.l1_withheld > 0, "the bound never mattered: {stats:?}");
     }
     for count in reads {
         assert!(count.load(Ordering::Relaxed) > 1_000, "nearly nothing was read");

@@ -240,6 +240,18 @@ impl Subscriber {
         if known > since.as_micros() { Readable::Yes } else { Readable::NotNow }
     }
 
+    /// How far behind their owners values may be, of those that may be served within this bound: the time for which nothing was heard of
+    /// the owner that is heard of least, and is still within it. Zero where nobody's values may be served.
+    #[must_use]
+    pub fn staleness(&self, bound: Duration, now: MonoTime) -> Duration {
+        let peers = self.peers.read();
+        let known =
+            |peer: &Peer| self.current[usize::from(peer.place)].known.load(Ordering::Acquire);
+        let ages =
+            peers.by_node.values().map(|it| now.saturating_since(MonoTime::from_micros(known(it))));
+        ages.filter(|age| *age < bound).max().unwrap_or_default()
+    }
+
     /// Whether a value with this stamp will never be served again.
     #[must_use]
     pub fn is_dropped(&self, slot: Slot, stamp: Stamp) -> bool {

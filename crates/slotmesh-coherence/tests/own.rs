@@ -76,8 +76,11 @@ fn its_values_are_served_while_the_node_vouches_for_them() {
     world.check(stamp, at(1), Readable::NotNow);
     assert!(world.subscriber.wants_voucher() && !world.subscriber.wants_voucher());
     world.subscriber.vouch(at(50));
+    let staleness = |now| world.subscriber.staleness(BOUND, now);
     world.check(stamp, at(149), Readable::Yes);
+    assert_eq!(staleness(at(149)), Duration::from_millis(99));
     world.check(stamp, at(150), Readable::NotNow);
+    assert_eq!(staleness(at(150)), Duration::ZERO, "nothing is served");
     world.subscriber.vouch(at(200));
     world.check(stamp, at(201), Readable::Yes);
 }

@@ -279,6 +279,11 @@ impl<K: CacheKey, V> Near<K, V> {
         sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1))
     }
 
+    /// How often a value was withheld for the bound, and how far behind what is shown may be now.
+    pub fn bounded(&self, now: MonoTime) -> (u64, Duration) {
+        (self.bound.withheld(), self.bound.staleness(now))
+    }
+
     fn read(&self, key: &K, now: MonoTime, stale: bool) -> Lookup<V> {
         let hash = self.hash(key);
         let (found, counted) = self.shard(hash).read().get(key, hash, (&self.bound, now), stale);
