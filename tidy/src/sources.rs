@@ -19,6 +19,10 @@ const LEFTOVERS: &[&str] = &[
 const SLEEPERS: &[(&str, &str)] = &[
     ("crates/slotmesh-admin/src/listener.rs", "pause after a failed accept"),
     ("crates/slotmesh-cache/tests/coherence.rs", "the pace of writers; the bound itself"),
+    (
+        "crates/slotmesh-cache/tests/partitions.rs",
+        "the pace of writers; how long cuts last, and the bound itself",
+    ),
     ("crates/slotmesh-cache/tests/single_flight.rs", "a loader that takes time"),
     (
         "crates/slotmesh-cache/tests/loads.rs",

@@ -24,9 +24,12 @@ fn counts(node: &Node) -> Cache<usize, u64> {
     node.cache("counts").l1(L1::default().max_staleness(BOUND)).build().unwrap()
 }
 
-/// What was acknowledged of each key, and when.
+/// The values of a key that were acknowledged, and when.
+type OfKey = Vec<(u64, Instant)>;
+
+/// What was acknowledged of each key.
 #[derive(Clone)]
-struct Acked(Arc<Mutex<Vec<Vec<(u64, Instant)>>>>);
+struct Acked(Arc<Mutex<Vec<OfKey>>>);
 
 impl Acked {
     fn new() -> Self {
