@@ -134,7 +134,7 @@ async fn whoever_is_cut_off_serves_nothing_old() {
             assert!(value >= acked.floor(key, ended), "{key} lost what was acknowledged");
         }
         let stats = cache.stats();
-        assert!(stats.l1_hits > stats.cluster_hits, "L1 serves: {stats:?}");
+        assert!(stats.l1_hits > 1_000, "L1 serves: {stats:?}");
         assert!(stats.l1_withheld > 0, "the bound never mattered: {stats:?}");
     }
     for count in reads {

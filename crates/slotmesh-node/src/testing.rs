@@ -101,7 +101,8 @@ impl ClusterError {
 }
 
 impl Cluster {
-    /// As many nodes, with one replica of each slot, once all of them serve and all copies are complete.
+    /// As many nodes, with one replica of each slot, once all of them serve and all copies are complete. With none it is empty until one
+    /// is added.
     ///
     /// # Errors
     /// When a node does not start, or they do not find each other within half a minute.
@@ -132,7 +133,7 @@ impl Cluster {
         let addrs = free_addrs(nodes).map_err(ClusterError::NoPorts)?;
         let mut cluster = Self {
             places: addrs.into_iter().map(|addr| Place { addr, running: None }).collect(),
-            expect: nodes,
+            expect: nodes.max(1),
             network: Arc::default(),
             configure,
         };
@@ -204,7 +205,8 @@ impl Cluster {
         }
     }
 
-    /// From now on these nodes and all others neither hear nor reach each other. What was cut before stays so.
+    /// From now on these nodes and all others neither hear nor reach each other. What was cut before stays so; nodes that are started
+    /// later are on neither side.
     pub fn partition(&self, side: &[usize]) {
         let hosts = |inside: bool| {
             let places =
@@ -247,10 +249,12 @@ impl Cluster {
     /// When that takes longer.
     pub async fn settle_within(&self, limit: Duration) -> Result<(), ClusterError> {
         let wanted: BTreeSet<NodeId> = self.nodes().map(|(_, node)| node.id()).collect();
+        let is_settled = |status: &NodeStatus| problem(status, &wanted).is_none();
         let all = async {
-            for (_, node) in self.nodes() {
+            // One that was at rest may not be any more when the last one is.
+            while let Some((_, node)) = self.nodes().find(|(_, node)| !is_settled(&node.status())) {
                 // False when it stopped: then the time runs out, and it is told which one.
-                if !node.wait_until(|status| problem(status, &wanted).is_none()).await {
+                if !node.wait_until(is_settled).await {
                     std::future::pending::<()>().await;
                 }
             }

@@ -117,6 +117,17 @@ async fn nodes_are_added_with_settings_of_their_own_and_leave() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_none_begins_with_the_first_that_is_added() {
+    let mut cluster = Cluster::start(0).await.unwrap();
+    assert_eq!(cluster.add().await.unwrap(), 0);
+    cluster.settle().await.unwrap();
+    fill(cluster.node(0), "one").await;
+    assert_eq!(cluster.add().await.unwrap(), 1);
+    cluster.settle().await.unwrap();
+    assert_eq!(read(cluster.node(1)).await, vec![Some("one".to_owned()); KEYS]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_all_had_is_lost_with_all_and_they_begin_anew() {
     let mut cluster = Cluster::start(3).await.unwrap();
     fill(cluster.node(0), "one").await;
