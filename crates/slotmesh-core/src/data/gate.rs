@@ -24,7 +24,8 @@ pub(super) struct Gate {
     version: AtomicU64,
 }
 
-/// This node's role in a slot: packed epoch, number of in-sync copies, frozen and primary flags.
+/// This node's role in a slot: packed epoch, number of in-sync copies, frozen and primary flags. Where it is not primary, the number of
+/// copies alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct RoleWord(u64);
 
@@ -39,11 +40,15 @@ impl RoleWord {
         Self(u64::from(epoch.0) << EPOCH_SHIFT | (copies as u64) << COPIES_SHIFT | frozen | PRIMARY)
     }
 
+    pub(super) const fn not_primary(copies: usize) -> Self {
+        Self((copies as u64) << COPIES_SHIFT)
+    }
+
     pub(super) const fn epoch(self) -> Epoch {
         Epoch((self.0 >> EPOCH_SHIFT) as u32)
     }
 
-    /// Copies that hold every acknowledged write, this node's included.
+    /// Copies that hold every acknowledged write, the primary's included.
     pub(super) const fn copies(self) -> u8 {
         (self.0 >> COPIES_SHIFT) as u8
     }

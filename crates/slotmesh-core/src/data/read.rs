@@ -59,11 +59,9 @@ impl DataPlane {
             let committed = outcome == Outcome::Committed;
             let told = match reply.is_read() {
                 true => committed && gate.confirm(slot, role).is_ok(),
-                false if committed => {
-                    let now = gate.role(slot);
-                    let few = now.is_primary() && now.copies() < copies_min;
-                    !few && gate.confirm_write(slot, role, seq)
-                }
+                // The slot may be another node's by now, handed over with the write.
+                false if gate.role(slot).copies() < copies_min => false,
+                false if committed => gate.confirm_write(slot, role, seq),
                 false => gate.was_handed_over(slot, role, seq),
             };
             done(if told { Ok(reply) } else { Err(DataError::Ambiguous) });

@@ -122,9 +122,10 @@ impl DataPlane {
         let serves = held.primary == Some(self.me) && version.seq >= held.base;
         let moving = held.moving_to.is_some();
         let (in_sync, copying) = (held.in_sync, held.copying);
+        let copies = held.primary.map_or(0, |_| in_sync.len() + 1);
         let role = match serves {
-            true => RoleWord::primary(held.epoch, in_sync.len() + 1, moving),
-            false => RoleWord::default(),
+            true => RoleWord::primary(held.epoch, copies, moving),
+            false => RoleWord::not_primary(copies),
         };
         let before = self.gate.role(slot);
         self.note_reign(slot, before, role);

@@ -180,7 +180,11 @@ impl DataPlane {
     fn audit_some(&self) {
         let start = self.audited.fetch_add(AUDITS_PER_ROUND, Ordering::Relaxed);
         let slots = (start..start + AUDITS_PER_ROUND).filter_map(|at| slot_at(at % SLOT_COUNT));
-        for slot in slots.filter(|&slot| self.gate.role(slot).copies() > 1) {
+        let is_copied = |slot: &Slot| {
+            let role = self.gate.role(*slot);
+            role.is_primary() && role.copies() > 1
+        };
+        for slot in slots.filter(is_copied) {
             let guard = self.store.lock(slot);
             if !guard.is_empty() {
                 self.primary.audit(slot, guard.version(), guard.digest());
