@@ -104,7 +104,9 @@ impl Service {
         } else if !status.cluster.members().contains_key(&status.node) {
             tracing::warn!("left the cluster, though the others may need its vote");
         } else {
-            tracing::warn!("left before all slots were handed over; the others take them over");
+            tracing::warn!(
+                "left before all slots were handed over; those without another copy begin anew, empty"
+            );
         }
         ExitCode::SUCCESS
     }

@@ -39,6 +39,8 @@ pub struct Sight<'a> {
     pub replaced: &'a BTreeMap<Slot, NodeId>,
     /// What is known of how much slots are written.
     pub loads: Option<&'a Loads>,
+    /// Primaries, and nodes out of their reach: nothing of theirs is copied there.
+    pub apart: &'a [(NodeId, NodeId)],
 }
 
 /// Nothing is waited for.
@@ -50,7 +52,13 @@ static NONE_REPLACED: BTreeMap<Slot, NodeId> = BTreeMap::new();
 impl<'a> Sight<'a> {
     /// One in which all that live are prompt, nothing is waited for and nothing exchanged.
     pub fn of(live: &'a dyn Fn(NodeId) -> bool) -> Self {
-        Self { live, prompt: live, awaited: &NONE_AWAITED, replaced: &NONE_REPLACED, loads: None }
+        let (awaited, replaced) = (&NONE_AWAITED, &NONE_REPLACED);
+        Self { live, prompt: live, awaited, replaced, loads: None, apart: &[] }
+    }
+
+    /// Whether the node can copy what the primary has.
+    fn reaches(&self, primary: Option<NodeId>, node: NodeId) -> bool {
+        primary.is_none_or(|primary| !self.apart.contains(&(primary, node)))
     }
 }
 
@@ -285,7 +293,9 @@ impl<'a> Planner<'a> {
     fn slot(&mut self, slot: Slot, held: &SlotState) {
         let Some(primary) = held.primary else { return };
         let claim = (slot, held.epoch);
-        if let Some(gone) = held.copying.iter().find(|&node| !(self.sight.live)(node)) {
+        let is_lost =
+            |node: &NodeId| !(self.sight.live)(*node) || !self.sight.reaches(held.primary, *node);
+        if let Some(gone) = held.copying.iter().find(is_lost) {
             return self.drop_copy(claim, gone);
         }
         if held.moving_to.is_some() || !held.copying.is_empty() {
@@ -372,7 +382,9 @@ impl<'a> Planner<'a> {
         if self.copying >= COPIES_IN_FLIGHT_MAX {
             return None;
         }
-        let free = self.up.iter().copied().filter(|&node| !held.involves(node));
+        let is_free =
+            |node: &NodeId| !held.involves(*node) && self.sight.reaches(held.primary, *node);
+        let free = self.up.iter().copied().filter(is_free);
         let then = |node| self.weights.load(node, self.copies[&node] + IMBALANCE_MIN);
         let light = free.filter(|&node| below.is_none_or(|limit| then(node) < limit));
         light.min_by_key(|&node| {
@@ -961,6 +973,40 @@ mod tests {
                 state.table().iter().filter(|(_, held)| held.primary.is_some()).count(),
                 SLOT_COUNT
             );
+        }
+    }
+
+    #[test]
+    fn copies_are_not_made_where_their_primary_does_not_reach() {
+        let apart = [(node(1), node(2))];
+        for drains in [false, true] {
+            let mut state = assigned(4, 1);
+            let pair = |held: &SlotState| {
+                held.primary == Some(node(1)) && held.replicas().any(|it| it == node(2))
+            };
+            let table = state.table().iter();
+            let claims: Vec<Claim> =
+                table.filter(|it| pair(it.1)).map(|(slot, held)| (slot, held.epoch)).collect();
+            assert!(!claims.is_empty());
+            // The primary strikes what it does not hear, and a copy is begun there again before that is known.
+            state.apply(&Command::Shrink { claims: claims.clone(), node: node(2) });
+            state.apply(&Command::AddCopy { claims, node: node(2) });
+            if drains {
+                state.apply(&Command::Drain { node: node(1) });
+            }
+            let sight = Sight { apart: &apart, ..Sight::of(&|_| true) };
+            for _round in 0..1_000 {
+                let commands = plan_with(&state, &sight);
+                let is_over = commands.is_empty();
+                commands.iter().for_each(|command| drop(state.apply(command)));
+                assert!(!state.table().iter().any(|(_, held)| pair(held)), "begun there again");
+                complete(&mut state);
+                if is_over {
+                    break;
+                }
+            }
+            assert!(state.table().iter().all(|(_, held)| held.in_sync.len() == 1));
+            assert_eq!(state.members().contains_key(&node(1)), !drains);
         }
     }
 

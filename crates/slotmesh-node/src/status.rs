@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use slotmesh_control::{ClusterState, Progress};
@@ -38,6 +39,8 @@ pub struct NodeStatus {
     pub leader: Option<NodeId>,
     /// Other nodes that gossip finds alive.
     pub alive_peers: usize,
+    /// Members that gossip does not find alive: copies that they hold do not count for safety.
+    pub absent: BTreeSet<NodeId>,
     /// Whether it met a node of another founding of its cluster: an operator has to look.
     pub met_other_generation: bool,
     /// Whether the control plane has all its voters: it survives the loss of any one node, as far as there are members for
@@ -92,7 +95,11 @@ impl NodeStatus {
     fn is_slot_safe(&self, held: &SlotState) -> bool {
         let others = self.cluster.holders().count().saturating_sub(1);
         let wanted = usize::from(self.cluster.replicas()).min(others);
-        held.primary.is_some() && held.in_sync.len() >= wanted && held.moving_to.is_none()
+        let is_here = |node: &NodeId| !self.absent.contains(node);
+        let copies = held.in_sync.iter().filter(is_here).count();
+        held.primary.is_some_and(|node| is_here(&node))
+            && copies >= wanted
+            && held.moving_to.is_none()
     }
 
     /// Whether another node may be taken away, as far as this node knows: it reaches the cluster's majority, every slot

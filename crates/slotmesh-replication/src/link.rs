@@ -42,13 +42,15 @@ impl Link {
     }
 }
 
-/// What is queued, on its way and known on a link. Everything but `silent_after` and `members` starts anew when the link does.
+/// What is queued, on its way and known on a link. Everything but silence and `members` starts anew when the link does.
 #[derive(Debug)]
 pub(crate) struct LinkState {
     pub(crate) up: bool,
     pub(crate) opened: bool,
     /// When the replica counts as silent, or when that is to be said again.
     pub(crate) silent_after: MonoTime,
+    /// It counted as silent, and was not heard since.
+    pub(crate) is_silent: bool,
     pub(crate) next_heartbeat: MonoTime,
     pub(crate) heartbeat_due: bool,
     /// The last position that was sent when the last heartbeat was due.
@@ -170,6 +172,7 @@ impl LinkState {
             up: false,
             opened: false,
             silent_after,
+            is_silent: false,
             next_heartbeat: MonoTime::ZERO,
             heartbeat_due: false,
             sent_at_heartbeat: 0,
@@ -198,8 +201,9 @@ impl LinkState {
         self.stir(now, config);
         let sent = self.sent();
         let members = std::mem::take(&mut self.members);
-        let echoed = self.echoed;
+        let (echoed, is_silent) = (self.echoed, self.is_silent);
         *self = Self::new(self.silent_after, self.pace.own());
+        self.is_silent = is_silent;
         (self.up, self.members, self.acked, self.echoed) = (up, members, sent, echoed);
         (self.next_heartbeat, self.heartbeat_due) = (now, up);
     }
@@ -220,6 +224,7 @@ impl LinkState {
     /// Takes note that the replica is alive.
     pub(crate) fn heard(&mut self, now: MonoTime, config: &Config) {
         self.rests = !self.owes();
+        self.is_silent = false;
         self.silent_after = now + if self.rests { config.resting_silence } else { config.silence };
     }
 

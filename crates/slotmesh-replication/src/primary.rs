@@ -390,6 +390,14 @@ impl Primary {
         self.finish(after);
     }
 
+    /// Replicas of this node's slots, complete or not, of which nothing is heard.
+    #[must_use]
+    pub fn silent_replicas(&self) -> Vec<NodeId> {
+        let links = self.links.read();
+        let is_silent = |link: &Link| link.with(|it| it.is_silent && !it.members.is_empty());
+        links.iter().filter(|(_, link)| is_silent(link)).map(|(node, _)| *node).collect()
+    }
+
     /// The slots of this node that the other one copies.
     #[must_use]
     pub fn slots_copied_by(&self, replica: NodeId) -> SlotSet {

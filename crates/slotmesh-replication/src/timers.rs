@@ -46,6 +46,7 @@ impl Primary {
                 let silent = now >= state.silent_after;
                 if silent {
                     state.silent_after = now + self.config.retry;
+                    state.is_silent = true;
                 }
                 silent
             });

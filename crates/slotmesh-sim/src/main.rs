@@ -16,7 +16,7 @@ use slotmesh_slots::Mistake;
 type Kind = fn(u64) -> Scenario;
 
 /// Scenarios with a plot; without any of these everything is drawn from the seed.
-const KINDS: [(&str, Kind); 12] = [
+const KINDS: [(&str, Kind); 13] = [
     ("--three", Scenario::three_nodes),
     ("--copies", Scenario::changing_copies),
     ("--witness", Scenario::two_and_a_witness),
@@ -29,6 +29,7 @@ const KINDS: [(&str, Kind); 12] = [
     ("--sides", Scenario::two_sides),
     ("--near", Scenario::near),
     ("--growing", Scenario::growing),
+    ("--parted", Scenario::parted),
 ];
 
 fn main() -> ExitCode {

@@ -88,6 +88,16 @@ fn a_cluster_grows_and_shrinks_under_faults() {
 }
 
 #[test]
+fn who_does_not_reach_one_other_gives_its_slots_away_all_the_same() {
+    for seed in 0..6 {
+        let replay = format!("{} --parted", replay_command(seed));
+        let summary = clean(Scenario::parted(seed), &replay);
+        assert_eq!(summary.excused, 0, "nothing is lost: {summary:?}");
+        assert!(!summary.seen.contains_key("drain cut short"), "{summary:?}");
+    }
+}
+
+#[test]
 fn two_sides_that_go_on_apart_say_so_when_they_meet() {
     for seed in 0..3 {
         clean(Scenario::two_sides(seed), "in the test");

@@ -7,6 +7,7 @@ use slotmesh_control::{
 use slotmesh_slots::{Epoch, MonoTime, NodeId, NodeList, Slot, SlotState, Version};
 
 use super::placing::Placing;
+use super::reach::Reach;
 use super::{Brain, NodeEvent, Output};
 use crate::message::Message;
 use crate::wire;
@@ -44,6 +45,7 @@ pub(super) struct Leader {
     rested: BTreeMap<NodeId, MonoTime>,
     /// What nodes say of how long they have not heard this leader, who answers them.
     hearing: BTreeMap<NodeId, Hearing>,
+    reach: Reach,
     moving: BTreeMap<Slot, Moving>,
     survey: Survey,
     proposals: usize,
@@ -139,6 +141,7 @@ impl Leader {
             takeovers: BTreeMap::new(),
             rested: BTreeMap::new(),
             hearing: BTreeMap::new(),
+            reach: Reach::default(),
             moving: BTreeMap::new(),
             survey: Survey::default(),
             proposals: 0,
@@ -155,6 +158,11 @@ impl Leader {
         let before = self.hearing.get(&node).and_then(|hearing| hearing.deaf_since);
         let deaf_since = (unheard >= DEAF).then(|| before.unwrap_or(now));
         self.hearing.insert(node, Hearing { unheard, deaf_since });
+    }
+
+    /// Primaries, and members out of their reach.
+    pub(super) fn apart(&self, now: MonoTime) -> Vec<(NodeId, NodeId)> {
+        self.reach.apart(now)
     }
 
     /// Whether it said lately that it heard this leader; of who has said nothing yet that is taken for granted.
@@ -264,8 +272,19 @@ impl Brain {
         self.start_takeovers(now);
         self.remove_dead(now);
         self.abort_stuck_moves(now);
+        let silent = self.data.silent_replicas();
+        self.see_silent(self.me, &silent, now);
         self.place(now);
         self.choose_voters(now);
+    }
+
+    /// A primary says of which of its replicas it hears nothing: those that this node hears are out of its reach.
+    pub(super) fn see_silent(&mut self, primary: NodeId, silent: &[NodeId], now: MonoTime) {
+        let Some(Leader { reach, ledger, .. }) = &mut self.leader else { return };
+        let news = reach.note(primary, silent, |replica| ledger.is_punctual(replica, now), now);
+        for replica in news {
+            self.event(NodeEvent::OutOfReach { primary, replica });
+        }
     }
 
     /// Begins the failover of every primary whose lease is over and whose failure somebody else noticed too.
@@ -624,7 +643,13 @@ mod tests {
 
     #[test]
     fn who_joins_from_the_address_of_a_silent_member_proves_its_death() {
-        let join = Ping { sent_micros: 1, version: 0, unheard_micros: 0, join: Some(info(3)) };
+        let join = Ping {
+            sent_micros: 1,
+            version: 0,
+            unheard_micros: 0,
+            silent: vec![],
+            join: Some(info(3)),
+        };
         let proven = |heard, now| {
             let mut brain = leading(&[2, 3]);
             assert!(brain.leader.as_mut().is_some_and(|leader| leader.grant(node(3), at(heard))));
@@ -693,7 +718,8 @@ mod tests {
     #[test]
     fn who_leads_no_more_does_not_say_that_it_does() {
         let answers = |brain: &mut Brain| {
-            let ping = Ping { sent_micros: 1, version: 0, unheard_micros: 0, join: None };
+            let ping =
+                Ping { sent_micros: 1, version: 0, unheard_micros: 0, silent: vec![], join: None };
             brain.handle_ping(node(2), ping, at(5_000));
             std::iter::from_fn(|| brain.poll_output()).find_map(|output| match output {
                 Output::Send { body, .. } => match wire::decode::<Envelope>(&body).ok()?.message {
@@ -837,7 +863,13 @@ mod tests {
         apply(&mut brain, &Command::Assign { claims, primary, in_sync });
         let mut granted = |unheard_millis: u64, now| {
             let unheard_micros = unheard_millis * 1_000;
-            let ping = Ping { sent_micros: now * 1_000, version: 0, unheard_micros, join: None };
+            let ping = Ping {
+                sent_micros: now * 1_000,
+                version: 0,
+                unheard_micros,
+                silent: vec![],
+                join: None,
+            };
             brain.log.quorum_acked = Some(at(now));
             brain.handle_ping(node(2), ping, at(now));
             let ledger = |brain: &Brain| brain.leader.as_ref().unwrap().ledger.over_at(node(2));
@@ -900,8 +932,13 @@ mod tests {
     fn who_joined_before_another_at_its_address_is_dead_once_it_is_silent() {
         let mut brain = leading(&[2, 3]);
         brain.handle_timeout(at(300));
-        let ping =
-            Message::Ping(Ping { sent_micros: 1, version: 0, unheard_micros: 0, join: None });
+        let ping = Message::Ping(Ping {
+            sent_micros: 1,
+            version: 0,
+            unheard_micros: 0,
+            silent: vec![],
+            join: None,
+        });
         let envelope = Envelope { generation: brain.generation, message: ping };
         let status = LogStatus { quorum_acked: Some(at(300)), ..brain.log.clone() };
         brain.handle_log_status(status, at(300));

@@ -114,6 +114,7 @@ impl Brain {
             sent_micros: now.as_micros(),
             version: self.view.version(),
             unheard_micros: unheard.as_micros() as u64,
+            silent: self.data.silent_replicas(),
             join,
         };
         for node in self.whom_to_ask(now) {
@@ -158,6 +159,9 @@ impl Brain {
             }
             granted = (may_grant && leader.grant(from, now)).then_some(version);
             join = ping.join.filter(|_| !member);
+        }
+        if member {
+            self.see_silent(from, &ping.silent, now);
         }
         if let Some(info) = join {
             self.see_successor(&info, now);
@@ -238,6 +242,15 @@ impl Brain {
                 self.data.forget_dropped(sent);
             }
         }
+    }
+
+    /// Members that gossip does not find alive, or that are proven dead.
+    #[must_use]
+    pub fn absent_members(&self) -> BTreeSet<NodeId> {
+        let is_here = |node: NodeId| {
+            node == self.me || (self.peers.is_alive(node) && !self.peers.is_proven_dead(node))
+        };
+        self.view.members().keys().copied().filter(|&node| !is_here(node)).collect()
     }
 
     /// Whether the control plane has all the voters that it should have, so that it survives the loss of any one node, as

@@ -12,6 +12,7 @@ mod lease;
 mod leaving;
 mod output;
 mod placing;
+mod reach;
 mod reform;
 mod reign;
 mod seeds;

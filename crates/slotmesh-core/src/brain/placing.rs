@@ -18,10 +18,19 @@ pub(super) struct Placing {
     /// Who gives which slot away once the copy in its place is complete.
     replaced: BTreeMap<Slot, NodeId>,
     planned_at: MonoTime,
-    /// The version, the live members and the prompt ones that the last plan was made for.
-    planned_for: Option<(u64, Vec<NodeId>, Vec<NodeId>)>,
+    /// What the last plan was made for.
+    planned_for: Option<Basis>,
     /// Who may go, by the state of this version.
     dismissed: Option<Dismissed>,
+}
+
+/// What a plan is made for: at equal ones it comes out the same.
+#[derive(Clone, PartialEq, Debug)]
+struct Basis {
+    version: u64,
+    live: Vec<NodeId>,
+    prompt: Vec<NodeId>,
+    apart: Vec<(NodeId, NodeId)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,24 +93,26 @@ impl Brain {
         if leader.is_busy() {
             return;
         }
+        let apart = leader.apart(now);
         let placing = &mut leader.placing;
         placing.forget_replaced(&self.view);
         let prompt: Vec<NodeId> =
             live.iter().copied().filter(|node| leader.ledger.is_punctual(*node, now)).collect();
-        let planned_for = Some((self.view.version(), live.clone(), prompt.clone()));
+        let version = self.view.version();
+        let basis = Basis { version, live, prompt, apart };
         let fresh = now.saturating_since(placing.planned_at) < OUTCOME_WAIT;
-        if placing.planned_for != planned_for || !fresh {
-            placing.planned_for = planned_for;
+        if placing.planned_for.as_ref() != Some(&basis) || !fresh {
+            placing.planned_for = Some(basis.clone());
             placing.planned_at = now;
-            self.plan_anew(&live, &prompt, now);
+            self.plan_anew(&basis, now);
         }
         self.dismiss(now);
     }
 
-    fn plan_anew(&mut self, live: &[NodeId], prompt: &[NodeId], now: MonoTime) {
-        let mut commands = self.planned(live, prompt, now);
+    fn plan_anew(&mut self, basis: &Basis, now: MonoTime) {
+        let mut commands = self.planned(basis, now);
         if commands.is_empty() {
-            commands = self.exchanged(prompt);
+            commands = self.exchanged(&basis.prompt);
         }
         let mut dismissed = None;
         for command in commands {
@@ -149,15 +160,16 @@ impl Brain {
         })
     }
 
-    fn planned(&self, live: &[NodeId], prompt: &[NodeId], now: MonoTime) -> Vec<Command> {
+    fn planned(&self, basis: &Basis, now: MonoTime) -> Vec<Command> {
         let Some(leader) = &self.leader else { return Vec::new() };
-        let is_live = |node| live.contains(&node);
-        let prompt = |node| prompt.contains(&node);
+        let is_live = |node| basis.live.contains(&node);
+        let prompt = |node| basis.prompt.contains(&node);
         let away = |node| !is_live(node) && !self.is_given_up(node);
         let awaited = leader.placing.absences.awaited(&self.view, &away, now);
         let Placing { replaced, loads, .. } = &leader.placing;
         let loads = Some(loads);
-        let sight = Sight { live: &is_live, prompt: &prompt, awaited: &awaited, replaced, loads };
+        let (live, awaited, apart) = (&is_live, &awaited, basis.apart.as_slice());
+        let sight = Sight { live, prompt: &prompt, awaited, replaced, loads, apart };
         plan(&self.view, &sight)
     }
 

@@ -10,6 +10,12 @@ use super::DataPlane;
 use super::answers::Installed;
 
 impl DataPlane {
+    /// Replicas of this node's slots, complete or not, of which nothing is heard.
+    #[must_use]
+    pub fn silent_replicas(&self) -> Vec<NodeId> {
+        self.primary.silent_replicas()
+    }
+
     /// The nodes that hold replicas of this node's slots: a link to each is wanted.
     #[must_use]
     pub fn replicas_wanted(&self) -> BTreeSet<NodeId> {

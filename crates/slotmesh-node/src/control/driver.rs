@@ -363,6 +363,7 @@ impl Driver {
             leading: brain.is_leading(),
             leader: brain.known_leader(),
             alive_peers: brain.alive_peers(),
+            absent: brain.absent_members(),
             met_other_generation: brain.met_other_generation(),
             all_voters: brain.has_all_voters(),
             failovers: self.failovers,
@@ -380,7 +381,7 @@ fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
             status.all_voters,
         )
     };
-    key(old) != key(new)
+    key(old) != key(new) || old.absent != new.absent
 }
 
 fn log_event(event: &NodeEvent) {
@@ -390,6 +391,9 @@ fn log_event(event: &NodeEvent) {
         }
         NodeEvent::OtherGeneration { node, theirs } => {
             tracing::error!(%node, %theirs, "a node of another founding of this cluster is about");
+        }
+        NodeEvent::OutOfReach { primary, replica } => {
+            tracing::warn!(%primary, %replica, "a node does not reach another, copies of its slots go elsewhere");
         }
         NodeEvent::Reforming(generation) => {
             tracing::error!(%generation, "the majority is lost, asks the others to go on without it");

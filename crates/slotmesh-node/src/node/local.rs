@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -111,6 +112,7 @@ fn status(node: NodeId, cluster: &Arc<ClusterState>) -> NodeStatus {
         leading: true,
         leader: Some(node),
         alive_peers: 0,
+        absent: BTreeSet::new(),
         met_other_generation: false,
         all_voters: true,
         failovers: 0,

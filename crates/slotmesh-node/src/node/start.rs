@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -226,6 +227,7 @@ impl Starting {
             leading: false,
             leader: None,
             alive_peers: 0,
+            absent: BTreeSet::new(),
             met_other_generation: false,
             all_voters: false,
             failovers: 0,

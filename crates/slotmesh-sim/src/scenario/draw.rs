@@ -80,6 +80,7 @@ impl Scenario {
             reform: Reform::Never,
             operator: None,
             near: growth.random_ratio(1, 8),
+            parts: false,
             two_sides: false,
             bug: None,
         }

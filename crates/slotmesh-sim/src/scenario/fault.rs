@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     Split,
     /// All nodes of its zone end, or are cut off where the cluster would not survive that.
     Zone,
+    /// It and one other, of which neither leads, are cut off from each other alone.
+    Part,
     /// What it sends to some others is lost, but not what they send.
     Mute,
     /// The process is stopped and continued.

@@ -278,6 +278,22 @@ impl Scenario {
         Self { replicas, resizes, weights, faults, safety, ..Self::plain(seed) }
     }
 
+    /// Of four nodes two are cut off from each other alone, one of those that follow leaves meanwhile, and another one crashes later.
+    #[must_use]
+    pub fn parted(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x0002_0bad);
+        let mut planned = |millis: std::ops::Range<u64>, fault, seconds| {
+            let at = Duration::from_millis(rng.random_range(millis));
+            Planned::at(at, fault, Target::Follower, Duration::from_secs(seconds))
+        };
+        let faults = vec![
+            planned(500..2_500, Fault::Part, 16),
+            planned(3_000..8_000, Fault::Leave, 10),
+            planned(12_000..16_000, Fault::Crash, 3),
+        ];
+        Self { nodes: 4, parts: true, faults, ..Self::plain(seed) }
+    }
+
     /// Every node is told to leave and is replaced, one after the other, and nothing else happens.
     #[must_use]
     pub fn rolling_restart(seed: u64) -> Self {

@@ -61,6 +61,8 @@ pub struct Scenario {
     pub(crate) operator: Option<Duration>,
     /// Whether processes keep what they read of others' slots.
     pub(crate) near: bool,
+    /// Whether one that does not reach one other is to give its slots away all the same.
+    pub(crate) parts: bool,
     /// Whether two sides go on without each other, so that they meet as strangers.
     pub(crate) two_sides: bool,
     pub(crate) bug: Option<Bug>,

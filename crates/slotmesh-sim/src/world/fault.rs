@@ -112,6 +112,11 @@ impl World {
                 self.cut_off(&side, &BOTH, end)
             }
             Fault::Zone => self.lose_zone(place, end),
+            Fault::Part => {
+                let Some(other) = self.draw_other_follower(place) else { return false };
+                let ways = both_planes(place, other).into_iter().chain(both_planes(other, place));
+                self.block(ways.collect(), end)
+            }
             Fault::Mute => {
                 let deaf = self.draw_deaf(place);
                 let ways = deaf.into_iter().flat_map(|other| both_planes(place, other));
@@ -168,6 +173,13 @@ impl World {
     }
 
     /// Who does not hear this place any more: one at least, if there is another process.
+    fn draw_other_follower(&mut self, place: usize) -> Option<usize> {
+        let follows = |process: &&Process| process.place != place && !process.brain.is_leading();
+        let others: Vec<usize> =
+            self.processes.values().filter(follows).map(|process| process.place).collect();
+        others.choose(&mut self.rng).copied()
+    }
+
     fn draw_deaf(&mut self, place: usize) -> Vec<usize> {
         let deaf = self.draw_others(place, 0.6);
         if deaf.is_empty() {
@@ -309,10 +321,11 @@ impl World {
                 && member.is_some_and(slotmesh_control::Member::may_hold)
         };
         let told = self.places[place].and_then(|node| self.processes.get(&node));
-        let linked = |other| other == place || self.network.is_linked(Plane::Control, place, other);
+        let unlinked = |other: &usize| !self.network.is_linked(Plane::Control, place, *other);
+        let apart = (0..self.places.len()).filter(|other| *other != place).filter(unlinked).count();
         told.is_some_and(|it| !it.leaves)
             && self.processes.values().any(|it| goes_on(&it))
-            && ((0..self.places.len()).all(linked) || self.may_end(&[place]))
+            && (apart <= usize::from(self.scenario.parts) || self.may_end(&[place]))
     }
 
     /// Whether the process at this place votes by the log of the one that leads.
