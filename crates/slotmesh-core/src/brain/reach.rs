@@ -29,7 +29,7 @@ impl Silence {
 }
 
 impl Reach {
-    /// The primary says of which of its replicas it hears nothing. True when that tells of one out of reach of which was not known.
+    /// The primary says of which of its replicas it hears nothing. Returns those that are known to be out of its reach from now on.
     pub(super) fn note(
         &mut self,
         primary: NodeId,
