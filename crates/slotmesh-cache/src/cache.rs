@@ -189,11 +189,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Counts of what this cache did in this process.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
-        let size = self.inner.near.as_ref().map(|tier| tier.size());
-        let (l1_entries, l1_bytes) = size.unwrap_or_default();
         let now = self.inner.clock.at_most();
-        let bounded = self.inner.near.as_ref().map(|tier| tier.bounded(now));
-        let (l1_withheld, staleness) = bounded.unwrap_or_default();
+        let near = self.inner.near.as_ref().map(|tier| (tier.size(), tier.bounded(now)));
+        let ((l1_entries, l1_bytes), (l1_withheld, staleness)) = near.unwrap_or_default();
         let (written_behind, write_failures, unwritten) = match &self.inner.source {
             Some(Source::Behind(behind)) => behind.counts(),
             _ => (0, 0, 0),

@@ -65,9 +65,7 @@ impl Endpoint {
         config: TransportConfig,
         handler: Arc<dyn Handler>,
     ) -> Result<Self, BindError> {
-        runtime()?;
-        check(&config, &hello, identity)?;
-        let (addr, socket) = open(addr, &config)?;
+        let (addr, socket) = open(addr, identity, &hello, &config)?;
         Self::bind_on(addr, socket, identity, hello, config, handler)
     }
 
@@ -84,9 +82,7 @@ impl Endpoint {
         handler: Arc<dyn Handler>,
         passes: PacketFilter,
     ) -> Result<Self, BindError> {
-        runtime()?;
-        check(&config, &hello, identity)?;
-        let (addr, socket) = open(addr, &config)?;
+        let (addr, socket) = open(addr, identity, &hello, &config)?;
         let socket = Arc::new(FilteredSocket { addr, socket, passes });
         Self::bind_on(addr, socket, identity, hello, config, handler)
     }
@@ -365,10 +361,15 @@ fn runtime() -> Result<tokio::runtime::Handle, BindError> {
     tokio::runtime::Handle::try_current().map_err(|_| BindError::NoRuntime)
 }
 
+/// Opens no socket for what cannot be bound to it.
 fn open(
     addr: SocketAddr,
+    identity: &Identity,
+    hello: &Hello,
     config: &TransportConfig,
 ) -> Result<(SocketAddr, Arc<dyn AsyncUdpSocket>), BindError> {
+    runtime()?;
+    check(config, hello, identity)?;
     let socket_error = |source| BindError::Socket { addr, source };
     let socket = UdpSocket::bind(addr).map_err(socket_error)?;
     let opened = socket.local_addr().map_err(socket_error)?;

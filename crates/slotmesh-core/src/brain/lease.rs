@@ -247,10 +247,7 @@ impl Brain {
     /// Members that gossip does not find alive, or that are proven dead.
     #[must_use]
     pub fn absent_members(&self) -> BTreeSet<NodeId> {
-        let is_here = |node: NodeId| {
-            node == self.me || (self.peers.is_alive(node) && !self.peers.is_proven_dead(node))
-        };
-        self.view.members().keys().copied().filter(|&node| !is_here(node)).collect()
+        self.view.members().keys().copied().filter(|&node| !self.is_here(node)).collect()
     }
 
     /// Whether the control plane has all the voters that it should have, so that it survives the loss of any one node, as

@@ -26,6 +26,10 @@ impl Silence {
     fn is_confirmed(self) -> bool {
         self.latest.saturating_since(self.since) >= CONFIRMED_AFTER
     }
+
+    fn is_recent(self, now: MonoTime) -> bool {
+        now.saturating_since(self.latest) < KEPT_FOR
+    }
 }
 
 impl Reach {
@@ -39,8 +43,7 @@ impl Reach {
     ) -> Vec<NodeId> {
         let told = |replica: &NodeId| silent.contains(replica) && is_heard(*replica);
         self.0.retain(|(one, replica), silence| {
-            let is_recent = now.saturating_since(silence.latest) < KEPT_FOR;
-            is_recent && (*one != primary || silence.is_confirmed() || told(replica))
+            silence.is_recent(now) && (*one != primary || silence.is_confirmed() || told(replica))
         });
         let mut news = Vec::new();
         for &replica in silent.iter().filter(|replica| told(replica)) {
@@ -55,9 +58,7 @@ impl Reach {
 
     /// Pairs that do not reach each other.
     pub(super) fn apart(&self, now: MonoTime) -> Vec<(NodeId, NodeId)> {
-        let is_apart = |silence: &Silence| {
-            silence.is_confirmed() && now.saturating_since(silence.latest) < KEPT_FOR
-        };
+        let is_apart = |silence: &Silence| silence.is_confirmed() && silence.is_recent(now);
         self.0.iter().filter(|(_, silence)| is_apart(silence)).map(|(pair, _)| *pair).collect()
     }
 }

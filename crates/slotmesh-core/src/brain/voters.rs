@@ -86,8 +86,13 @@ impl Brain {
     }
 
     fn alive_among<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> usize {
-        let alive = |node| self.peers.is_alive(node) && !self.peers.is_proven_dead(node);
-        nodes.into_iter().filter(|&&node| node == self.me || alive(node)).count()
+        nodes.into_iter().filter(|node| self.is_here(**node)).count()
+    }
+
+    /// Whether it is this node, or gossip finds it alive and nothing proves that it is not.
+    pub(super) fn is_here(&self, node: NodeId) -> bool {
+        let alive = self.peers.is_alive(node) && !self.peers.is_proven_dead(node);
+        node == self.me || alive
     }
 
     fn set_voters(&mut self, wanted: BTreeSet<NodeId>) {
