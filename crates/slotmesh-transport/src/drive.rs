@@ -42,7 +42,7 @@ impl ReadyLink {
     /// Works the connection until it ends, and says why it did.
     pub(crate) async fn run(self, handler: Arc<dyn Handler>) -> Disconnect {
         let Self { link, send, recv } = self;
-        let mut end = EndGuard { link: link.clone(), handler: handler.clone(), why: None };
+        let _end = EndGuard { link: link.clone(), handler: handler.clone() };
         handler.connected(&link.info);
         tokio::spawn(write(link.clone(), send));
         let why = if link.info.dialled {
@@ -53,8 +53,7 @@ impl ReadyLink {
             tokio::spawn(read_datagrams(link.clone(), handler.clone()));
             read_requests(&link, recv, &*handler).await
         };
-        end.why = Some(why.clone());
-        why
+        link.end(&why)
     }
 }
 
@@ -62,13 +61,11 @@ impl ReadyLink {
 struct EndGuard {
     link: Arc<Link>,
     handler: Arc<dyn Handler>,
-    why: Option<Disconnect>,
 }
 
 impl Drop for EndGuard {
     fn drop(&mut self) {
-        let why = self.why.take().unwrap_or(Disconnect::Lost);
-        self.link.end(&why);
+        let why = self.link.end(&Disconnect::Lost);
         self.handler.disconnected(&self.link.info, &why);
     }
 }

@@ -215,12 +215,13 @@ impl Link {
         self.state.lock().ended.is_none()
     }
 
-    /// Ends the link: waiting calls fail, tasks wake and finish, the peer is told. Only the first reason counts.
-    pub(crate) fn end(&self, why: &Disconnect) {
+    /// Ends the link: waiting calls fail, tasks wake and finish, the peer is told. Only the first reason counts, and is given
+    /// back: QUIC says of every close of this side the same.
+    pub(crate) fn end(&self, why: &Disconnect) -> Disconnect {
         let callers = {
             let mut state = self.state.lock();
-            if state.ended.is_some() {
-                return;
+            if let Some(first) = &state.ended {
+                return first.clone();
             }
             state.ended = Some(why.clone());
             state.outbox.clear();
@@ -234,6 +235,7 @@ impl Link {
         self.written_to.notify_one();
         self.drained.notify_one();
         self.sweep.notify_one();
+        why.clone()
     }
 
     fn check_size(&self, bytes: usize) -> Result<(), CallError> {

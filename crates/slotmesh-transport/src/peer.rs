@@ -253,7 +253,7 @@ impl PeerHandle {
         }
         match self.link() {
             Some(link) if link.info.node == node => return,
-            Some(link) => link.end(&Disconnect::Restarted),
+            Some(link) => drop(link.end(&Disconnect::Restarted)),
             None => {}
         }
         self.redial();

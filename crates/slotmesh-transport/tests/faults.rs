@@ -4,7 +4,6 @@
 mod common;
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -243,7 +242,5 @@ async fn a_peer_that_crashes_and_comes_back_on_its_port_is_found_again() {
     let why = client.handler.disconnect().unwrap();
     assert!(matches!(why, Disconnect::Restarted | Disconnect::PeerClosed), "{why:?}");
     assert!(crashed.elapsed() < Duration::from_secs(5), "the idle time need not pass first");
-    let handler = Arc::strong_count(&client.handler);
-    assert!(handler >= 1);
     tokio::task::spawn_blocking(move || drop(second)).await.unwrap();
 }

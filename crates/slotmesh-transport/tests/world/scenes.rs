@@ -143,13 +143,15 @@ pub fn a_peer_that_calls_back() {
 }
 
 /// Whoever dials from the address of a process that is gone ends the connection to that one at once: its packets are
-/// repeated ever more rarely, and only the next would tell.
+/// repeated ever more rarely, and only the next would tell. The handler hears that it was replaced: who counts on a process
+/// must learn of its end.
 pub fn a_peer_that_comes_back_as_another() {
     for silence in (1_000..4_000).step_by(500).map(Duration::from_millis) {
         play(async |scene: &Scene| {
             let far = scene.world.start(1);
             scene.call(Duration::ZERO, BUDGET).await.unwrap();
             scene.world.net.unplug(&far.socket);
+            scene.world.ledger.is_gone(far.id);
             assert!(scene.call(Duration::ZERO, silence).await.is_err());
             assert!(scene.peer.connected(), "it is not known yet that nobody is there");
             let next = scene.world.start(1);
@@ -164,6 +166,11 @@ pub fn a_peer_that_comes_back_as_another() {
                     "{silence:?}: not reached after {took:?}"
                 );
             }
+            assert_eq!(
+                scene.tally.count("reset by a successor"),
+                1,
+                "it is said what became of it"
+            );
         });
     }
 }
