@@ -33,11 +33,32 @@ impl Settings {
         if arguments.resp_redirect && arguments.resp.is_none() {
             problems.push("--resp-redirect needs --resp".to_owned());
         }
+        let listeners = [
+            ("--bind", node.as_ref().map(|node| node.bind)),
+            ("--resp", resp.as_ref().map(|resp| resp.bind)),
+            ("--admin", admin.as_ref().map(|admin| admin.bind)),
+        ];
+        problems.extend(clashes(&listeners));
         match node {
             Some(node) if problems.is_empty() => Ok(Self { node, resp, admin }),
             _ => Err(problems),
         }
     }
+}
+
+/// The options that ask for the same port of the same host, which would be refused as if another process held it.
+fn clashes(listeners: &[(&str, Option<SocketAddr>)]) -> Vec<String> {
+    let given = || listeners.iter().filter_map(|(option, addr)| Some((option, (*addr)?)));
+    let mut found = Vec::new();
+    for (index, (option, addr)) in given().enumerate() {
+        for (other, theirs) in given().skip(index + 1) {
+            let wild = addr.ip().is_unspecified() || theirs.ip().is_unspecified();
+            if addr.port() == theirs.port() && addr.port() != 0 && (wild || addr == theirs) {
+                found.push(format!("{option} {addr} and {other} {theirs} want the same port"));
+            }
+        }
+    }
+    found
 }
 
 fn node(arguments: &ServeArguments, problems: &mut Vec<String>) -> Option<NodeConfig> {
@@ -169,6 +190,22 @@ mod tests {
             assert_eq!(duration(wrong), None, "{wrong}");
         }
         assert_eq!(duration(&format!("{}m", u64::MAX)), None);
+    }
+
+    #[test]
+    fn two_listeners_cannot_have_one_port() {
+        let addr = |text: &str| Some(text.parse().unwrap());
+        let found = |bind, resp, admin| {
+            clashes(&[("--bind", addr(bind)), ("--resp", addr(resp)), ("--admin", admin)])
+        };
+        assert!(found("127.0.0.1:7600", "127.0.0.2:7600", addr("127.0.0.1:7601")).is_empty());
+        assert!(found("127.0.0.1:0", "127.0.0.1:0", None).is_empty());
+        assert_eq!(
+            found("127.0.0.1:7600", "127.0.0.1:7601", addr("0.0.0.0:7600")),
+            ["--bind 127.0.0.1:7600 and --admin 0.0.0.0:7600 want the same port"]
+        );
+        let same = addr("127.0.0.1:7600");
+        assert_eq!(found("127.0.0.1:7600", "127.0.0.1:7600", same).len(), 3);
     }
 
     #[test]

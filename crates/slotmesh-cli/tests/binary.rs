@@ -249,6 +249,12 @@ fn a_taken_address_is_told() {
     let addr = taken.local_addr().unwrap().to_string();
     let told = failed(slotmesh(&["serve", "--bind", &addr]), 1);
     assert!(told.contains(&addr) && told.contains("in use"), "{told}");
+    // A documentation address (RFC 5737), which no host has.
+    let told = failed(slotmesh(&["serve", "--bind", "192.0.2.1:7600"]), 1);
+    assert!(told.contains("cannot listen on 192.0.2.1: "), "{told}");
+    let told =
+        failed(slotmesh(&["serve", "--bind", "127.0.0.1:7600", "--resp", "127.0.0.1:7600"]), 2);
+    assert!(told.contains("--resp 127.0.0.1:7600 want the same port"), "{told}");
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl std::fmt::Display for BusyAt {
 #[non_exhaustive]
 pub enum BindError {
     /// The socket could not be opened.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {}: {source}", port_or_host(*addr))]
     Socket {
         /// The address that was asked for.
         addr: SocketAddr,
@@ -101,4 +101,9 @@ pub enum BindError {
     /// The hello names another node than the identity's certificate, or a field is too long.
     #[error("invalid hello: {0}")]
     Hello(&'static str),
+}
+
+/// The address, without the port where the system was to choose it.
+fn port_or_host(addr: SocketAddr) -> String {
+    if addr.port() == 0 { addr.ip().to_string() } else { addr.to_string() }
 }
