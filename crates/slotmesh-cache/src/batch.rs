@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 use slotmesh_node::{CallOptions, Condition, Op, OpError, Reply};
 use slotmesh_slots::Slot;
 use tokio::time::Instant;
@@ -195,11 +195,21 @@ struct Batch<K: CacheKey, V> {
 impl<K: CacheKey, V: Send + Sync + 'static> Batch<K, V> {
     async fn run(self, loads: Vec<Load<K, V>>) {
         let (mine, others) = self.turns(loads).await;
+        let (mine, refused) = mine.into_iter().partition(|(_, turn, _)| turn.refused.is_none());
         let others = others.into_iter().map(|load| {
             let (loader, key) = (Arc::clone(&self.loader), load.key.clone());
             load.run(Box::new(move |_| Box::pin(load_one(loader, key))))
         });
-        join(self.load(mine), join_all(others)).await;
+        join3(self.load(mine), Self::refuse(refused), join_all(others)).await;
+    }
+
+    /// Ends loads for which the loader is not to be called.
+    async fn refuse(refused: Vec<Turned<K, V>>) {
+        let landed = refused.into_iter().filter_map(|(load, mut turn, token)| {
+            let error = turn.refused.take()?;
+            Some(load.land(turn, (token, None), Err(error)))
+        });
+        join_all(landed).await;
     }
 
     /// The loads that may begin, and those that somebody else carries out.

@@ -67,6 +67,7 @@ pub(crate) struct Settings {
     pub(crate) hard_timeout: Option<Duration>,
     pub(crate) concurrent_loads_max: usize,
     pub(crate) cluster_timeout: Duration,
+    pub(crate) strict: bool,
     pub(crate) error_backoff: Option<Duration>,
     pub(crate) write_behind: Option<Pace>,
 }
@@ -90,6 +91,7 @@ impl Settings {
             hard_timeout: None,
             concurrent_loads_max: 128,
             cluster_timeout: Duration::from_millis(250),
+            strict: false,
             error_backoff: None,
             write_behind: None,
         }
@@ -340,6 +342,14 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
     /// bounds the delay while an owner is down; too short loads what the cluster has.
     pub fn cluster_timeout(mut self, timeout: Duration) -> Self {
         self.settings.cluster_timeout = timeout;
+        self
+    }
+
+    /// Loads nothing that the cluster was not asked for: where it does not answer in time [`Cache::get_or_load`] shows what
+    /// [`stale_if_error`](Self::stale_if_error) allows, or fails with [`CacheError::Cluster`]. Without it such a read is served by the loader, so all nodes
+    /// load for themselves while they are cut off: right for most sources, and too much for some.
+    pub fn strict(mut self) -> Self {
+        self.settings.strict = true;
         self
     }
 

@@ -12,7 +12,7 @@ use crate::codec::CodecError;
 #[non_exhaustive]
 pub enum CacheError {
     /// The cluster refused or did not answer; see [`OpError`] on whether a write happened and whether a retry helps.
-    /// Never the outcome of [`get_or_load`](crate::Cache::get_or_load).
+    /// The outcome of [`get_or_load`](crate::Cache::get_or_load) only where the cache is [strict](crate::CacheBuilder::strict).
     #[error("the cluster: {0}")]
     Cluster(#[from] OpError),
     /// The loader returned this; nothing was cached. The next call loads again.

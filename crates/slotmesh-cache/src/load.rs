@@ -103,6 +103,8 @@ pub(crate) struct MayLoad<V> {
     condition: Option<Condition>,
     spot: Spot,
     old: Option<Found<V>>,
+    /// Why the loader is not called, where the cluster could not be asked and the cache is strict.
+    pub(crate) refused: Option<CacheError>,
 }
 
 impl<V> MayLoad<V> {
@@ -143,10 +145,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
     pub(crate) async fn run(self, loader: Loader<V>) {
         let mut asking = Asking::new(&self.inner);
         match self.turn(&mut asking).await {
-            Turn::Load(turn) => {
-                // Before the source is asked. Without it what is loaded is not kept.
-                let at = self.inner.mark_time().await.ok().flatten();
-                let loaded = self.load(loader, turn.known()).await;
+            Turn::Load(mut turn) => {
+                let (at, loaded) = match turn.refused.take() {
+                    Some(error) => (None, Err(error)),
+                    None => {
+                        // Before the source is asked. Without it what is loaded is not kept.
+                        let at = self.inner.mark_time().await.ok().flatten();
+                        (at, self.load(loader, turn.known()).await)
+                    }
+                };
                 self.land(turn, (asking.terms.token, at), loaded).await;
             }
             Turn::Over(ending) => self.end(ending),
@@ -195,7 +202,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
                     self.landing.offer(spare);
                 }
                 let spot = self.ticket().map(|ticket| (ticket, Cover::Nobody));
-                return Some(Turn::Load(MayLoad { condition: None, spot, old: asking.old.take() }));
+                let (old, refused) = (asking.old.take(), inner.settings.strict.then_some(error));
+                return Some(Turn::Load(MayLoad { condition: None, spot, old, refused }));
             }
         };
         match found {
@@ -214,7 +222,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
             Asked::MayLoad(slot) => {
                 let since = Condition::FillSince(slot);
                 let condition = Some(asking.terms.stale.map_or(since, Condition::Version));
-                return Some(Turn::Load(MayLoad { condition, spot, old: asking.old.take() }));
+                let old = asking.old.take();
+                return Some(Turn::Load(MayLoad { condition, spot, old, refused: None }));
             }
             Asked::Ended(LoadEnd::Nothing) => {
                 inner.counters.add(Count::Miss);

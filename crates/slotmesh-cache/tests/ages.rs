@@ -382,3 +382,26 @@ async fn a_cache_may_have_a_loader_of_its_own() {
     }
     assert_eq!(cache.stats().loads_started, 1);
 }
+
+/// A clock that stands still is the test's: time passes at its word, and however long the test takes, nothing ages by itself.
+#[tokio::test(start_paused = true)]
+async fn a_test_moves_the_time_on_by_hand() {
+    let node = local();
+    let near = node.cache("near").ttl(SHORT).build().unwrap();
+    let far = node.cache("far").ttl(SHORT).no_l1().build().unwrap();
+    for cache in [far, near] {
+        let source = Source::open();
+        assert_eq!(load(&cache, &source).await.unwrap(), Some(1));
+        let began = std::time::Instant::now();
+        // Several rounds of whoever removes what is over.
+        while began.elapsed() < 5 * SHORT {
+            std::thread::yield_now();
+        }
+        tokio::time::advance(SHORT - Duration::from_millis(1)).await;
+        assert_eq!(cache.get(&1).await.unwrap().as_deref(), Some(&1));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(cache.get(&1).await.unwrap(), None);
+        tokio::time::advance(LONG).await;
+        assert_eq!(load(&cache, &source).await.unwrap(), Some(2));
+    }
+}

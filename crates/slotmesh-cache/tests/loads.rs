@@ -3,6 +3,7 @@
 // The lint knows `#[test]` functions only, not their helpers.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -320,4 +321,21 @@ async fn without_the_cluster_the_loader_serves_in_bounded_time_and_l1_after_it()
     node.stop().await;
     assert!(matches!(cache.get(&2).await, Err(CacheError::Cluster(OpError::Stopped))));
     check(load(&cache, "wrong").await.unwrap(), Some("cid"));
+}
+
+/// Nothing is loaded that the cluster was not asked for, alone or in a batch.
+#[tokio::test]
+async fn a_strict_cache_fails_without_the_cluster() {
+    let node = alone().await;
+    let cache: Users =
+        node.cache("users").cluster_timeout(Duration::from_millis(50)).strict().build().unwrap();
+    let unavailable = |error| matches!(error, CacheError::Cluster(OpError::Unavailable { .. }));
+    assert!(unavailable(load(&cache, "ann").await.unwrap_err()));
+    let loader = |_: Vec<u32>| async move {
+        Ok::<_, CacheError>(HashMap::from([(1, "ann".to_owned()), (2, "bob".to_owned())]))
+    };
+    for outcome in cache.get_or_load_many(&[1, 2], loader).await {
+        assert!(unavailable(outcome.unwrap_err()));
+    }
+    assert_eq!(cache.stats().loads_started, 0);
 }

@@ -5,11 +5,17 @@
 //! there are two readings, of which the true time lies between, and each use takes the one that makes an entry live shorter.
 //! While the host is suspended it stands still, unlike the clock of leases.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
+use slotmesh_core::Clock;
 use slotmesh_slots::MonoTime;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
+
+use crate::clock::BootClock;
 
 /// A clock that begins when it is made, for many readings.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +62,30 @@ impl CoarseClock {
             Source::Coarse { lag, .. } => self.at_least() + lag,
             Source::Tokio { .. } => self.at_least(),
         }
+    }
+
+    /// The exact clock beside it, for the store of a node without a network: stopped where this one is.
+    pub(crate) fn exact(&self) -> Arc<dyn Clock> {
+        match self.0 {
+            Source::Coarse { .. } => Arc::new(BootClock),
+            Source::Tokio { origin } => Arc::new(StoppedClock { origin, seen: AtomicU64::new(0) }),
+        }
+    }
+}
+
+/// A test's clock. Only threads of a runtime can read it; for others it stands where it was seen last.
+struct StoppedClock {
+    origin: Instant,
+    seen: AtomicU64,
+}
+
+impl Clock for StoppedClock {
+    fn now(&self) -> MonoTime {
+        if Handle::try_current().is_ok() {
+            let micros = self.origin.elapsed().as_micros() as u64;
+            self.seen.fetch_max(micros, Ordering::Relaxed);
+        }
+        MonoTime::from_micros(self.seen.load(Ordering::Relaxed))
     }
 }
 

@@ -22,7 +22,8 @@
 //!
 //! The nodes are those of production, on sockets of the loopback interface, so time is real too: a start takes half a second, the
 //! failover of a node that was killed some tenths, of one that is cut off a second. A refused connection proves a death here
-//! ([`ReadySettings::refused_is_death`](crate::ReadySettings::refused_is_death)). Code that needs no cluster is tested faster with [`Node::local`].
+//! ([`ReadySettings::refused_is_death`](crate::ReadySettings::refused_is_death)). Code that needs no cluster is tested faster with [`Node::local`], whose time a
+//! test moves on by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

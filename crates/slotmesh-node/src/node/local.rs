@@ -6,14 +6,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slotmesh_coherence::Subscriber;
 use slotmesh_control::{ClusterState, Command, NodeInfo, Sight, plan};
-use slotmesh_core::{Clock, DataConfig, DataPlane, Wakers};
+use slotmesh_core::{DataConfig, DataPlane, Wakers};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 use tokio::sync::watch;
 
 use super::before_leaving::BeforeLeaving;
 use super::{Inner, Node};
 use crate::client::Router;
-use crate::clock::BootClock;
 use crate::coarse::CoarseClock;
 use crate::config::ReadySettings;
 use crate::status::{NodeStatus, Phase};
@@ -24,13 +23,17 @@ const UPKEEP_INTERVAL: Duration = Duration::from_millis(50);
 impl Node {
     /// A node with no network that owns every slot: the same handle, for one process, tests and tools. Needs no
     /// runtime to start.
+    ///
+    /// Started while tokio's clock is paused, it lives by that clock: in a test with `#[tokio::test(start_paused = true)]` what it
+    /// keeps ages by `tokio::time::advance` and by what the test sleeps, and an hour takes no time.
     #[must_use]
     pub fn local(max_memory_bytes: usize) -> Self {
         let id = NodeId::from_random(rand::random());
         let key_seed = rand::random();
         let config = DataConfig { key_seed, ..DataConfig::within(max_memory_bytes, false) };
         let wakers = Wakers::default();
-        let data = Arc::new(DataPlane::new(id, config, Arc::new(BootClock), wakers));
+        let clock = CoarseClock::start();
+        let data = Arc::new(DataPlane::new(id, config, clock.exact(), wakers));
         let cluster = Arc::new(own_everything(id, &data));
         let (status_sender, status) = watch::channel(Arc::new(status(id, &cluster)));
         let (stop, stopped) = watch::channel(false);
@@ -67,7 +70,7 @@ impl Node {
             ready_cap: Duration::ZERO,
             max_memory_bytes,
             started,
-            clock: CoarseClock::start(),
+            clock,
             was_safe: Mutex::new(true),
             before_leaving: BeforeLeaving::default(),
         };
@@ -77,7 +80,6 @@ impl Node {
 
 /// Founds a cluster of one in memory, with a lease that never ends: there is nobody else who could own a slot.
 fn own_everything(id: NodeId, data: &DataPlane) -> ClusterState {
-    let now = BootClock.now();
     let info = NodeInfo {
         name: "local".to_owned(),
         control: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -98,7 +100,7 @@ fn own_everything(id: NodeId, data: &DataPlane) -> ClusterState {
     for command in plan(&cluster, &Sight::of(&|_| true)) {
         cluster.apply(&command);
     }
-    data.apply_view(&cluster, &cluster.full_delta(), now);
+    data.apply_view(&cluster, &cluster.full_delta(), data.now());
     data.extend_lease(MonoTime::from_micros(u64::MAX));
     cluster
 }
