@@ -86,7 +86,7 @@ async fn safe(State(node): State<Node>) -> (StatusCode, String) {
     let text = if status.phase != Phase::Serving {
         format!("not safe: {}\n", why_not_ready(&node))
     } else if safe == SLOT_COUNT && !status.all_voters {
-        "not safe: the control plane lacks voters\n".to_owned()
+        "not safe: the control plane lacks voters, or they do not reach each other\n".to_owned()
     } else {
         format!("not safe: {safe} of {SLOT_COUNT} slots have all their copies in sync\n")
     };

@@ -55,6 +55,7 @@ struct MemberReport {
     state: &'static str,
     control: String,
     resp: Option<String>,
+    votes: bool,
     primary_slots: usize,
     replica_slots: usize,
 }
@@ -105,6 +106,7 @@ fn members(status: &slotmesh_node::NodeStatus) -> Vec<MemberReport> {
         },
         control: member.info.control.to_string(),
         resp: member.info.resp.map(|addr| addr.to_string()),
+        votes: status.voters.contains(id),
         primary_slots: table.iter().filter(|(_, held)| held.primary == Some(*id)).count(),
         replica_slots: table.iter().filter(|(_, held)| held.in_sync.contains(*id)).count(),
     };

@@ -8,6 +8,7 @@
 )]
 mod processes;
 
+use std::io::Read;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -177,7 +178,13 @@ fn a_stopped_process_is_replaced_and_serves_nothing_stale_when_it_goes_on() {
         until("a write on the stopped node's slots", || client.set(key, "new") == Answer::Ok);
     }
     until("five seconds to pass", || at.elapsed() >= Duration::from_secs(5));
+    let asked = ["/safez", "/readyz"].map(|path| nodes[2].ask_http(path).unwrap());
     nodes[2].signal(Signal::CONT);
+    for mut question in asked {
+        let mut answer = String::new();
+        question.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("503"), "what was so before it was stopped is told: {answer}");
+    }
     for key in &keys {
         // It may refuse until it has heard what happened; it must not answer from before.
         let answer = stopped.get(key);

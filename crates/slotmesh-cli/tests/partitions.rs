@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use processes::load::Load;
 use processes::network::{Network, Way};
 use processes::{Answer, Client, Process, until};
+use rustix::process::Signal;
 
 /// Longer than a lease and all that a failover waits for.
 const PARTITION: Duration = Duration::from_secs(4);
@@ -106,6 +107,37 @@ fn goes_on(name: &str, disturb: impl Fn(&Network, usize) -> usize) {
     println!("{name}: all keys written {:.1?} after", disturbed.elapsed());
     network.heal();
     until("the cluster to heal", || nodes.iter().all(Process::is_safe));
+}
+
+/// Two who vote could not elect anybody without the third, so somebody else votes in the place of one.
+#[test]
+fn what_says_safe_goes_on_without_its_leader_while_two_others_do_not_reach_each_other() {
+    let Some(network) = Network::new(4) else { return };
+    let mut nodes = network.cluster();
+    until("a leader", || nodes.iter().any(Process::leads));
+    let leader = nodes.iter().position(Process::leads).unwrap_or_default();
+    let others: Vec<usize> = (1..4).map(|step| (leader + step) % 4).collect();
+    let load = Load::start(nodes.iter().map(Process::door).collect(), 6, "estranged");
+    let cut = Way { cut: true, ..Way::default() };
+    let votes = |&other: &usize| nodes[leader].counts_as_voter(&nodes[other]);
+    let pair: Vec<usize> = others.iter().copied().filter(votes).collect();
+    network.set(pair[0], pair[1], cut);
+    network.set(pair[1], pair[0], cut);
+    // Until it is noticed they say what was before.
+    load.run_for(Duration::from_secs(6));
+    until("one to say that the leader may go", || {
+        others.iter().any(|&other| nodes[other].is_safe())
+    });
+    nodes.remove(leader).signal(Signal::KILL);
+    load.go_to(nodes.iter().map(Process::door).collect());
+    let killed = Instant::now();
+    until("another leader", || nodes.iter().any(Process::leads));
+    println!("estranged: another leader {:.1?} after", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(10));
+    network.heal();
+    until("the cluster to heal", || nodes.iter().all(Process::is_safe));
+    load.run_for(Duration::from_secs(1));
+    load.finish().check();
 }
 
 #[test]

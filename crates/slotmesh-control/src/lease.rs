@@ -87,7 +87,13 @@ impl LeaseLedger {
     /// Whether this leader has led for a while and has not heard the node for as long.
     #[must_use]
     pub fn is_silent(&self, node: NodeId, now: MonoTime) -> bool {
-        now.saturating_since(self.elected) >= PUNCTUAL && !self.is_punctual(node, now)
+        self.is_unheard(node, now, PUNCTUAL)
+    }
+
+    /// Whether this leader has led for so long and has not heard the node for as long.
+    #[must_use]
+    pub fn is_unheard(&self, node: NodeId, now: MonoTime, within: Duration) -> bool {
+        now.saturating_since(self.elected) >= within && !self.was_heard(node, now, within)
     }
 
     fn was_heard(&self, node: NodeId, now: MonoTime, within: Duration) -> bool {

@@ -69,6 +69,8 @@ pub(crate) struct Pong {
     pub(crate) leader: Option<NodeId>,
     pub(crate) voters: Vec<NodeId>,
     pub(crate) voters_changing: bool,
+    /// Some of them do not reach each other.
+    pub(crate) voters_apart: bool,
     /// What the sender of the ping lacks, in order.
     pub(crate) deltas: Vec<ClusterDelta>,
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// First byte of every control message. Raised when a message changes its shape; other versions are refused.
-pub const WIRE_VERSION: u8 = 6;
+pub const WIRE_VERSION: u8 = 7;
 
 /// Largest control message read, and the most memory decoding may claim. A cluster state whose every slot differs from
 /// its neighbours takes about 700 KiB.

@@ -136,12 +136,12 @@ impl NodeConfig {
         }
         check(!self.cluster.is_empty(), "cluster must have a name".to_owned());
         check(
-            !self.bind.ip().is_unspecified() && !self.bind.ip().is_multicast(),
-            format!(
-                "bind {} must be an address that other nodes can reach, not a wildcard",
-                self.bind
-            ),
+            is_one_host(self.bind.ip()),
+            format!("bind {} must be the address of one host, not a wildcard or many", self.bind),
         );
+        for seed in self.seeds.iter().filter(|it| it.port() == 0 || !is_one_host(it.ip())) {
+            check(false, format!("seed {seed} must be the address and port of one node"));
+        }
         check(self.expect >= 1, "expect must be at least 1".to_owned());
         check(
             usize::from(self.expect) <= EXPECT_MAX,
@@ -187,6 +187,12 @@ const MEMORY_MIN: usize = 1 << 20;
 /// Addresses of the lanes travel in the gossip announcement.
 const IO_THREADS_MAX: usize = 8;
 
+/// Neither a wildcard nor an address of many.
+fn is_one_host(ip: IpAddr) -> bool {
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,5 +209,8 @@ mod tests {
         config.weight = Some(0);
         let error = config.check().unwrap_err();
         assert_eq!(error.problems.len(), 6, "{error}");
+        config.seeds = ["127.0.0.1:0", "255.255.255.255:7600"].map(|it| it.parse().unwrap()).into();
+        let error = config.check().unwrap_err();
+        assert_eq!(error.problems.len(), 7, "{error}");
     }
 }

@@ -43,8 +43,10 @@ pub struct NodeStatus {
     pub absent: BTreeSet<NodeId>,
     /// Whether it met a node of another founding of its cluster: an operator has to look.
     pub met_other_generation: bool,
-    /// Whether the control plane has all its voters: it survives the loss of any one node, as far as there are members for
-    /// that.
+    /// Who votes in the control plane, as far as this node has heard.
+    pub voters: Vec<NodeId>,
+    /// Whether the control plane has all its voters, and they reach each other: it survives the loss of any one node, as far as there are
+    /// members for that.
     pub all_voters: bool,
     /// Failovers this node saw finished since it started, as leader.
     pub failovers: u64,
@@ -103,7 +105,7 @@ impl NodeStatus {
     }
 
     /// Whether another node may be taken away, as far as this node knows: it reaches the cluster's majority, every slot
-    /// has its copies in sync, nothing moves, and the control plane has all its voters.
+    /// has its copies in sync, nothing moves, and the control plane has all its voters, which reach each other.
     #[must_use]
     pub fn is_safe(&self) -> bool {
         let reached = self.phase == Phase::Serving && self.all_voters;

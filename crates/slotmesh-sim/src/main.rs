@@ -16,7 +16,7 @@ use slotmesh_slots::Mistake;
 type Kind = fn(u64) -> Scenario;
 
 /// Scenarios with a plot; without any of these everything is drawn from the seed.
-const KINDS: [(&str, Kind); 13] = [
+const KINDS: [(&str, Kind); 14] = [
     ("--three", Scenario::three_nodes),
     ("--copies", Scenario::changing_copies),
     ("--witness", Scenario::two_and_a_witness),
@@ -30,6 +30,7 @@ const KINDS: [(&str, Kind); 13] = [
     ("--near", Scenario::near),
     ("--growing", Scenario::growing),
     ("--parted", Scenario::parted),
+    ("--estranged", Scenario::estranged),
 ];
 
 fn main() -> ExitCode {

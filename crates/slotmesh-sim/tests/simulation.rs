@@ -97,6 +97,16 @@ fn who_does_not_reach_one_other_gives_its_slots_away_all_the_same() {
     }
 }
 
+/// All of these lost slots that a live node had, when one that does not reach it came to lead.
+#[test]
+fn a_leader_that_does_not_reach_a_holder_does_not_empty_its_slots() {
+    for seed in [0, 2, 8] {
+        let replay = format!("{} --estranged", replay_command(seed));
+        let summary = clean(Scenario::estranged(seed), &replay);
+        assert_eq!(summary.excused, 0, "nothing is lost: {summary:?}");
+    }
+}
+
 #[test]
 fn two_sides_that_go_on_apart_say_so_when_they_meet() {
     for seed in 0..3 {

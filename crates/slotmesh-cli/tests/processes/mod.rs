@@ -120,20 +120,33 @@ impl Process {
     /// All that an admin endpoint answers, or nothing when there is no answer.
     pub fn http_whole(&self, path: &str) -> String {
         let mut answer = String::new();
-        if let Ok(mut stream) = self.door_to(self.admin).connect() {
-            stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-            if stream.write_all(request.as_bytes()).is_ok() {
-                // A process that is stopped answers nothing.
-                let _ = stream.read_to_string(&mut answer);
-            }
+        if let Ok(mut stream) = self.ask_http(path) {
+            // A process that is stopped answers nothing.
+            let _ = stream.read_to_string(&mut answer);
         }
         answer
+    }
+
+    /// Where an admin endpoint answers what was asked.
+    pub fn ask_http(&self, path: &str) -> io::Result<TcpStream> {
+        let mut stream = self.door_to(self.admin).connect()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
+        Ok(stream)
     }
 
     /// Whether it leads the control plane, as far as it knows.
     pub fn leads(&self) -> bool {
         self.http_whole("/api/status").replace(' ', "").contains("\"leading\":true")
+    }
+
+    /// Whether the other one votes, as far as it knows.
+    pub fn counts_as_voter(&self, other: &Self) -> bool {
+        let status = self.http_whole("/api/status").replace([' ', '\n', '\r'], "");
+        let member = status.split_once(&format!("\"control\":\"{}\"", other.control));
+        let votes = member.and_then(|(_, rest)| rest.split_once("\"votes\":"));
+        votes.is_some_and(|(_, votes)| votes.starts_with("true"))
     }
 
     /// Whether a command of the binary, asked of this node, succeeds; and what it printed.

@@ -52,6 +52,8 @@ pub(super) struct Leader {
     pub(super) placing: Placing,
     pub(super) voters_changing: bool,
     pub(super) voters_changed: MonoTime,
+    /// Some of the voters do not reach each other, by the last round.
+    pub(super) voters_apart: bool,
     next_round: MonoTime,
     /// When the lease of a silent primary is over, if that is before the next tick.
     lease_over: Option<MonoTime>,
@@ -148,6 +150,7 @@ impl Leader {
             placing,
             voters_changing: false,
             voters_changed: now,
+            voters_apart: false,
             next_round: now,
             lease_over: None,
         }
@@ -272,8 +275,9 @@ impl Brain {
         self.start_takeovers(now);
         self.remove_dead(now);
         self.abort_stuck_moves(now);
-        let silent = self.data.silent_replicas();
+        let silent = self.unheard(now);
         self.see_silent(self.me, &silent, now);
+        self.see_voters(now);
         self.place(now);
         self.choose_voters(now);
     }
@@ -422,14 +426,14 @@ impl Brain {
     fn restart_orphans(&self, node: NodeId, claims: &[Claim], now: MonoTime) -> Vec<Command> {
         let Some(leader) = &self.leader else { return Vec::new() };
         let waited = now >= leader.ledger.over_at(node) + ORPHANS_WAIT;
-        let certain = |gone| self.is_given_up(gone) || waited;
+        // Who lives has its slots still, though it may be out of this leader's reach.
+        let is_gone = |node| self.is_given_up(node) || (waited && self.peers.is_absent(node));
+        if !is_gone(node) {
+            return Vec::new();
+        }
         let hopeless = |claim: &&Claim| {
             let held = self.view.table().slot(claim.0);
-            certain(node)
-                && held
-                    .in_sync
-                    .iter()
-                    .all(|replica| self.peers.is_absent(replica) && certain(replica))
+            held.in_sync.iter().all(|replica| self.peers.is_absent(replica) && is_gone(replica))
         };
         let mut heirs: Vec<NodeId> = self.live_members(now);
         heirs.retain(|node| !self.view.members()[node].info.witness);
@@ -660,13 +664,45 @@ mod tests {
         assert_eq!(proven(1_000, 1_250), [false, true]);
     }
 
+    fn meet(brain: &mut Brain, number: u64) {
+        let meta = Meta { info: info(number), generation: brain.generation };
+        brain.handle_peer(node(number), info(number).control, meta, at(0));
+        apply(brain, &Command::AddMember { node: node(number), info: info(number) });
+    }
+
+    #[test]
+    fn voters_that_do_not_reach_each_other_make_way_for_those_who_reach_all() {
+        let hear = |brain: &mut Brain, numbers: &[u64]| {
+            for &number in numbers {
+                let leader = brain.leader.as_mut().unwrap();
+                assert!(leader.grant(node(number), at(4_900)));
+            }
+        };
+        let chosen = |members: u64, heard: &[u64], pair: Option<(u64, u64)>| {
+            let mut brain = leading(&[2, 3]);
+            (4..=members).for_each(|number| meet(&mut brain, number));
+            hear(&mut brain, heard);
+            for (now, (one, other)) in [4_600, 4_950].into_iter().zip(pair.into_iter().cycle()) {
+                brain.see_silent(node(one), &[node(other)], at(now));
+                brain.see_silent(node(other), &[node(one)], at(now));
+            }
+            let voters = voters(&mut brain);
+            (voters, brain.has_all_voters())
+        };
+        let these = |numbers: &[u64]| Some(numbers.iter().copied().map(node).collect());
+        let all = [2, 3, 4, 5];
+        assert_eq!(chosen(5, &all, None), (None, true));
+        assert_eq!(chosen(5, &all, Some((4, 5))), (None, true), "they do not vote");
+        assert_eq!(chosen(5, &all, Some((2, 3))), (these(&[1, 4, 5]), false), "both of them");
+        assert_eq!(chosen(4, &all[..3], Some((2, 3))), (these(&[1, 2, 4]), false), "the newer");
+        assert_eq!(chosen(4, &all[..3], Some((1, 2))), (these(&[1, 3, 4]), false));
+        assert_eq!(chosen(3, &all[..2], Some((2, 3))), (None, false), "there is nobody else");
+        assert_eq!(chosen(4, &[2, 4], None), (these(&[1, 2, 4]), false), "3 is not heard");
+        assert_eq!(chosen(3, &[2], None), (None, false));
+    }
+
     #[test]
     fn voters_of_whom_most_may_have_crashed_just_now_are_not_proposed() {
-        let meet = |brain: &mut Brain, number| {
-            let meta = Meta { info: info(number), generation: brain.generation };
-            brain.handle_peer(node(number), info(number).control, meta, at(0));
-            apply(brain, &Command::AddMember { node: node(number), info: info(number) });
-        };
         let proposed = |heard: [u64; 2]| {
             let mut brain = leading(&[2, 3]);
             for number in [4, 5] {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rand::seq::IndexedRandom;
@@ -22,6 +22,9 @@ const SURVEY_INTERVAL: Duration = Duration::from_millis(500);
 /// After this long without an answer from a leader, members that are no voters are asked too.
 const LEADER_SILENT: Duration = Duration::from_millis(500);
 
+/// A voter that has answered nothing for so long, of several questions, is out of this node's reach.
+const VOTER_SILENT: Duration = Duration::from_secs(3);
+
 /// Members asked when the voters are unknown or silent.
 const STRANGERS_ASKED: usize = 3;
 
@@ -32,6 +35,10 @@ pub(super) struct LeaseClient {
     voters: Vec<NodeId>,
     /// The voters as the leader told them last, unless it was changing them.
     settled_voters: Option<BTreeSet<NodeId>>,
+    /// As the leader said last.
+    voters_apart: bool,
+    /// Voters, and since when they have been asked without an answer.
+    unanswered: BTreeMap<NodeId, MonoTime>,
     sent: VecDeque<MonoTime>,
     next_ping: MonoTime,
     next_survey: MonoTime,
@@ -56,6 +63,7 @@ impl LeaseClient {
     pub(super) fn forget_leader(&mut self) {
         (self.leader, self.settled_voters, self.pending) = (None, None, None);
         self.voters.clear();
+        self.unanswered.clear();
         self.sent.clear();
     }
 
@@ -114,12 +122,34 @@ impl Brain {
             sent_micros: now.as_micros(),
             version: self.view.version(),
             unheard_micros: unheard.as_micros() as u64,
-            silent: self.data.silent_replicas(),
+            silent: self.unheard(now),
             join,
         };
-        for node in self.whom_to_ask(now) {
+        let asked = self.whom_to_ask(now);
+        self.note_asked(&asked, now);
+        for node in asked {
             self.send(node, Message::Ping(ping.clone()));
         }
+    }
+
+    fn note_asked(&mut self, asked: &[NodeId], now: MonoTime) {
+        let LeaseClient { unanswered, voters, .. } = &mut self.lease;
+        let votes = |node: &NodeId| voters.contains(node) || self.log.voters.contains(node);
+        unanswered.retain(|node, _| votes(node));
+        for node in asked.iter().copied().filter(|node| *node != self.me && votes(node)) {
+            unanswered.entry(node).or_insert(now);
+        }
+    }
+
+    /// Members of which this node hears nothing: those that copy its slots, and those that vote.
+    pub(super) fn unheard(&self, now: MonoTime) -> Vec<NodeId> {
+        let silent = |since: &MonoTime| now.saturating_since(*since) >= VOTER_SILENT;
+        let voters = self.lease.unanswered.iter().filter(|(_, since)| silent(since));
+        let mut unheard = self.data.silent_replicas();
+        unheard.extend(voters.map(|(node, _)| *node));
+        unheard.sort_unstable();
+        unheard.dedup();
+        unheard
     }
 
     /// Who answers as leader. Now and then, and while none does, all voters, of whom one leads; if that lasts some others too, who may know more.
@@ -176,6 +206,7 @@ impl Brain {
             leader,
             voters: self.log.voters.clone(),
             voters_changing: self.log.voters_changing,
+            voters_apart: self.leader.as_ref().is_some_and(|leader| leader.voters_apart),
             deltas: self.deltas_since(ping.version),
         };
         self.send(from, Message::Pong(pong));
@@ -214,6 +245,7 @@ impl Brain {
         if !self.lease.sent.contains(&sent) {
             return;
         }
+        self.lease.unanswered.remove(&from);
         // Grant and table come together here; planted is that the first grant after a lapse comes before its table.
         let lapsed = pong.granted.is_some() && !self.data.has_lease();
         if !(lapsed && Mistake::GrantBeforeVersion.is_planted()) {
@@ -224,6 +256,7 @@ impl Brain {
             self.lease.heard_leader = now;
             let voters = || pong.voters.iter().copied().collect();
             self.lease.settled_voters = (!pong.voters_changing).then(voters);
+            self.lease.voters_apart = pong.voters_apart;
         } else if self.lease.leader == Some(from) {
             // It leads no more: whoever does is to hear of this node at once.
             (self.lease.leader, self.lease.next_ping) = (pong.leader, now);
@@ -250,10 +283,21 @@ impl Brain {
         self.view.members().keys().copied().filter(|&node| !self.is_here(node)).collect()
     }
 
-    /// Whether the control plane has all the voters that it should have, so that it survives the loss of any one node, as
-    /// far as there are members for that.
+    /// Who votes, as far as this node has heard.
+    #[must_use]
+    pub fn voters(&self) -> &[NodeId] {
+        let led = self.leader.is_some() || self.lease.voters.is_empty();
+        if led { &self.log.voters } else { &self.lease.voters }
+    }
+
+    /// Whether the control plane has all the voters that it should have, and they reach each other, so that it survives the loss of any
+    /// one node, as far as there are members for that.
     #[must_use]
     pub fn has_all_voters(&self) -> bool {
+        let apart = self.leader.as_ref().map_or(self.lease.voters_apart, |it| it.voters_apart);
+        if apart {
+            return false;
+        }
         let settled = match &self.leader {
             Some(_) if self.log.voters_changing => None,
             Some(_) => Some(self.log.voters.iter().copied().collect()),

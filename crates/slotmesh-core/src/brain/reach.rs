@@ -1,11 +1,11 @@
-//! Which members do not reach each other, by what primaries say of their replicas.
+//! Which members do not reach each other, by what primaries say of their replicas, and all of those who vote.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use slotmesh_slots::{MonoTime, NodeId};
 
-/// A replica that its primary does not hear for so long, while the leader does, is out of its reach: who was stopped is heard again by
+/// A node that another does not hear for so long, while the leader does, is out of its reach: who was stopped is heard again by
 /// both at nearly the same time.
 const CONFIRMED_AFTER: Duration = Duration::from_millis(300);
 

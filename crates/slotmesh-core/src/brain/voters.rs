@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use slotmesh_control::{Member, VOTER_REPLACE_AFTER, voters};
+use slotmesh_control::{LEASE, Member, VOTER_REPLACE_AFTER, voters};
 use slotmesh_slots::{MonoTime, NodeId};
 
 use super::{Brain, Output};
@@ -44,12 +44,72 @@ impl Brain {
             usable(node) && (member.is_up() || (member.is_draining() && gives(node)))
         };
         let reached = |node| node == self.me || !leader.ledger.is_silent(node, now);
-        let wanted = self.with_leader(voters(&self.view, &current, votes, reached), &current);
+        let best = |spared: &BTreeSet<NodeId>| {
+            let kept = current.difference(spared).copied().collect();
+            let votes = |node| votes(node) && !spared.contains(&node);
+            voters(&self.view, &kept, votes, reached)
+        };
+        let wanted = self.best_connected(best, now);
+        let wanted = self.with_leader(wanted, &current);
         // What a leader before this one began has to be ended, whoever is wanted.
         let half_done = self.log.voters_changing;
         if (half_done || wanted != current) && self.may_vote(&wanted, &current, now) {
             self.set_voters(wanted);
         }
+    }
+
+    /// Those who vote best without regard to who reaches whom; others in the place of some that do not reach each other or this leader, where
+    /// there are as many.
+    fn best_connected(
+        &self,
+        best: impl Fn(&BTreeSet<NodeId>) -> BTreeSet<NodeId>,
+        now: MonoTime,
+    ) -> BTreeSet<NodeId> {
+        let any = best(&BTreeSet::new());
+        let apart = self.apart_among(&any, VOTER_REPLACE_AFTER, now);
+        let both = apart.iter().flat_map(|&(one, other)| [one, other]);
+        let later = apart.iter().map(|&(one, other)| self.newer(one, other));
+        let others = |spared: BTreeSet<NodeId>| {
+            let wanted = best(&spared);
+            let better = self.apart_among(&wanted, VOTER_REPLACE_AFTER, now).len() < apart.len();
+            (better && wanted.len() == any.len()).then_some(wanted)
+        };
+        let not_me = |node: &NodeId| *node != self.me;
+        others(both.filter(not_me).collect())
+            .or_else(|| others(later.filter(not_me).collect()))
+            .unwrap_or(any)
+    }
+
+    /// Who joined later, and gives way; but never this node.
+    fn newer(&self, one: NodeId, other: NodeId) -> NodeId {
+        let joined = |node| self.view.members().get(&node).map(|member| member.joined);
+        let rank = |node| (node != self.me, joined(node), node);
+        if rank(one) > rank(other) { one } else { other }
+    }
+
+    /// Looks whether the voters reach each other, for those who ask whether one of them may go.
+    pub(super) fn see_voters(&mut self, now: MonoTime) {
+        let voters = self.log.voters.iter().copied().collect();
+        let apart = !self.apart_among(&voters, LEASE, now).is_empty();
+        if let Some(leader) = &mut self.leader {
+            leader.voters_apart = apart;
+        }
+    }
+
+    /// Pairs of these nodes that do not reach each other, this leader and who was not heard for so long among them.
+    fn apart_among(
+        &self,
+        voters: &BTreeSet<NodeId>,
+        unheard: Duration,
+        now: MonoTime,
+    ) -> Vec<(NodeId, NodeId)> {
+        let Some(leader) = &self.leader else { return Vec::new() };
+        let mut apart = leader.apart(now);
+        apart.retain(|(one, other)| voters.contains(one) && voters.contains(other));
+        let far =
+            |node: &&NodeId| **node != self.me && leader.ledger.is_unheard(**node, now, unheard);
+        apart.extend(voters.iter().filter(far).map(|&node| (self.me, node)));
+        apart
     }
 
     /// Where seats are given up, this node, which surely runs, keeps its own; unless it leaves or holds no slots.

@@ -365,6 +365,7 @@ impl Driver {
             alive_peers: brain.alive_peers(),
             absent: brain.absent_members(),
             met_other_generation: brain.met_other_generation(),
+            voters: brain.voters().to_vec(),
             all_voters: brain.has_all_voters(),
             failovers: self.failovers,
             reforms_cancelled: self.reforms_cancelled,
@@ -381,7 +382,7 @@ fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
             status.all_voters,
         )
     };
-    key(old) != key(new) || old.absent != new.absent
+    key(old) != key(new) || old.absent != new.absent || old.voters != new.voters
 }
 
 fn log_event(event: &NodeEvent) {

@@ -116,6 +116,7 @@ fn status(node: NodeId, cluster: &Arc<ClusterState>) -> NodeStatus {
         alive_peers: 0,
         absent: BTreeSet::new(),
         met_other_generation: false,
+        voters: vec![node],
         all_voters: true,
         failovers: 0,
         reforms_cancelled: 0,

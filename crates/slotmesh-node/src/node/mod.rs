@@ -62,10 +62,15 @@ impl Node {
         self.inner.addr
     }
 
-    /// What it knows of itself and the cluster.
+    /// What it knows of itself and the cluster. Whether it has a lease is told as of this moment: a process that was stopped for long
+    /// knows nothing new yet.
     #[must_use]
     pub fn status(&self) -> Arc<NodeStatus> {
-        self.inner.status.borrow().clone()
+        let status = self.inner.status.borrow().clone();
+        if status.phase == Phase::Serving && !self.inner.router.data.has_lease() {
+            return Arc::new(NodeStatus { phase: Phase::CutOff, ..NodeStatus::clone(&status) });
+        }
+        status
     }
 
     /// Wakes whenever the status changes.

@@ -229,6 +229,7 @@ impl Starting {
             alive_peers: 0,
             absent: BTreeSet::new(),
             met_other_generation: false,
+            voters: Vec::new(),
             all_voters: false,
             failovers: 0,
             reforms_cancelled: 0,

@@ -115,8 +115,9 @@ impl<A: Asked> Operation<A> {
     }
 }
 
-/// Configurations looked at before the search gives up: far more than any correct history needs.
-const CONFIGURATIONS_MAX: usize = 400_000;
+/// Configurations looked at before the search gives up: far more than correct histories need, of which one with eight operations of unknown
+/// outcome took more than 400,000.
+const CONFIGURATIONS_MAX: usize = 4_000_000;
 
 /// Where the explanations begin.
 const ROOT: usize = 0;

@@ -294,6 +294,22 @@ impl Scenario {
         Self { nodes: 4, parts: true, faults, ..Self::plain(seed) }
     }
 
+    /// Of four or five nodes two are cut off from each other alone for longer than slots wait for a holder, and the leader crashes
+    /// meanwhile: one of the two may come to lead.
+    #[must_use]
+    pub fn estranged(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x000e_5724);
+        let at = |millis| Duration::from_millis(millis);
+        let cut = at(rng.random_range(500..2_500));
+        let crash = at(rng.random_range(3_000..14_000));
+        let faults = vec![
+            Planned::at(cut, Fault::Part, Target::Follower, Duration::from_secs(48)),
+            Planned::at(crash, Fault::Crash, Target::Leader, Duration::from_secs(3)),
+        ];
+        let nodes = rng.random_range(4..=5);
+        Self { nodes, parts: true, faults, safety: Duration::from_secs(52), ..Self::plain(seed) }
+    }
+
     /// Every node is told to leave and is replaced, one after the other, and nothing else happens.
     #[must_use]
     pub fn rolling_restart(seed: u64) -> Self {

@@ -290,6 +290,10 @@ impl World {
                 let belongs =
                     |p: &usize| process_at(*p).is_some_and(|it| it.brain.generation().is_some());
                 places.retain(belongs);
+                // Where a reform is over, the only one who votes yet may not be lost.
+                if leader.is_some() {
+                    places.retain(|&place| self.may_end(&[place]));
+                }
                 // Somebody has to be left to go on.
                 if places.len() < 2 {
                     return None;
