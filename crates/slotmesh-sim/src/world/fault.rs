@@ -343,8 +343,12 @@ impl World {
     /// Whether the cluster promises to survive the end of these processes at once: a majority of voters and a copy of every
     /// slot are left.
     pub(super) fn may_end(&self, places: &[usize]) -> bool {
-        let goes = |node: &NodeId| places.iter().any(|&place| self.places[place] == Some(*node));
-        let left: NodeSet = self.processes.keys().copied().filter(|node| !goes(node)).collect();
+        let ends = |node: &NodeId| places.iter().any(|&place| self.places[place] == Some(*node));
+        // Who is no member any more gives its vote away and is gone in a moment.
+        let members = self.committed().members();
+        let leaves = |it: &Process| it.leaves && !members.contains_key(&it.node);
+        let stays = |it: &&Process| !ends(&it.node) && !leaves(it);
+        let left: NodeSet = self.processes.values().filter(stays).map(|it| it.node).collect();
         // Where fewer than three vote, two more of those who seem to run may be made voters at any moment.
         let may_become_three = self.processes.len() + self.ended_lately(NOTICED) >= 3;
         let elects = |log: &LogNode| {
