@@ -7,7 +7,7 @@ use slotmesh_slots::Version;
 
 use crate::codec::CodecError;
 
-/// Why a cache did not do what it was asked for. Cloneable, because all waiters of a load get the same.
+/// Why a cache did not do what it was asked for; [`is_transient`](Self::is_transient) tells whether a retry makes sense. Cloneable, because all waiters of a load get the same.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
@@ -94,4 +94,64 @@ pub enum CacheError {
         /// Every problem found.
         problems: Vec<String>,
     },
+}
+
+impl CacheError {
+    /// Whether the same call may succeed after a pause, with nothing changed by the caller. Look at
+    /// [`may_have_happened`](Self::may_have_happened) before a write is repeated.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Cluster(error) => error.is_transient(),
+            Self::Load(_)
+            | Self::LoadElsewhere(_)
+            | Self::LoadPanicked(_)
+            | Self::LoadTimeout(_)
+            | Self::TimedOut(_)
+            | Self::Store(_)
+            | Self::StorePanicked(_)
+            | Self::StoreTimeout(_)
+            | Self::TooManyUnwritten { .. }
+            | Self::Contended { .. }
+            | Self::TooManyLoads { .. } => true,
+            // Another version has to be read first, or the code or the settings be mended.
+            Self::Conflict { .. }
+            | Self::NothingKnown
+            | Self::NoLoader
+            | Self::NoWriter
+            | Self::NoTags
+            | Self::LoadAborted
+            | Self::Recursive
+            | Self::Encode(_)
+            | Self::Settings { .. } => false,
+        }
+    }
+
+    /// Whether a write that failed so may have happened all the same, in the cluster or in the source.
+    #[must_use]
+    pub const fn may_have_happened(&self) -> bool {
+        match self {
+            Self::Cluster(error) => error.may_have_happened(),
+            Self::StorePanicked(_) | Self::StoreTimeout(_) | Self::LoadAborted => true,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_whether_a_retry_helps_and_whether_it_may_do_harm() {
+        let why = || "x".to_owned();
+        let told = |error: CacheError| (error.is_transient(), error.may_have_happened());
+        assert_eq!(told(OpError::Unavailable { why: why() }.into()), (true, false));
+        assert_eq!(told(OpError::Ambiguous { why: why() }.into()), (true, true));
+        assert_eq!(told(OpError::Overflow.into()), (false, false));
+        assert_eq!(told(CacheError::TooManyLoads { max: 1 }), (true, false));
+        assert_eq!(told(CacheError::StoreTimeout(Duration::ZERO)), (true, true));
+        assert_eq!(told(CacheError::LoadAborted), (false, true));
+        assert_eq!(told(CacheError::Conflict { version: None }), (false, false));
+    }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Ping {
     pub(crate) version: u64,
     /// How long the sender has not heard a leader answer.
     pub(crate) unheard_micros: u64,
-    /// Replicas of the sender's slots of which it hears nothing.
+    /// Members of which it hears nothing: replicas of its slots, and voters.
     pub(crate) silent: Vec<NodeId>,
     /// Set while the sender is no member as far as it knows.
     pub(crate) join: Option<NodeInfo>,

@@ -71,7 +71,7 @@ pub enum OpError {
     /// Replicas or connections do not keep up; a retry after a pause helps.
     #[error("too much is under way")]
     Busy,
-    /// The node's byte budget is full of what may not be evicted.
+    /// The node's byte budget is full of what may not be evicted; a retry helps once some of it is removed or expires.
     #[error("the byte budget is full")]
     Full,
     /// The key, the value or the batch is too large; a retry cannot help.
@@ -97,6 +97,33 @@ pub enum OpError {
     /// The node is shut down.
     #[error("the node is shut down")]
     Stopped,
+}
+
+impl OpError {
+    /// Whether the same call may succeed after a pause, with nothing changed by the caller. Look at
+    /// [`may_have_happened`](Self::may_have_happened) before a write is repeated.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable { .. }
+            | Self::Ambiguous { .. }
+            | Self::TooFewCopies { .. }
+            | Self::Busy
+            | Self::Full => true,
+            Self::TooLarge { .. }
+            | Self::NotAnInteger
+            | Self::Overflow
+            | Self::TokenReused
+            | Self::Refused(_)
+            | Self::Stopped => false,
+        }
+    }
+
+    /// Whether a write that failed so may have happened all the same, or happen yet.
+    #[must_use]
+    pub const fn may_have_happened(&self) -> bool {
+        matches!(self, Self::Ambiguous { .. })
+    }
 }
 
 /// Why the cluster did not decide what it was asked for. A retry is harmless.

@@ -163,7 +163,7 @@ impl Leader {
         self.hearing.insert(node, Hearing { unheard, deaf_since });
     }
 
-    /// Primaries, and members out of their reach.
+    /// Members, and others out of their reach.
     pub(super) fn apart(&self, now: MonoTime) -> Vec<(NodeId, NodeId)> {
         self.reach.apart(now)
     }
@@ -282,12 +282,12 @@ impl Brain {
         self.choose_voters(now);
     }
 
-    /// A primary says of which of its replicas it hears nothing: those that this node hears are out of its reach.
-    pub(super) fn see_silent(&mut self, primary: NodeId, silent: &[NodeId], now: MonoTime) {
+    /// A node says of whom it hears nothing: those that this node hears are out of its reach.
+    pub(super) fn see_silent(&mut self, node: NodeId, silent: &[NodeId], now: MonoTime) {
         let Some(Leader { reach, ledger, .. }) = &mut self.leader else { return };
-        let news = reach.note(primary, silent, |replica| ledger.is_punctual(replica, now), now);
-        for replica in news {
-            self.event(NodeEvent::OutOfReach { primary, replica });
+        let news = reach.note(node, silent, |other| ledger.is_punctual(other, now), now);
+        for other in news {
+            self.event(NodeEvent::OutOfReach { node, other });
         }
     }
 

@@ -78,12 +78,13 @@ pub enum NodeEvent {
     JoinedGeneration(Generation),
     /// The cluster that this node was joining is gone, all of it: another node is to be started in this one's place.
     ClusterGone(Generation),
-    /// The primary of some slots does not reach a member that the leader, which says so, hears: copies of its slots are made on others.
+    /// A member does not reach another that the leader, which says so, hears: neither copies the other's slots, and they do not both
+    /// vote where others are there.
     OutOfReach {
-        /// The primary.
-        primary: NodeId,
         /// The member.
-        replica: NodeId,
+        node: NodeId,
+        /// The other.
+        other: NodeId,
     },
     /// A node of another generation of the same cluster name is about. The two never merge.
     OtherGeneration {

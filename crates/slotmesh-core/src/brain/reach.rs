@@ -12,7 +12,7 @@ const CONFIRMED_AFTER: Duration = Duration::from_millis(300);
 /// How long the two are kept apart since that was last said: while no slot of the one has a copy on the other, nobody says it.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 
-/// Primaries, and replicas out of their reach.
+/// Nodes, and others out of their reach.
 #[derive(Debug, Default)]
 pub(super) struct Reach(BTreeMap<(NodeId, NodeId), Silence>);
 
@@ -33,25 +33,25 @@ impl Silence {
 }
 
 impl Reach {
-    /// The primary says of which of its replicas it hears nothing. Returns those that are known to be out of its reach from now on.
+    /// The node says of whom it hears nothing. Returns those that are known to be out of its reach from now on.
     pub(super) fn note(
         &mut self,
-        primary: NodeId,
+        node: NodeId,
         silent: &[NodeId],
         is_heard: impl Fn(NodeId) -> bool,
         now: MonoTime,
     ) -> Vec<NodeId> {
-        let told = |replica: &NodeId| silent.contains(replica) && is_heard(*replica);
-        self.0.retain(|(one, replica), silence| {
-            silence.is_recent(now) && (*one != primary || silence.is_confirmed() || told(replica))
+        let told = |other: &NodeId| silent.contains(other) && is_heard(*other);
+        self.0.retain(|(one, other), silence| {
+            silence.is_recent(now) && (*one != node || silence.is_confirmed() || told(other))
         });
         let mut news = Vec::new();
-        for &replica in silent.iter().filter(|replica| told(replica)) {
+        for &other in silent.iter().filter(|other| told(other)) {
             let fresh = Silence { since: now, latest: now };
-            let silence = self.0.entry((primary, replica)).or_insert(fresh);
+            let silence = self.0.entry((node, other)).or_insert(fresh);
             let known = silence.is_confirmed();
             silence.latest = now;
-            news.extend((!known && silence.is_confirmed()).then_some(replica));
+            news.extend((!known && silence.is_confirmed()).then_some(other));
         }
         news
     }
@@ -69,7 +69,7 @@ mod tests {
     use crate::brain::testing::{at, node};
 
     #[test]
-    fn a_replica_is_out_of_reach_once_its_primary_alone_does_not_hear_it_for_a_while() {
+    fn a_node_is_out_of_anothers_reach_that_alone_does_not_hear_it_for_a_while() {
         let mut reach = Reach::default();
         let heard = |_: NodeId| true;
         let news = |reach: &mut Reach, now| reach.note(node(1), &[node(2)], heard, at(now));

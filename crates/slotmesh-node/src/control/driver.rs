@@ -393,8 +393,8 @@ fn log_event(event: &NodeEvent) {
         NodeEvent::OtherGeneration { node, theirs } => {
             tracing::error!(%node, %theirs, "a node of another founding of this cluster is about");
         }
-        NodeEvent::OutOfReach { primary, replica } => {
-            tracing::warn!(%primary, %replica, "a node does not reach another, copies of its slots go elsewhere");
+        NodeEvent::OutOfReach { node, other } => {
+            tracing::warn!(%node, %other, "a node does not reach another; votes and copies of its slots go elsewhere");
         }
         NodeEvent::Reforming(generation) => {
             tracing::error!(%generation, "the majority is lost, asks the others to go on without it");
