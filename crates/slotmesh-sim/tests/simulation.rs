@@ -267,7 +267,7 @@ fn loads_that_are_apart_are_evened_out_and_come_to_rest() {
 #[test]
 fn moves_for_balance_are_paused_aborted_and_resumed() {
     let (mut aborted, mut dropped) = (0, 0);
-    for seed in [2, 9, 12, 18] {
+    for seed in [9, 11, 13, 39] {
         let summary = clean(Scenario::paused(seed), &format!("{} --paused", replay_command(seed)));
         assert_eq!(summary.excused, 0, "one crash at a time loses nothing");
         assert!(summary.seen["balance On"] >= 4, "{summary:?}");
