@@ -7,7 +7,8 @@ use slotmesh_slots::Version;
 
 use crate::codec::CodecError;
 
-/// Why a cache did not do what it was asked for; [`is_transient`](Self::is_transient) tells whether a retry makes sense. Cloneable, because all waiters of a load get the same.
+/// Why a cache did not do what it was asked for; [`is_transient`](Self::is_transient) tells whether a retry makes sense. Cloneable,
+/// because all waiters of a load get the same.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {

@@ -67,6 +67,9 @@ impl Brain {
     ) -> BTreeSet<NodeId> {
         let any = best(&BTreeSet::new());
         let apart = self.apart_among(&any, VOTER_REPLACE_AFTER, now);
+        if apart.is_empty() {
+            return any;
+        }
         let both = apart.iter().flat_map(|&(one, other)| [one, other]);
         let later = apart.iter().map(|&(one, other)| self.newer(one, other));
         let others = |spared: BTreeSet<NodeId>| {
@@ -74,9 +77,8 @@ impl Brain {
             let better = self.apart_among(&wanted, VOTER_REPLACE_AFTER, now).len() < apart.len();
             (better && wanted.len() == any.len()).then_some(wanted)
         };
-        let not_me = |node: &NodeId| *node != self.me;
-        others(both.filter(not_me).collect())
-            .or_else(|| others(later.filter(not_me).collect()))
+        others(both.filter(|node| *node != self.me).collect())
+            .or_else(|| others(later.collect()))
             .unwrap_or(any)
     }
 
