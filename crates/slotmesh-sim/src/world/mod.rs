@@ -153,6 +153,9 @@ const START_LATER: Duration = Duration::from_millis(300);
 /// From the last operation to the end: longer than any value lives.
 const QUIET: Duration = Duration::from_secs(4);
 
+/// Longest wait for the answers to the last operations.
+const ANSWERS_MAX: Duration = Duration::from_secs(10);
+
 /// Pause between two looks at whether all is in order.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -289,6 +292,7 @@ impl World {
         // The clients go on for a moment, so that every key is read after all of it.
         self.run_until(self.now + Duration::from_secs(2))?;
         self.work.stop();
+        self.await_answers()?;
         self.run_until(self.now + QUIET)?;
         if self.scenario.copies_differ() {
             self.run_until(self.now + MENDING_MAX)?;
@@ -333,6 +337,15 @@ impl World {
             }
             self.run_until(self.now + LOOK)?;
         }
+    }
+
+    /// The last operations may have to be tried again and again.
+    fn await_answers(&mut self) -> Result<(), String> {
+        let end = self.now + ANSWERS_MAX;
+        while self.asks() && self.now < end {
+            self.run_until(self.now + LOOK)?;
+        }
+        Ok(())
     }
 
     /// Adds what a process did, when it ends.

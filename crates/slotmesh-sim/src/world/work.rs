@@ -433,6 +433,13 @@ impl World {
         self.schedule(self.now + Duration::from_micros(backoff), Event::Client(call.client));
     }
 
+    /// Whether an operation is under way for somebody who has a node to ask.
+    pub(super) fn asks(&self) -> bool {
+        let is_asking =
+            |client: &Client| client.current.is_some() && self.places[client.place].is_some();
+        self.work.clients.iter().any(is_asking)
+    }
+
     pub(super) fn client_gave_up(&mut self, client: usize, attempt: u64) {
         let late = |current: &mut Current| current.attempt == attempt;
         if let Some(current) = self.work.clients[client].current.take_if(late) {
