@@ -13,9 +13,15 @@ use crate::wire;
 /// How long a newcomer waits for a cluster of which nobody is heard of any more.
 const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a founder waits until its cluster is there: many times as long as its log takes to begin.
+const FOUND_PATIENCE: Duration = Duration::from_secs(10);
+
 impl Brain {
     /// Looks for a cluster to join, else for enough candidates to found one.
     pub(super) fn tick_founding(&mut self, now: MonoTime) {
+        if self.left {
+            return;
+        }
         if let Some(reported) = self.peers.reported_generation() {
             self.consider_adopting(reported, now);
             if self.generation.is_some() {
@@ -42,8 +48,20 @@ impl Brain {
             Some(FoundingStep::Remind(founder, generation)) => {
                 self.send(founder, Message::FoundPromise(generation));
             }
-            Some(FoundingStep::Found(members, generation)) => self.found(&members, generation),
+            Some(FoundingStep::Found(members, generation)) => {
+                self.found(&members, generation);
+                // Cut off it may have lost the promises, to one who waits for its own in turn: as another node it has given none.
+                self.wait_in_vain(FOUND_PATIENCE, generation, now);
+            }
             None => {}
+        }
+    }
+
+    fn wait_in_vain(&mut self, patience: Duration, generation: Generation, now: MonoTime) {
+        let since = *self.in_vain_since.get_or_insert(now);
+        if now.saturating_since(since) >= patience {
+            self.end_here(now);
+            self.event(NodeEvent::ClusterGone(generation));
         }
     }
 
@@ -78,6 +96,7 @@ impl Brain {
     /// This node belongs to the generation from now on, for the rest of its life.
     pub(super) fn adopt(&mut self, generation: Generation, now: MonoTime) {
         self.generation = Some(generation);
+        self.in_vain_since = None;
         self.lease.forget_leader();
         self.lease.governed = now;
         self.history.clear();
@@ -105,14 +124,10 @@ impl Brain {
         let Some(generation) = self.generation.filter(|_| !self.left) else { return };
         let is_member = self.view.members().contains_key(&self.me);
         if is_member || self.leaving || self.peers.is_reported(generation) {
-            self.orphaned_since = None;
+            self.in_vain_since = None;
             return;
         }
-        let since = *self.orphaned_since.get_or_insert(now);
-        if now.saturating_since(since) >= JOIN_PATIENCE {
-            self.end_here(now);
-            self.event(NodeEvent::ClusterGone(generation));
-        }
+        self.wait_in_vain(JOIN_PATIENCE, generation, now);
     }
 
     fn candidates(&self) -> BTreeSet<NodeId> {
@@ -238,5 +253,15 @@ mod tests {
         };
         assert!(!ends(1_000, 6_000) && ends(1_000, 6_050));
         assert!(!ends(20_000, 20_000), "the member is there all the time");
+    }
+
+    #[test]
+    fn a_founder_of_whose_cluster_nothing_comes_is_replaced() {
+        let ends = |until: u64| {
+            let mut brain = started(1, vec![], 1, 1);
+            (0..until).step_by(50).for_each(|millis| brain.handle_timeout(at(millis)));
+            outputs(&mut brain).contains(&Output::Rejoin)
+        };
+        assert!(!ends(10_000) && ends(10_100));
     }
 }

@@ -114,8 +114,8 @@ pub struct Brain {
     /// When a node that has left, and votes still, saw one last that stays.
     stayers_seen: Option<MonoTime>,
     waiting_said: Option<usize>,
-    /// Since when nobody of the cluster that this node is joining was heard of.
-    orphaned_since: Option<MonoTime>,
+    /// Since when nothing comes of the cluster that this node founds, or nobody of the one that it joins is heard of.
+    in_vain_since: Option<MonoTime>,
     rng: StdRng,
     next_tick: MonoTime,
     /// Copies that are complete and not reported yet, and when the next report may go.
@@ -165,7 +165,7 @@ impl Brain {
             overtaken: None,
             stayers_seen: None,
             waiting_said: None,
-            orphaned_since: None,
+            in_vain_since: None,
             rng: StdRng::seed_from_u64(seed),
             next_tick: now,
             grows: Vec::new(),

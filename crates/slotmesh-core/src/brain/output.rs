@@ -76,7 +76,8 @@ pub enum NodeEvent {
     },
     /// This node belongs to a cluster now.
     JoinedGeneration(Generation),
-    /// The cluster that this node was joining is gone, all of it: another node is to be started in this one's place.
+    /// The cluster that this node was joining is gone, all of it, or the one that it was to found was given up: another node is to be
+    /// started in this one's place.
     ClusterGone(Generation),
     /// A member does not reach another that the leader, which says so, hears: neither copies the other's slots, and they do not both
     /// vote where others are there.
