@@ -45,6 +45,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("{:58} {:>9} {:>9}", "", "without", "with");
     same_key(&node).await?;
     nobody(&node).await?;
+    never_seen(&node).await?;
     all_at_once(&node).await?;
     waiting(&node).await?;
     down(&node).await?;
@@ -111,6 +112,25 @@ async fn nobody(node: &Node) -> Result<(), Box<dyn Error>> {
         queries.push(database.queries());
     }
     row("queries for 100 keys that do not exist: negative_ttl", &queries[0], &queries[1]);
+    Ok(())
+}
+
+/// Keys that do not exist, each another one.
+async fn never_seen(node: &Node) -> Result<(), Box<dyn Error>> {
+    let mut queries = Vec::new();
+    let guarded = users(node, "guarded").guard(1_000).build()?;
+    guarded.fill_guard(|| async { Ok::<_, CacheError>(1..=1_000) }).await?;
+    for cache in [users(node, "open").negative_ttl(Duration::from_secs(60)).build()?, guarded] {
+        let database = Arc::<Database>::default();
+        let mut callers = JoinSet::new();
+        for id in 2_001..4_001 {
+            let (cache, database) = (cache.clone(), Arc::clone(&database));
+            callers.spawn(async move { load(&cache, id, &database).await });
+        }
+        callers.join_all().await;
+        queries.push(database.queries());
+    }
+    row("queries for 2000 keys that do not exist, once each: guard", &queries[0], &queries[1]);
     Ok(())
 }
 

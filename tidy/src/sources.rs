@@ -18,6 +18,11 @@ const LEFTOVERS: &[&str] = &[
 /// Where something may sleep, and why that is no hope for the best.
 const SLEEPERS: &[(&str, &str)] = &[
     ("crates/slotmesh-admin/src/listener.rs", "pause after a failed accept"),
+    ("crates/slotmesh-cache/src/guard.rs", "the bound after which all know of a new filter"),
+    (
+        "crates/slotmesh-cache/tests/guard.rs",
+        "the pace of a writer and of a source; the bound itself",
+    ),
     ("crates/slotmesh-cache/tests/coherence.rs", "the pace of writers; the bound itself"),
     (
         "crates/slotmesh-cache/tests/partitions.rs",

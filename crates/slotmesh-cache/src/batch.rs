@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{join_all, join3};
+use futures_util::future::{join, join_all, join3};
 use slotmesh_node::{CallOptions, Condition, Op, OpError, Reply};
 use slotmesh_slots::Slot;
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use crate::chain::Chain;
 use crate::error::CacheError;
 use crate::flight::{Flight, Outcome};
 use crate::key::CacheKey;
+use crate::load;
 use crate::load::{Asking, Load, MayLoad, Turn, caught};
 use crate::loaded::Loaded;
 use crate::obtain::{Seen, surroundings};
@@ -79,6 +80,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let entries: Vec<(K, Arc<V>)> =
             entries.into_iter().map(|(key, value)| (key, value.into())).collect();
         let mut begun = Vec::with_capacity(entries.len());
+        if let Err(error) = inner.admit_many(entries.iter().map(|(key, _)| key)).await {
+            return entries.iter().map(|_| Err(error.clone())).collect();
+        }
         for (key, value) in &entries {
             let (value, ttl) = (Some(Arc::clone(value)), inner.settings.ttl);
             begun.push(inner.begin_put(key, value, ttl, Condition::Always).await);
@@ -89,6 +93,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     /// Removes many values, as [`Cache::invalidate`] does each; in the order of the keys.
     pub async fn invalidate_many(&self, keys: &[K]) -> Vec<Result<Written, CacheError>> {
         let inner = &*self.inner;
+        if let Err(error) = inner.admit_many(keys.iter()).await {
+            return keys.iter().map(|_| Err(error.clone())).collect();
+        }
         let begin = |key| Ok(inner.begin_delete(key, Condition::Always));
         inner.end_many(keys.iter().map(begin).collect(), Writing::end_delete).await
     }
@@ -196,11 +203,24 @@ impl<K: CacheKey, V: Send + Sync + 'static> Batch<K, V> {
     async fn run(self, loads: Vec<Load<K, V>>) {
         let (mine, others) = self.turns(loads).await;
         let (mine, refused) = mine.into_iter().partition(|(_, turn, _)| turn.refused.is_none());
+        let (mine, denied) = self.guarded(mine).await;
         let others = others.into_iter().map(|load| {
             let (loader, key) = (Arc::clone(&self.loader), load.key.clone());
             load.run(Box::new(move |_| Box::pin(load_one(loader, key))))
         });
-        join3(self.load(mine), Self::refuse(refused), join_all(others)).await;
+        let denied = denied
+            .into_iter()
+            .map(|(load, turn, token)| load.land(turn, (token, None), Ok(load::denied())));
+        let ended = join(Self::refuse(refused), join_all(denied));
+        join3(self.load(mine), ended, join_all(others)).await;
+    }
+
+    /// Those whose keys the source may have, and the others.
+    async fn guarded(&self, mine: Vec<Turned<K, V>>) -> (Vec<Turned<K, V>>, Vec<Turned<K, V>>) {
+        let is_denied =
+            join_all(mine.iter().map(|(load, ..)| self.inner.is_denied(&load.key))).await;
+        let mut is_denied = is_denied.into_iter();
+        mine.into_iter().partition(|_| is_denied.next() == Some(false))
     }
 
     /// Ends loads for which the loader is not to be called.

@@ -11,6 +11,7 @@ use crate::behind::{Behind, Pace};
 use crate::cache::{Cache, OwnLoaders};
 use crate::codec::{Bincode, Codec};
 use crate::error::CacheError;
+use crate::guard::{self, Guard};
 use crate::key::CacheKey;
 use crate::loaded::Loaded;
 use crate::marks::TagsOf;
@@ -70,6 +71,7 @@ pub(crate) struct Settings {
     pub(crate) strict: bool,
     pub(crate) error_backoff: Option<Duration>,
     pub(crate) write_behind: Option<Pace>,
+    pub(crate) guard: Option<usize>,
 }
 
 impl Settings {
@@ -94,7 +96,13 @@ impl Settings {
             strict: false,
             error_backoff: None,
             write_behind: None,
+            guard: None,
         }
+    }
+
+    /// `name:version:`, with which all keys begin.
+    pub(crate) fn prefix(&self) -> Vec<u8> {
+        format!("{}:{}:", self.name, self.schema).into_bytes()
     }
 
     /// None so long that sums of them, or what an entry carries, would not hold it.
@@ -158,6 +166,8 @@ impl Settings {
             check(pace.batch_max > 0, "write_batch_max must be at least 1");
             check(pace.unwritten_max > 0, "unwritten_max must be at least 1");
         }
+        let guarded = self.guard.is_none_or(|keys| (1..=guard::KEYS_MAX).contains(&keys));
+        check(guarded, "a guard is for 1 to 2^32 keys");
         let few = l1.limits.entries <= L1_ENTRIES_MAX;
         check(few, "L1 has at most 2^30 entries");
         if problems.is_empty() { Ok(self) } else { Err(CacheError::Settings { problems }) }
@@ -437,6 +447,18 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
         self
     }
 
+    /// Keeps loads of keys that the source does not have away from it, on all nodes: by a Bloom filter of those that it has, which
+    /// [`Cache::fill_guard`] fills, and each write and invalidation of this cache keeps up. For so many keys three of a thousand that are missing
+    /// pass; more keys let more pass. Until it is filled all do.
+    ///
+    /// It takes two bytes a key in the cluster, and the same in each L1 as far as keys are asked for. The first write of a key sets its bits,
+    /// which takes two round trips more. Who loads a key that another node has just written first may be told that there is none, for
+    /// [`max_staleness`](L1::max_staleness) at most. Set it on all nodes: what those without write may be taken for missing.
+    pub fn guard(mut self, keys: usize) -> Self {
+        self.settings.guard = Some(keys);
+        self
+    }
+
     /// How values become bytes; [`Bincode`] by default.
     pub fn codec<D>(self, codec: D) -> CacheBuilder<K, V, D> {
         let Self { node, settings, loaders, writer, tags, .. } = self;
@@ -454,7 +476,8 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
     {
         let settings = self.settings.check(self.writer.is_some())?;
         let limit = settings.load_timeout;
-        let writer = self.writer.map(|writer| Writer { writer, limit });
+        let guard = settings.guard.map(|keys| Arc::new(Guard::new(&self.node, &settings, keys)));
+        let writer = self.writer.map(|writer| Writer { writer, limit, guard: guard.clone() });
         let source = writer.map(|writer| match settings.write_behind {
             Some(pace) => Source::Behind(Behind::new(writer, pace)),
             None => Source::Through(writer),
@@ -463,7 +486,8 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
             flush_before_leaving(&self.node, behind);
         }
         let codec = Arc::new(self.codec);
-        Ok(Cache::new(self.node, settings, codec, self.loaders, self.tags, source))
+        let more = (self.tags, guard, source);
+        Ok(Cache::new(self.node, settings, codec, self.loaders, more))
     }
 }
 

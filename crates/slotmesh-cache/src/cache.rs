@@ -16,6 +16,7 @@ use crate::codec::{Codec, CodecError};
 use crate::envelope;
 use crate::error::CacheError;
 use crate::flight::Flights;
+use crate::guard::Guard;
 use crate::key::CacheKey;
 use crate::known::{Age, Known, Lifetime};
 use crate::load::OwnLoader;
@@ -42,6 +43,9 @@ pub struct Cache<K: CacheKey, V> {
 /// The loaders that a cache was built with, of one key and of many.
 pub(crate) type OwnLoaders<K, V> = (Option<OwnLoader<K, V>>, Option<ManyLoader<K, V>>);
 
+/// What only some caches have: tags, a guard, and a source that they change.
+pub(crate) type More<K, V> = (Option<TagsOf<V>>, Option<Arc<Guard>>, Option<Source<K, V>>);
+
 /// What a write came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -63,6 +67,7 @@ pub(crate) struct Inner<K: CacheKey, V> {
     hasher: KeyHasher,
     near: Option<Arc<Tier<K, V>>>,
     pub(crate) marks: Option<Marks<V>>,
+    pub(crate) guard: Option<Arc<Guard>>,
     pub(crate) source: Option<Source<K, V>>,
     pub(crate) flights: Arc<Flights<K, V>>,
     pub(crate) turns: Semaphore,
@@ -102,11 +107,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         settings: Settings,
         codec: Arc<dyn Codec<V>>,
         (loader, loader_many): OwnLoaders<K, V>,
-        tags: Option<TagsOf<V>>,
-        source: Option<Source<K, V>>,
+        (tags, guard, source): More<K, V>,
     ) -> Self {
         let loads = settings.concurrent_loads_max.min(Semaphore::MAX_PERMITS);
-        let prefix = format!("{}:{}:", settings.name, settings.schema).into_bytes();
+        let prefix = settings.prefix();
         let hasher = KeyHasher::new(node.key_seed(), &prefix);
         let flights = Arc::new(Flights::new(loads.saturating_mul(1 + WAITING_PER_LOAD)));
         let tier = |l1| Tier::new(&node, l1, hasher, &flights, tags.is_some());
@@ -122,6 +126,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             hasher,
             near,
             marks,
+            guard,
             source,
             flights,
             turns: Semaphore::new(loads),

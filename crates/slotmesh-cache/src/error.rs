@@ -60,6 +60,12 @@ pub enum CacheError {
     /// The cache was built without [`tags`](crate::CacheBuilder::tags), so its values cannot be invalidated together.
     #[error("the cache was built without tags")]
     NoTags,
+    /// The cache was built without a [`guard`](crate::CacheBuilder::guard), so there is none to fill.
+    #[error("the cache was built without a guard")]
+    NoGuard,
+    /// Another call began to fill the guard, on some node, while this one did. What that one was told counts.
+    #[error("another call fills the guard")]
+    GuardReplaced,
     /// The runtime that carried the load was shut down, or there is none around this call. Nothing was cached. After a
     /// [`store`](crate::Cache::store) it is unknown what was written.
     #[error("no runtime carries it to its end")]
@@ -121,6 +127,8 @@ impl CacheError {
             | Self::NoLoader
             | Self::NoWriter
             | Self::NoTags
+            | Self::NoGuard
+            | Self::GuardReplaced
             | Self::LoadAborted
             | Self::Recursive
             | Self::Encode(_)

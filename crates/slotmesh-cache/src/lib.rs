@@ -39,6 +39,7 @@ pub mod codecs;
 mod envelope;
 mod error;
 mod flight;
+mod guard;
 mod key;
 mod known;
 mod load;

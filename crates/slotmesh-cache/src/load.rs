@@ -56,6 +56,11 @@ where
     })
 }
 
+/// What the guard says in the source's place: not kept, for the guard says it again.
+pub(crate) fn denied<V>() -> Loaded<V> {
+    Loaded::missing().no_store()
+}
+
 /// How long a question waits for another node's load before it is asked again: so long it may not be noticed that nobody answers.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -148,6 +153,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
             Turn::Load(mut turn) => {
                 let (at, loaded) = match turn.refused.take() {
                     Some(error) => (None, Err(error)),
+                    None if self.inner.is_denied(&self.key).await => (None, Ok(denied())),
                     None => {
                         // Before the source is asked. Without it what is loaded is not kept.
                         let at = self.inner.mark_time().await.ok().flatten();

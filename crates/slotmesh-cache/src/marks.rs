@@ -100,7 +100,8 @@ impl<V> Marks<V> {
             l1: of.l1.map(|l1| L1::entries(MARKS_IN_L1).max_staleness(l1.max_staleness)),
             ..Settings::new("")
         };
-        let marks = Cache::new(node.clone(), settings, Arc::new(Bincode), (None, None), None, None);
+        let (node, codec) = (node.clone(), Arc::new(Bincode));
+        let marks = Cache::new(node, settings, codec, (None, None), (None, None, None));
         Self { marks, tags, hasher }
     }
 

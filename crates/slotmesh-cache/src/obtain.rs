@@ -163,6 +163,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             inner.keep(key, spot, &known);
             return Ok(known.value);
         }
+        if inner.is_denied_at_hand(key) {
+            return Ok(None);
+        }
         Err(cluster_key)
     }
 

@@ -24,6 +24,8 @@ pub struct CacheStats {
     pub loads_failed: u64,
     /// Loaders called for what could still be shown, before its time was up or while it was stale.
     pub refreshes: u64,
+    /// Loads that were answered without asking the source, because the [`guard`](crate::CacheBuilder::guard) knew that it has no such key.
+    pub guarded: u64,
     /// Loads in whose place a stale value was shown: they failed, or were not to be tried yet, or went on meanwhile.
     pub stale_served: u64,
     /// Loaded values that the cluster did not take, because something newer was written or invalidated meanwhile.
@@ -58,6 +60,7 @@ pub(crate) enum Count {
     LoadOk,
     LoadFailed,
     Refresh,
+    Guarded,
     StaleServed,
     FillRefused,
     ClusterError,
@@ -66,7 +69,7 @@ pub(crate) enum Count {
 
 /// The counts of a cache; they order nothing.
 #[derive(Default)]
-pub(crate) struct Counters([AtomicU64; 12]);
+pub(crate) struct Counters([AtomicU64; 13]);
 
 impl Counters {
     pub(crate) fn add(&self, count: Count) {
@@ -86,6 +89,7 @@ impl Counters {
             loads_ok: of(Count::LoadOk),
             loads_failed: of(Count::LoadFailed),
             refreshes: of(Count::Refresh),
+            guarded: of(Count::Guarded),
             stale_served: of(Count::StaleServed),
             fills_refused: of(Count::FillRefused),
             cluster_errors: of(Count::ClusterError),

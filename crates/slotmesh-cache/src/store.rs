@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use crate::behind::Behind;
 use crate::cache::{Cache, Inner, Written, odd_reply};
 use crate::error::CacheError;
+use crate::guard::Guard;
 use crate::key::CacheKey;
 use crate::load::caught;
 use crate::write::{PutUnderWay, Writing};
@@ -57,14 +58,23 @@ where
 pub(crate) struct Writer<K, V> {
     pub(crate) writer: OwnWriter<K, V>,
     pub(crate) limit: Duration,
+    pub(crate) guard: Option<Arc<Guard>>,
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Writer<K, V> {
     pub(crate) async fn write(&self, changes: Vec<Change<K, V>>) -> Result<(), CacheError> {
         let writer = Arc::clone(&self.writer);
+        let put = changes.iter().filter(|change| change.value.is_some());
+        let put = self.guard.as_ref().map(|it| it.hashes(put.map(|change| &change.key)));
         let storing = Box::pin(async move { writer(changes).await });
         let stored = timeout(self.limit, caught(storing, CacheError::StorePanicked)).await;
-        stored.unwrap_or(Err(CacheError::StoreTimeout(self.limit)))
+        let stored = stored.unwrap_or(Err(CacheError::StoreTimeout(self.limit)));
+        // Also where it failed, as far as is known. Not before: a guard that is filled meanwhile may have asked the source already.
+        let admitted = match (&self.guard, put) {
+            (Some(guard), Some(hashes)) => guard.admit(hashes).await,
+            _ => Ok(()),
+        };
+        stored.and(admitted)
     }
 }
 

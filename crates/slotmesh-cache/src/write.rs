@@ -33,6 +33,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         ttl: Option<Duration>,
         condition: Condition,
     ) -> Result<(Op, PutUnderWay<'a, K, V>), CacheError> {
+        if value.is_some() {
+            self.admit(key).await?;
+        }
         let stamp = self.stamp_now(value.as_deref()).await?;
         let lifetime = match (&value, ttl) {
             (None, Some(ttl)) => Lifetime::of_nothing(ttl, &self.settings),
@@ -54,8 +57,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         Ok((op, PutUnderWay { writing, value, lifetime, bytes, stamp }))
     }
 
-    /// Removes a value, whatever it is.
+    /// Removes a value, whatever it is: the source may have another one.
     pub(crate) async fn forget(&self, key: &K) -> Result<Written, CacheError> {
+        self.admit(key).await?;
         let (op, writing) = self.begin_delete(key, Condition::Always);
         writing.end_delete(&self.execute(op, self.write_options()).await?)
     }
