@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200 when traffic may be sent to the node ([`Node::is_ready`]), else 503 with the reason |
-//! | `/safez` | 200 when another node may be taken away: this one reaches the majority, every slot has its copies in sync, nothing moves, no voter lacks; else 503 with the reason |
+//! | `/safez` | 200 when any one node may be taken away: this one reaches the majority, every slot has its copies in sync, and not all is on one node that is left of several, nothing moves, no voter lacks; else 503 with the reason |
 //! | `/metrics` | a few numbers of the node in Prometheus' text format |
 //! | `/api/status` | what the node knows of itself and the cluster, as JSON |
 //! | `POST /api/replicas` | takes `{"replicas": 2}` and answers 200 once the cluster has decided to keep that many copies beside the primary |

@@ -85,6 +85,8 @@ async fn safe(State(node): State<Node>) -> (StatusCode, String) {
     let safe = status.safe_slots();
     let text = if status.phase != Phase::Serving {
         format!("not safe: {}\n", why_not_ready(&node))
+    } else if status.is_alone() {
+        "not safe: one node holds everything, and there is no other for the copies\n".to_owned()
     } else if safe == SLOT_COUNT && !status.all_voters {
         "not safe: the control plane lacks voters, or they do not reach each other\n".to_owned()
     } else {

@@ -35,4 +35,4 @@ pub use placement::{COPIES_IN_FLIGHT_MAX, MOVES_IN_FLIGHT_MAX, Sight, plan};
 pub use rebalance::{Progress, Rebalance};
 pub use reform::{Asked, LEASES_OVER_AFTER, REFORM_ASKS_FOR, Reform, ReformStep, Reforming};
 pub use state::{ClusterDelta, ClusterState, WANTED_REPLICAS_MAX};
-pub use voters::{VOTER_REPLACE_AFTER, voter_seats, voters};
+pub use voters::{VOTER_REPLACE_AFTER, fill_seats, voter_seats, voters};

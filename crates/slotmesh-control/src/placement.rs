@@ -369,12 +369,18 @@ impl<'a> Planner<'a> {
         let prompt = |node: &NodeId| self.up.contains(node) && (self.sight.prompt)(*node);
         let usable = held.in_sync.iter().filter(prompt);
         let to = usable.min_by_key(|&node| (self.primary_load(node), node))?;
-        let has = self.primaries.get(&primary).copied()?;
-        let fair = self.weights.share(primary, slotmesh_slots::SLOT_COUNT);
-        let much_lighter =
-            self.weights.load(to, self.primaries[&to] + IMBALANCE_MIN) < self.primary_load(primary);
-        let balances = self.balances && has > fair && much_lighter;
+        let balances = self.balances && self.would_hand_over(primary, to);
         (self.draining == Some(primary) || balances).then_some(to)
+    }
+
+    /// Whether a primary that has more than its share gives a slot to a node that would be much lighter with it.
+    fn would_hand_over(&self, primary: NodeId, to: NodeId) -> bool {
+        let load = |node, more| {
+            let has = self.primaries.get(&node).copied().unwrap_or(0);
+            (has, self.weights.load(node, has + more))
+        };
+        let ((has, heavy), (_, then)) = (load(primary, 0), load(to, IMBALANCE_MIN));
+        has > self.weights.share(primary, slotmesh_slots::SLOT_COUNT) && then < heavy
     }
 
     /// The least loaded live node that does not hold the slot, in another zone than the primary if there is one. One that lost
@@ -387,7 +393,13 @@ impl<'a> Planner<'a> {
             |node: &NodeId| !held.involves(*node) && self.sight.reaches(held.primary, *node);
         let free = self.up.iter().copied().filter(is_free);
         let then = |node| self.weights.load(node, self.copies[&node] + IMBALANCE_MIN);
-        let light = free.filter(|&node| below.is_none_or(|limit| then(node) < limit));
+        // Where no replicas are wanted the slot is copied to be handed over: what would not be is dropped again.
+        let stays = |node| {
+            let hands_over = |primary| self.would_hand_over(primary, node);
+            self.state.replicas() > 0 || held.primary.is_some_and(hands_over)
+        };
+        let light =
+            free.filter(|&node| below.is_none_or(|limit| then(node) < limit && stays(node)));
         light.min_by_key(|&node| {
             let had = self.sight.awaited.had(node, slot);
             (self.shares_zone(held, node), !had, self.copy_load(node), node)

@@ -22,7 +22,8 @@ pub fn voter_seats(members: usize, replicas: u8) -> usize {
 }
 
 /// Who should vote: as many as [`voter_seats`] says. Voters stay as long as they are usable; free seats go to zones that
-/// have no voter yet, then to the oldest member, and to witnesses where the others are too few.
+/// have no voter yet, then to the oldest member, and to witnesses where the others are too few. Where all is in order otherwise and a zone has more
+/// voters than it needs, one of them makes way, the leader last: else the loss of that zone could take the majority with it.
 ///
 /// `usable` tells whether a member may vote: not draining and not dead for [`VOTER_REPLACE_AFTER`]; `reached` whether it may get a seat that it
 /// has not: one that the leader does not hear would not catch up, and the change would fail. Returns `current` unless at least one
@@ -32,6 +33,7 @@ pub fn voter_seats(members: usize, replicas: u8) -> usize {
 pub fn voters(
     state: &ClusterState,
     current: &BTreeSet<NodeId>,
+    leader: Option<NodeId>,
     usable: impl Fn(NodeId) -> bool,
     reached: impl Fn(NodeId) -> bool,
 ) -> BTreeSet<NodeId> {
@@ -46,23 +48,55 @@ pub fn voters(
         candidates.iter().copied().filter(|node| current.contains(node)).take(seats).collect();
     // While nobody votes anybody may begin.
     let reached = |node| current.is_empty() || reached(node);
-    while chosen.len() < seats {
-        let free =
-            || candidates.iter().copied().filter(|node| !chosen.contains(node) && reached(*node));
-        let Some(next) =
-            free().find(|&node| !zone_taken(state, &chosen, node)).or_else(|| free().next())
-        else {
-            break;
-        };
-        chosen.insert(next);
+    let free: Vec<NodeId> = candidates.into_iter().filter(|node| reached(*node)).collect();
+    let zone = |node| state.members().get(&node).map(|member| member.info.zone.as_str());
+    fill_seats(&mut chosen, seats, &free, zone);
+    if chosen == *current && chosen.len() == seats {
+        spread(&mut chosen, &free, leader, zone);
     }
     let stay = current.iter().all(|node| state.members().contains_key(node));
     if chosen.len() < seats && stay { current.clone() } else { chosen }
 }
 
-fn zone_taken(state: &ClusterState, chosen: &BTreeSet<NodeId>, node: NodeId) -> bool {
-    let zone = |node| state.members().get(&node).map(|member| member.info.zone.as_str());
-    chosen.iter().any(|&other| zone(other) == zone(node))
+/// Gives the seats that are free to these, in their order, but first to those of zones that have none.
+pub fn fill_seats<Z: PartialEq>(
+    chosen: &mut BTreeSet<NodeId>,
+    seats: usize,
+    candidates: &[NodeId],
+    zone: impl Fn(NodeId) -> Z,
+) {
+    while chosen.len() < seats {
+        let free = || candidates.iter().copied().filter(|node| !chosen.contains(node));
+        let taken = |node: &NodeId| voters_in(chosen, &zone, &zone(*node)) > 0;
+        let Some(next) = free().find(|node| !taken(node)).or_else(|| free().next()) else { break };
+        chosen.insert(next);
+    }
+}
+
+/// Has one voter make way for one of a zone that has two fewer.
+fn spread<Z: PartialEq>(
+    chosen: &mut BTreeSet<NodeId>,
+    candidates: &[NodeId],
+    leader: Option<NodeId>,
+    zone: impl Fn(NodeId) -> Z,
+) {
+    let crowd = |node: NodeId| voters_in(chosen, &zone, &zone(node));
+    let others = chosen.iter().copied().filter(|node| Some(*node) != leader);
+    let Some(last) = others.max_by_key(|&node| crowd(node)) else { return };
+    let free = candidates.iter().copied().filter(|node| !chosen.contains(node));
+    let Some(first) = free.min_by_key(|&node| crowd(node)) else { return };
+    if crowd(first) + 1 < crowd(last) {
+        chosen.remove(&last);
+        chosen.insert(first);
+    }
+}
+
+fn voters_in<Z: PartialEq>(
+    chosen: &BTreeSet<NodeId>,
+    zone: impl Fn(NodeId) -> Z,
+    here: &Z,
+) -> usize {
+    chosen.iter().filter(|&&node| zone(node) == *here).count()
 }
 
 #[cfg(test)]
@@ -74,7 +108,7 @@ mod tests {
         let state = founded(members, 1);
         let current = current.iter().map(|&n| node(n)).collect();
         let usable = |n| !unusable.iter().any(|&u| node(u) == n);
-        let chosen = voters(&state, &current, usable, |_| true);
+        let chosen = voters(&state, &current, None, usable, |_| true);
         assert_eq!(chosen, expected.iter().map(|&n| node(n)).collect());
     }
 
@@ -91,7 +125,7 @@ mod tests {
     fn the_majority_survives_as_many_crashes_as_the_data() {
         assert_eq!([3, 4, 5, 9, 10].map(|members| voter_seats(members, 2)), [3, 3, 5, 5, 5]);
         let none = BTreeSet::new();
-        assert_eq!(voters(&founded(5, 2), &none, |_| true, |_| true).len(), 5);
+        assert_eq!(voters(&founded(5, 2), &none, None, |_| true, |_| true).len(), 5);
     }
 
     #[test]
@@ -104,7 +138,7 @@ mod tests {
         let check = |state: &ClusterState, current: &[u64], gone: u64, expected: &[u64]| {
             let set = |nodes: &[u64]| nodes.iter().map(|&n| node(n)).collect::<BTreeSet<_>>();
             let usable = |n| n != node(gone);
-            assert_eq!(voters(state, &set(current), usable, |_| true), set(expected));
+            assert_eq!(voters(state, &set(current), None, usable, |_| true), set(expected));
         };
         check(&state, &[1], 99, &[1, 2, 9]);
         check(&state, &[1, 2, 9], 1, &[2]);
@@ -122,7 +156,7 @@ mod tests {
         let chosen = |state: &ClusterState, current: &[u64], heard: &[u64]| {
             let current = current.iter().map(|&n| node(n)).collect();
             let heard: BTreeSet<_> = heard.iter().map(|&n| node(n)).collect();
-            voters(state, &current, |n| n != node(1), |n| heard.contains(&n))
+            voters(state, &current, None, |n| n != node(1), |n| heard.contains(&n))
         };
         let set = |nodes: &[u64]| nodes.iter().map(|&n| node(n)).collect::<BTreeSet<_>>();
         assert_eq!(chosen(&state, &[1, 2, 3], &[2, 5]), set(&[2, 3, 5]));
@@ -137,5 +171,35 @@ mod tests {
         check(5, &[3, 4, 5], &[], &[3, 4, 5]);
         check(5, &[3, 4, 5], &[4], &[1, 3, 5]);
         check(3, &[1, 2, 3], &[1, 2, 3], &[1, 2, 3]);
+    }
+
+    #[test]
+    fn no_zone_has_the_majority_where_that_can_be() {
+        let check = |zones: &[&str], current: &[u64], leader: u64, expected: &[u64]| {
+            let numbers = 1..=zones.len() as u64;
+            let named = |n: u64| {
+                let zone = zones[n as usize - 1].to_owned();
+                (node(n), crate::NodeInfo { zone, witness: n == 9, ..info(n) })
+            };
+            let mut state = ClusterState::new();
+            state.apply(&crate::Command::Found {
+                generation: slotmesh_slots::Generation { cluster: 1, reform: 0 },
+                replicas: 1,
+                expect: 1,
+                members: numbers.map(named).collect(),
+            });
+            let set = |nodes: &[u64]| nodes.iter().map(|&n| node(n)).collect::<BTreeSet<_>>();
+            let chosen = voters(&state, &set(current), Some(node(leader)), |_| true, |_| true);
+            assert_eq!(chosen, set(expected), "{zones:?} {current:?}");
+        };
+        check(&["a", "a", "b", "b", "c"], &[], 1, &[1, 3, 5]);
+        check(&["a", "a", "b", "b", "c"], &[1, 3, 4], 4, &[1, 4, 5]);
+        check(&["a", "a", "b", "b", "c"], &[1, 3, 4], 3, &[1, 3, 5]);
+        check(&["a", "a", "b", "b", "c"], &[1, 3, 5], 3, &[1, 3, 5]);
+        check(&["a", "a", "a", "b", "c"], &[1, 2, 3], 1, &[1, 2, 4]);
+        check(&["a", "a", "a", "b", "c"], &[1, 2, 4], 2, &[2, 4, 5]);
+        // Nothing better is there.
+        check(&["a", "a", "b", "b"], &[1, 2, 3], 1, &[1, 2, 3]);
+        check(&["", "", "", ""], &[1, 2, 3], 1, &[1, 2, 3]);
     }
 }

@@ -48,6 +48,8 @@ pub struct NodeStatus {
     /// Whether the control plane has all its voters, and they reach each other: it survives the loss of any one node, as far as there are
     /// members for that.
     pub all_voters: bool,
+    /// Whether it has known of more than one member that may hold slots, since it started.
+    pub knew_others: bool,
     /// Failovers this node saw finished since it started, as leader.
     pub failovers: u64,
     /// Reforms that this node began and gave up since it started.
@@ -104,10 +106,23 @@ impl NodeStatus {
             && held.moving_to.is_none()
     }
 
-    /// Whether another node may be taken away, as far as this node knows: it reaches the cluster's majority, every slot
-    /// has its copies in sync, nothing moves, and the control plane has all its voters, which reach each other.
+    /// Whether any one node may be taken away, as far as this node knows: [`is_complete`](Self::is_complete), and there are copies, if
+    /// they are wanted and there was ever another node for them.
     #[must_use]
     pub fn is_safe(&self) -> bool {
+        self.is_complete() && !self.is_alone()
+    }
+
+    /// Whether only one member is left that holds slots, where copies are wanted: all data goes with it.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.knew_others && self.cluster.replicas() > 0 && self.cluster.holders().count() <= 1
+    }
+
+    /// Whether all is as it should be, as far as there are members for it: this node reaches the cluster's majority, every slot
+    /// has its copies in sync, nothing moves, and the control plane has all its voters, which reach each other.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
         let reached = self.phase == Phase::Serving && self.all_voters;
         reached && self.copying_slots() == 0 && self.safe_slots() == slotmesh_slots::SLOT_COUNT
     }

@@ -336,7 +336,7 @@ fn problem(status: &NodeStatus, wanted: &BTreeSet<NodeId>) -> Option<String> {
     }
     let (safe, copying, moving) =
         (status.safe_slots(), status.copying_slots(), status.moving_slots());
-    let at_rest = status.is_safe() && moving == 0;
+    let at_rest = status.is_complete() && moving == 0;
     (!at_rest).then(|| format!("{safe} slots are safe, {copying} are copied, {moving} move"))
 }
 

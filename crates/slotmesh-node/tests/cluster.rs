@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use slotmesh_node::{
     Ack, ByteRange, CallOptions, ClusterSecret, Condition, ControlError, ExpireCondition, Node,
-    NodeConfig, NodeStatus, Op, OpError, Phase, PutOptions, Reply, Value,
+    NodeConfig, NodeStatus, Op, OpError, Phase, PutOptions, Reply, Token, Value,
 };
 use slotmesh_slots::{Class, SLOT_COUNT, Slot};
 
@@ -264,6 +265,47 @@ async fn a_cluster_that_says_it_is_safe_survives_the_next_loss() {
     }
 }
 
+/// However two nodes of a zone were the first to be there, and after it was lost and is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_zone_has_two_of_the_three_votes() {
+    let addrs = free_addrs(6);
+    let start = async |index: usize, bind: SocketAddr| {
+        let zone = ["a", "b", "c"][index / 2].to_owned();
+        let config = config(&addrs, 0, 6);
+        Node::start(NodeConfig { bind, zone, ..config }).await.unwrap()
+    };
+    let mut nodes = Vec::new();
+    for (index, &addr) in addrs.iter().enumerate() {
+        nodes.push(start(index, addr).await);
+    }
+    let apart = |status: &NodeStatus| {
+        let zone = |node| status.cluster.members().get(node).map(|it| it.info.zone.clone());
+        let zones: BTreeSet<_> = status.voters.iter().map(zone).collect();
+        status.voters.len() == 3 && zones.len() == 3
+    };
+    for zone in [0, 2, 4] {
+        for node in &nodes {
+            until(node, "a safe cluster", |status| {
+                status.is_safe() && status.cluster.members().len() == 6
+            })
+            .await;
+            assert!(apart(&node.status()), "{:?}", node.status().voters);
+        }
+        let lost: Vec<Node> = nodes.drain(zone..zone + 2).collect();
+        let ids: Vec<_> = lost.iter().map(Node::id).collect();
+        for node in lost {
+            node.stop().await;
+        }
+        until(&nodes[0], "the others to vote", |status| {
+            status.voters.len() == 3 && !status.voters.iter().any(|voter| ids.contains(voter))
+        })
+        .await;
+        for index in [zone, zone + 1] {
+            nodes.insert(index, start(index, free_addrs(1)[0]).await);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leaders_leave_one_after_the_other_and_the_last_node_serves() {
     let mut nodes = cluster(3).await;
@@ -274,12 +316,14 @@ async fn the_leaders_leave_one_after_the_other_and_the_last_node_serves() {
         assert!(left, "left in time");
         for node in &nodes {
             let members = nodes.len();
-            until(node, "safe again", |status| {
-                status.is_safe() && status.cluster.members().len() == members
+            until(node, "complete again", |status| {
+                status.is_complete() && status.cluster.members().len() == members
             })
             .await;
         }
     }
+    let status = nodes[0].status();
+    assert!(status.is_alone() && !status.is_safe(), "all goes with it");
     put(&nodes[0], "other", "value").await.unwrap();
     assert_eq!(get(&nodes[0], "key").await.as_deref(), Some("value"));
 }
@@ -404,6 +448,30 @@ async fn a_write_that_asks_for_copies_is_refused_while_there_are_too_few() {
         let refused = node.put("key", "2", put(3)).await;
         assert_eq!(refused, Err(OpError::TooFewCopies { have: 2, wanted: 3 }));
     }
+}
+
+/// Of two attempts the first may arrive last.
+#[tokio::test]
+async fn a_write_that_was_refused_is_not_carried_out_later() {
+    let node = Node::local(16 << 20);
+    node.put("key", "1", PutOptions::default()).await.unwrap();
+    let put = Op::Put {
+        key: "key".into(),
+        value: "2".into(),
+        ttl: None,
+        keep_ttl: false,
+        condition: Condition::Absent,
+        class: Class::Cache,
+    };
+    let mut again = put.once(Token(7));
+    let first = node.execute(again.clone(), CallOptions::default()).await.unwrap();
+    assert!(matches!(first, Reply::Put { applied: false, .. }), "{first:?}");
+    let delete = Op::Delete { key: "key".into(), condition: Condition::Always };
+    node.execute(delete, CallOptions::default()).await.unwrap();
+    again.note_age(Duration::from_secs(1));
+    let second = node.execute(again, CallOptions::default()).await.unwrap();
+    assert_eq!(second, first);
+    assert_eq!(get(&node, "key").await, None);
 }
 
 /// Not waited for, but not left out either.

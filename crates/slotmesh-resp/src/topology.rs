@@ -88,11 +88,15 @@ impl Topology {
         shards.into_iter().map(shard).collect()
     }
 
-    /// The ranges of each node that answers for slots.
+    /// The ranges of each node that answers for slots, whoever has their replicas.
     pub(crate) fn by_primary(&self) -> BTreeMap<NodeId, Vec<Span>> {
         let mut held: BTreeMap<NodeId, Vec<Span>> = BTreeMap::new();
         for range in self.ranges() {
-            held.entry(range.primary).or_default().push((range.first, range.last));
+            let spans = held.entry(range.primary).or_default();
+            match spans.last_mut() {
+                Some((_, last)) if last.index() + 1 == range.first.index() => *last = range.last,
+                _ => spans.push((range.first, range.last)),
+            }
         }
         held
     }

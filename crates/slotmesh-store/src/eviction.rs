@@ -14,6 +14,8 @@ use crate::store::Store;
 const ENTRIES_MAX: usize = 1024;
 /// Uses that make a newcomer one of the main entries.
 const PROMOTING_USES: u8 = 2;
+/// Slots that one call passes because nothing in them may be evicted: about 10 us.
+const REFUSED_MAX: usize = 1024;
 /// Newcomers that one call looks at.
 const NEWCOMERS_MAX: usize = 256;
 /// Pages that one newcomer is looked for in. It is one unless a slot holds GiB, and this many are enough for 16 GiB.
@@ -210,8 +212,8 @@ impl Store {
     ) -> Option<(u8, Slot, Bytes)> {
         let mut spot = self.hand.load();
         let mut walk = Walk { now, entries_left: ENTRIES_MAX, best: None };
-        let mut rounds = 0;
-        while rounds < ROUNDS_MAX {
+        let (mut rounds, mut refused) = (0, 0);
+        while rounds < ROUNDS_MAX && refused < REFUSED_MAX {
             let Some(slot) = self.occupancy.next(spot.slot) else {
                 rounds += 1;
                 spot = Spot::default();
@@ -220,8 +222,9 @@ impl Store {
             if slot.index() != spot.slot {
                 spot = Spot { slot: slot.index(), ..Spot::default() };
             }
-            if may_evict(slot)
-                && let Some(mut contents) = self.try_slot(slot)
+            if !may_evict(slot) {
+                refused += 1;
+            } else if let Some(mut contents) = self.try_slot(slot)
                 && let Some(next) = walk.pass(slot, &mut contents, spot)
             {
                 self.hand.store(next);
@@ -229,6 +232,7 @@ impl Store {
             }
             spot = Spot { slot: slot.index() + 1, ..Spot::default() };
         }
+        self.hand.store(spot);
         walk.best
     }
 }
@@ -287,6 +291,30 @@ mod tests {
             assert_eq!((store.len(), store.stats().entry_bytes), (0, 0));
             assert!(store.victim(&|_| true, NOW).is_none());
         }
+    }
+
+    #[test]
+    fn a_search_among_what_others_own_is_short_and_goes_on() {
+        let store = Store::new(StoreConfig::default());
+        (0..20_000).for_each(|i| {
+            put(&store, &format!("{i}"), None);
+        });
+        let mine = Slot::of_key(b"mine");
+        let (mut searches, mut asked) = (0, 0);
+        let found = loop {
+            let seen = std::cell::Cell::new(0);
+            let allowed = |slot: Slot| {
+                seen.set(seen.get() + 1);
+                slot == mine
+            };
+            let found = store.victim(&allowed, NOW);
+            (searches, asked) = (searches + 1, asked.max(seen.get()));
+            if found.is_some() || searches == 100 {
+                break found;
+            }
+        };
+        assert_eq!(found.map(|(slot, _)| slot), Some(mine));
+        assert!(asked <= REFUSED_MAX + 2 * NEWCOMERS_MAX + EXPIRED_SLOTS, "{asked}");
     }
 
     #[test]

@@ -86,6 +86,11 @@ impl Peers {
         self.is_gone(node) || !self.known.contains_key(&node)
     }
 
+    /// Gossip knew it alive, and does not any more.
+    pub(super) fn is_failing(&self, node: NodeId) -> bool {
+        self.known.get(&node).is_some_and(|peer| peer.health != Health::Alive)
+    }
+
     pub(super) fn gone_since(&self, node: NodeId) -> Option<MonoTime> {
         match self.known.get(&node)?.health {
             Health::Gone { since } => Some(since),

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use rand::Rng;
 use slotmesh_control::log::LogStatus;
-use slotmesh_control::{Command, FoundingStep};
+use slotmesh_control::{Command, FoundingStep, fill_seats};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
 
 use super::{Brain, NodeEvent, Output};
@@ -151,16 +151,20 @@ impl Brain {
         self.outputs.push_back(Output::Propose(wire::encode(&found)));
     }
 
-    /// Who votes first: this node, which begins the log, and as many others as there are seats, witnesses last.
+    /// Who votes first: this node, which begins the log, and as many others as there are seats, of other zones first and witnesses last.
     pub(super) fn first_voters(&self, members: &BTreeSet<NodeId>) -> Vec<NodeId> {
         let seats = slotmesh_control::voter_seats(members.len(), self.config.replicas);
         let witness = |node: &NodeId| self.peers.info(*node).is_some_and(|info| info.witness);
         let mut others: Vec<NodeId> =
             members.iter().copied().filter(|&node| node != self.me).collect();
         others.sort_by_key(witness);
-        let mut voters = vec![self.me];
-        voters.extend(others.into_iter().take(seats - 1));
-        voters
+        let mut voters = BTreeSet::from([self.me]);
+        let zone = |node| match node == self.me {
+            true => Some(self.config.info.zone.as_str()),
+            false => self.peers.info(node).map(|info| info.zone.as_str()),
+        };
+        fill_seats(&mut voters, seats, &others, zone);
+        voters.into_iter().collect()
     }
 
     pub(super) fn start_log(&mut self, generation: Generation, found_with: Option<Vec<NodeId>>) {

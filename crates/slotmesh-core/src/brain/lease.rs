@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use rand::seq::IndexedRandom;
 use slotmesh_control::log::LogStatus;
-use slotmesh_control::{Command, ELECTION_MIN, LEASE, LEASE_PING_INTERVAL, Member, NodeInfo};
+use slotmesh_control::{
+    Command, ELECTION_MIN, LEASE, LEASE_PING_INTERVAL, Member, NodeInfo, voters,
+};
 use slotmesh_slots::{Mistake, MonoTime, NodeId};
 
 use super::Brain;
@@ -308,8 +310,7 @@ impl Brain {
             up && (node == self.me || self.peers.is_alive(node))
         };
         settled.is_some_and(|current| {
-            !current.is_empty()
-                && slotmesh_control::voters(&self.view, &current, usable, |_| true) == current
+            !current.is_empty() && voters(&self.view, &current, None, usable, |_| true) == current
         })
     }
 

@@ -47,13 +47,15 @@ impl Brain {
         let best = |spared: &BTreeSet<NodeId>| {
             let kept = current.difference(spared).copied().collect();
             let votes = |node| votes(node) && !spared.contains(&node);
-            voters(&self.view, &kept, votes, reached)
+            voters(&self.view, &kept, Some(self.me), votes, reached)
         };
         let wanted = self.best_connected(best, now);
         let wanted = self.with_leader(wanted, &current);
         // What a leader before this one began has to be ended, whoever is wanted.
         let half_done = self.log.voters_changing;
-        if (half_done || wanted != current) && self.may_vote(&wanted, &current, now) {
+        // Who just died may be taken for a voter until it is known. With another that is missed and not given up yet that would be two of three.
+        let sure = half_done || !wanted.iter().any(|node| self.peers.is_failing(*node));
+        if (half_done || wanted != current) && sure && self.may_vote(&wanted, &current, now) {
             self.set_voters(wanted);
         }
     }

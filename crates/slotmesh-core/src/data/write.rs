@@ -116,13 +116,15 @@ impl DataPlane {
                 self.publisher.drop_slot(slot);
                 self.loads.slot_changed(slot);
             }
+            let answer = once.map(|once| once.answer(&reply));
             if let Some(record) = &mut record {
                 self.publish(record);
-                record.answer = once.map(|once| Box::new(once.answer(&reply)));
+                record.answer = answer.clone().map(Box::new);
                 self.append(record)?;
-                if let Some(answer) = &record.answer {
-                    self.answers.keep(slot, record.seq, answer, now);
-                }
+            }
+            // Also that it was refused: an attempt that was sent before may arrive later, when it would not be.
+            if let Some(answer) = &answer {
+                self.answers.keep(slot, guard.version().seq, answer, now);
             }
             Written { role, reply, seq: guard.version().seq }
         };

@@ -69,6 +69,7 @@ pub(crate) struct Driver {
     shared_view: Arc<ClusterState>,
     published: Instant,
     failovers: u64,
+    knew_others: bool,
     reforms_cancelled: u64,
     leaving: bool,
     superseded: bool,
@@ -102,6 +103,7 @@ impl Driver {
             shared_view,
             published,
             failovers: 0,
+            knew_others: false,
             reforms_cancelled: 0,
             leaving: false,
             superseded: false,
@@ -315,6 +317,7 @@ impl Driver {
         if stale && self.published.elapsed() >= PUBLISH_INTERVAL {
             self.published = Instant::now();
             self.shared_view = Arc::new(brain.view().clone());
+            self.knew_others |= self.shared_view.holders().count() > 1;
             self.parts.directory.store(Arc::new(Directory::of(&self.shared_view)));
             self.parts.directory_changed.notify_one();
             self.note_addresses();
@@ -367,6 +370,7 @@ impl Driver {
             met_other_generation: brain.met_other_generation(),
             voters: brain.voters().to_vec(),
             all_voters: brain.has_all_voters(),
+            knew_others: self.knew_others,
             failovers: self.failovers,
             reforms_cancelled: self.reforms_cancelled,
         }

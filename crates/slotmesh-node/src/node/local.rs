@@ -118,6 +118,7 @@ fn status(node: NodeId, cluster: &Arc<ClusterState>) -> NodeStatus {
         met_other_generation: false,
         voters: vec![node],
         all_voters: true,
+        knew_others: false,
         failovers: 0,
         reforms_cancelled: 0,
     }

@@ -95,7 +95,7 @@ impl Node {
         let mut was_safe = self.inner.was_safe.lock();
         if !*was_safe {
             let waited = self.inner.router.data.now().saturating_since(self.inner.started);
-            *was_safe = status.is_safe() || waited >= self.inner.ready_cap;
+            *was_safe = status.is_complete() || waited >= self.inner.ready_cap;
         }
         *was_safe
     }

@@ -231,6 +231,7 @@ impl Starting {
             met_other_generation: false,
             voters: Vec::new(),
             all_voters: false,
+            knew_others: false,
             failovers: 0,
             reforms_cancelled: 0,
         }
