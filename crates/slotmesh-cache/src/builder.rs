@@ -453,7 +453,8 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
     ///
     /// It takes two bytes a key in the cluster, and the same in each L1 as far as keys are asked for. The first write of a key sets its bits,
     /// which takes two round trips more. Who loads a key that another node has just written first may be told that there is none, for
-    /// [`max_staleness`](L1::max_staleness) at most. Set it on all nodes: what those without write may be taken for missing.
+    /// [`max_staleness`](L1::max_staleness) at most. What only the cluster has, and the source does not, is found by [`Cache::get`] alone. Set it on
+    /// all nodes: what those without write may be taken for missing.
     pub fn guard(mut self, keys: usize) -> Self {
         self.settings.guard = Some(keys);
         self

@@ -16,8 +16,10 @@ use super::reign::Reign;
 /// Twice the shortest: what the production log is configured with.
 pub(super) const ELECTION_MAX: Duration = Duration::from_millis(300);
 
-/// How long a candidate waits for votes before it lets others try.
+/// How long a candidate waits for votes before it lets others try, and what is added to that: another part of it each time, or two whose clocks
+/// agree would go on at the same moments for ever.
 const CAMPAIGN: Duration = Duration::from_millis(200);
+const CAMPAIGN_MORE: u64 = 64;
 
 /// What the log tells its driver.
 #[derive(Debug)]
@@ -320,7 +322,8 @@ impl LogNode {
         self.leader = None;
         self.voted_for = Some(self.me);
         self.votes = Some(NodeSet::from([self.me]));
-        self.election_due = now + CAMPAIGN;
+        let more = (self.term.wrapping_mul(self.me.get()) >> 32) % CAMPAIGN_MORE;
+        self.election_due = now + CAMPAIGN + Duration::from_millis(more);
         let (term, last) = (self.term, self.last());
         for node in self.others() {
             self.send(node, LogMessage::Vote { term, last });
