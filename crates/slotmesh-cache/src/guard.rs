@@ -445,8 +445,8 @@ mod tests {
         let keys = 20_000;
         let filter = Filter::for_keys(keys, 7);
         let mut segments = vec![vec![0; SEGMENT_BYTES + 1]; filter.segments as usize];
-        let hashes =
-            |from: u64| (from..).map(|it| it.wrapping_mul(0x9e37_79b9_7f4a_7c15)).take(keys);
+        let hasher = KeyHasher::new(1, b"keys:1:");
+        let hashes = |from: u64| (from..).map(|it| hasher.number(it)).take(keys);
         let at = |place: &Place| (place.segment & u64::from(u32::MAX)) as usize;
         for place in hashes(0).map(|hash| filter.place(hash)) {
             place.set(&mut segments[at(&place)]);
