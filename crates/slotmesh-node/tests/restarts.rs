@@ -32,9 +32,9 @@ async fn until(node: &Node, what: &str, condition: impl FnMut(&NodeStatus) -> bo
     assert!(met.is_ok_and(|met| met), "{what}: {:?} {:?}", status.phase, status.cluster.members());
 }
 
-async fn until_safe(node: &Node, members: usize) {
-    until(node, "safe", |status| {
-        let complete = status.cluster.members().len() == members && status.is_safe();
+async fn until_complete(node: &Node, members: usize) {
+    until(node, "complete", |status| {
+        let complete = status.cluster.members().len() == members && status.is_complete();
         status.phase == Phase::Serving && complete
     })
     .await;
@@ -47,12 +47,12 @@ async fn two_that_start_again_join_the_one_that_lives() {
     let addrs = free_addrs(3);
     let (first, second) = (start(&addrs, 0).await, start(&addrs, 1).await);
     let third = start(&addrs, 2).await;
-    until_safe(&third, 3).await;
+    until_complete(&third, 3).await;
     third.put("key", "value", PutOptions::default()).await.unwrap();
     for (node, left) in [(first, 2), (second, 1)] {
         assert!(node.leave(PATIENCE).await);
         drop(node);
-        until_safe(&third, left).await;
+        until_complete(&third, left).await;
     }
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     let nodes = [start(&addrs, 0).await, start(&addrs, 1).await];
