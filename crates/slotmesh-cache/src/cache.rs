@@ -136,6 +136,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         Self { inner: Arc::new(inner) }
     }
 
+    /// One that another cache keeps something in.
+    pub(crate) fn within(node: &Node, settings: Settings, codec: impl Codec<V>) -> Self {
+        Self::new(node.clone(), settings, Arc::new(codec), (None, None), (None, None, None))
+    }
+
     /// Reads a value: from L1, else from the cluster. A value of another schema version or codec counts as none.
     ///
     /// Cancellation safe.

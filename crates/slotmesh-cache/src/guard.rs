@@ -184,20 +184,8 @@ impl Guard {
         let bits = of.l1.map(|l1| L1::bytes(bytes).max_staleness(l1.max_staleness));
         let (heads, segments) = (settings("head", Some(head)), settings("", bits));
         Self {
-            heads: Cache::new(
-                node.clone(),
-                heads,
-                Arc::new(Bincode),
-                (None, None),
-                (None, None, None),
-            ),
-            segments: Cache::new(
-                node.clone(),
-                segments,
-                Arc::new(Raw),
-                (None, None),
-                (None, None, None),
-            ),
+            heads: Cache::within(node, heads, Bincode),
+            segments: Cache::within(node, segments, Raw),
             keys_max,
             hasher: KeyHasher::new(node.key_seed(), &of.prefix()),
         }
@@ -397,10 +385,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
 impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     /// From now on the source may have this key.
     pub(crate) async fn admit(&self, key: &K) -> Result<(), CacheError> {
-        match &self.guard {
-            Some(guard) => guard.admit(vec![self.hash(key)]).await,
-            None => Ok(()),
-        }
+        self.admit_many(std::iter::once(key)).await
     }
 
     /// From now on the source may have these keys.

@@ -100,9 +100,7 @@ impl<V> Marks<V> {
             l1: of.l1.map(|l1| L1::entries(MARKS_IN_L1).max_staleness(l1.max_staleness)),
             ..Settings::new("")
         };
-        let (node, codec) = (node.clone(), Arc::new(Bincode));
-        let marks = Cache::new(node, settings, codec, (None, None), (None, None, None));
-        Self { marks, tags, hasher }
+        Self { marks: Cache::within(node, settings, Bincode), tags, hasher }
     }
 
     /// The clock's time, or an earlier one.

@@ -375,12 +375,10 @@ impl<'a> Planner<'a> {
 
     /// Whether a primary that has more than its share gives a slot to a node that would be much lighter with it.
     fn would_hand_over(&self, primary: NodeId, to: NodeId) -> bool {
-        let load = |node, more| {
-            let has = self.primaries.get(&node).copied().unwrap_or(0);
-            (has, self.weights.load(node, has + more))
-        };
-        let ((has, heavy), (_, then)) = (load(primary, 0), load(to, IMBALANCE_MIN));
-        has > self.weights.share(primary, slotmesh_slots::SLOT_COUNT) && then < heavy
+        let has = |node| self.primaries.get(&node).copied().unwrap_or(0);
+        let then = self.weights.load(to, has(to) + IMBALANCE_MIN);
+        has(primary) > self.weights.share(primary, slotmesh_slots::SLOT_COUNT)
+            && then < self.primary_load(primary)
     }
 
     /// The least loaded live node that does not hold the slot, in another zone than the primary if there is one. One that lost
