@@ -13,7 +13,7 @@ pub struct SnapshotEntry {
     pub key: Bytes,
     /// The value.
     pub value: Bytes,
-    /// The version of the write that put it there.
+    /// The version of the last write that changed it.
     pub version: Version,
     /// When it expires, on this node's clock; travels as remaining time.
     pub deadline: Option<MonoTime>,

@@ -194,19 +194,23 @@ impl SlotContents {
         blob
     }
 
-    /// Changes when the entry expires; nothing happens when there is none.
-    pub(crate) fn set_deadline(
+    /// Changes when the entry expires, and its version, for readers rest on that; nothing happens when there is none.
+    pub(crate) fn redate(
         &mut self,
         hash: u64,
         key: &[u8],
-        deadline: MonoTime,
+        (version, deadline): (Version, MonoTime),
         home: Home<'_>,
     ) {
-        if let Some(place) = self.pages.place(hash, key) {
-            self.keep_for_views(hash, home);
-            self.pages.set_deadline(place, hash, deadline, home);
-            self.sweep.note(deadline);
-        }
+        let Some(place) = self.pages.place(hash, key) else { return };
+        let old = self.pages.at(place);
+        self.digest.change(|| {
+            let key_hash = digest::key_hash(key);
+            old.map_or((0, 0), |old| (old.digest(key_hash), old.digest_at(key_hash, version)))
+        });
+        self.keep_for_views(hash, home);
+        self.pages.redate(place, hash, (version, deadline), home);
+        self.sweep.note(deadline);
     }
 
     /// Empties the slot but keeps its history; returns what was there.

@@ -224,11 +224,16 @@ impl<'a> Stored<'a> {
 
     /// The entry's part of the slot's digest, given [`digest::key_hash`] of its key.
     pub(crate) fn digest(&self, key_hash: u128) -> u128 {
+        self.digest_at(key_hash, self.version())
+    }
+
+    /// What that would be with this version.
+    pub(crate) fn digest_at(&self, key_hash: u128, version: Version) -> u128 {
         let value_hash = match self.blob() {
             Some(blob) => blob.value_hash(),
             None => digest::value_hash(self.in_page()),
         };
-        digest::entry_digest(key_hash, value_hash, self.version())
+        digest::entry_digest(key_hash, value_hash, version)
     }
 
     /// Whether a large value still hashes to what it did when it was stored; a small one's hash is not kept.
@@ -336,19 +341,26 @@ pub(crate) fn cool(entry: &mut [u8]) {
     }
 }
 
-/// Changes the deadline of the entry that begins here, if there is room for it; false when the entry must be written anew.
-pub(crate) fn set_deadline(entry: &mut [u8], deadline: MonoTime) -> bool {
+/// Changes the version and the deadline of the entry that begins here, if there is room for them; false when the entry must be written anew.
+pub(crate) fn redate(entry: &mut [u8], version: Version, deadline: MonoTime) -> bool {
     let flags = entry[0];
-    if flags & HAS_DEADLINE == 0 || deadline == NEVER {
-        return flags & HAS_DEADLINE == 0 && deadline == NEVER;
+    let (has_deadline, layout) = (flags & HAS_DEADLINE != 0, Layout::of(flags));
+    let (Version { epoch, seq }, micros) = (version, deadline.as_micros());
+    let fits = fits(u64::from(epoch.0), layout.epoch)
+        && fits(seq.0, layout.seq)
+        && (!has_deadline || fits(micros, layout.deadline));
+    if has_deadline != (deadline != NEVER) || !fits {
+        return false;
     }
-    let (layout, micros) = (Layout::of(flags), deadline.as_micros());
-    let fits = fits(micros, layout.deadline);
-    if fits {
-        let at = layout.deadline_at();
-        entry[at..at + layout.deadline].copy_from_slice(&micros.to_le_bytes()[..layout.deadline]);
+    let mut set = |at: usize, number: u64, bytes: usize| {
+        entry[at..at + bytes].copy_from_slice(&number.to_le_bytes()[..bytes]);
+    };
+    set(layout.epoch_at(), u64::from(epoch.0), layout.epoch);
+    set(layout.seq_at(), seq.0, layout.seq);
+    if has_deadline {
+        set(layout.deadline_at(), micros, layout.deadline);
     }
-    fits
+    true
 }
 
 /// Bytes before the key.
@@ -559,26 +571,38 @@ mod tests {
         }
     }
 
+    const fn at(epoch: u32, seq: u64) -> Version {
+        Version::new(Epoch(epoch), Seq(seq))
+    }
+
     #[test]
     fn a_deadline_changes_in_place_only_where_there_is_one() {
         let value = Bytes::from_static(b"v");
         let (soon, far) = (MonoTime::from_micros(9), MonoTime::from_micros(1 << 48));
-        for (before, after, in_place) in [
-            (NEVER, NEVER, true),
-            (NEVER, soon, false),
-            (soon, NEVER, false),
-            (soon, soon, true),
-            (soon, far, false),
-            (far, soon, true),
+        let (next, later) = (at(7, 2), at(7, SEQ_MAX + 1));
+        for (before, (version, after), in_place) in [
+            (NEVER, (next, NEVER), true),
+            (NEVER, (later, NEVER), false),
+            (NEVER, (next, soon), false),
+            (soon, (next, NEVER), false),
+            (soon, (next, soon), true),
+            (soon, (later, soon), false),
+            (soon, (at(0x1_0000, 2), soon), false),
+            (soon, (next, far), false),
+            (far, (later, soon), true),
         ] {
             let home = TestHome::new();
             let entry = (&b"k"[..], &value);
-            let new = NewEntry::new((home.get(), 0), entry, Version::default(), before);
+            let new = NewEntry::new((home.get(), 0), entry, at(7, 1), before);
             let mut page = vec![0; new.size()];
             new.write(&mut page, &mut None);
-            assert_eq!(set_deadline(&mut page, after), in_place);
-            let now = if in_place { after } else { before };
-            assert_eq!(Stored::new(&page, None).expires_at(), now);
+            assert_eq!(redate(&mut page, version, after), in_place);
+            let now = if in_place { (version, after) } else { (at(7, 1), before) };
+            let stored = Stored::new(&page, None);
+            assert_eq!(
+                (stored.version(), stored.expires_at(), &*stored.value()),
+                (now.0, now.1, &b"v"[..])
+            );
         }
     }
 

@@ -54,7 +54,7 @@ impl SlotGuard<'_> {
         self.garbage.blob(old);
     }
 
-    /// Changes the deadline of the entry if there is one.
+    /// Changes the deadline of the entry, and its version, if there is one.
     pub(crate) fn expire_next(
         &mut self,
         epoch: Epoch,
@@ -63,8 +63,8 @@ impl SlotGuard<'_> {
         deadline: Option<MonoTime>,
     ) {
         self.change(|contents, home| {
-            contents.advance(epoch);
-            contents.set_deadline(hash, key, deadline.unwrap_or(NEVER), home);
+            let version = contents.advance(epoch);
+            contents.redate(hash, key, (version, deadline.unwrap_or(NEVER)), home);
         });
     }
 

@@ -46,8 +46,8 @@ impl ExpireCondition {
 
 impl SlotGuard<'_> {
     /// Changes when the key's entry expires, if the condition holds; `None` is never, and is applied only to an entry that
-    /// has a deadline. One at or before `now` deletes the entry. Its value and version stay; without an entry nothing
-    /// happens and there is no record.
+    /// has a deadline. One at or before `now` deletes the entry. Its value stays; its version is a new one, as with any change, so that a reader
+    /// knows what to wait for. Without an entry nothing happens and there is no record.
     ///
     /// # Errors
     /// When the epoch is older than the slot's. Nothing changed then.
@@ -109,7 +109,8 @@ mod tests {
             let deadline = if expected { new } else { current };
             let deadline = deadline.filter(|&at| at != NEVER);
             let stays = deadline.is_none_or(|at| at > NOW);
-            let expected = stays.then_some((written, deadline));
+            let version = if expected { Some(guard.version()) } else { written };
+            let expected = stays.then_some((version, deadline));
             assert_eq!(left.map(|entry| (Some(entry.version), entry.deadline)), expected);
         }
     }

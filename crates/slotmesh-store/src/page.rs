@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use prefetch_index::prefetch_index;
 use slotmesh_arena::{Buffer, Owner, SpanId};
-use slotmesh_slots::MonoTime;
+use slotmesh_slots::{MonoTime, Version};
 
 use crate::blob::Blob;
 use crate::blobs::Blobs;
@@ -216,10 +216,10 @@ impl Page {
         entry::cool(&mut self.bytes[start..]);
     }
 
-    /// See [`entry::set_deadline`].
-    pub(crate) fn set_deadline(&mut self, at: usize, deadline: MonoTime) -> bool {
+    /// See [`entry::redate`].
+    pub(crate) fn redate(&mut self, at: usize, version: Version, deadline: MonoTime) -> bool {
         let start = self.start(at);
-        entry::set_deadline(&mut self.bytes[start..], deadline)
+        entry::redate(&mut self.bytes[start..], version, deadline)
     }
 
     /// Makes room for an entry of this size; false when the page would grow beyond so many bytes and can be split instead.

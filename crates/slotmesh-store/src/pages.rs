@@ -1,4 +1,4 @@
-use slotmesh_slots::MonoTime;
+use slotmesh_slots::{MonoTime, Version};
 
 use crate::blob::Blob;
 use crate::directory::Directory;
@@ -204,19 +204,19 @@ impl Pages {
         }
     }
 
-    /// Changes when an entry expires.
-    pub(crate) fn set_deadline(
+    /// Changes when an entry expires, and its version.
+    pub(crate) fn redate(
         &mut self,
         place: Place,
         hash: u64,
-        deadline: MonoTime,
+        (version, deadline): (Version, MonoTime),
         home: Home<'_>,
     ) {
-        if self.page_mut(place.position).set_deadline(place.at, deadline) {
+        if self.page_mut(place.position).redate(place.at, version, deadline) {
             return;
         }
         let Some(stored) = self.at(place) else { return };
-        let (version, usage, class) = (stored.version(), stored.usage(), stored.class());
+        let (usage, class) = (stored.usage(), stored.class());
         let key = stored.key().to_vec();
         // A large value moves without being copied.
         let in_page = stored.blob_place().is_none().then(|| stored.value_bytes().to_vec());
@@ -341,11 +341,14 @@ mod tests {
             }
         }
 
-        fn set_deadline(&mut self, key: &[u8], deadline: MonoTime) {
+        fn redate(&mut self, key: &[u8], deadline: MonoTime) {
+            // Also by more than a short head has room for.
+            self.seq += if self.seq.is_multiple_of(97) { 1 << 34 } else { 1 };
             if let (hash, Some(place)) = self.place(key) {
-                let home = self.home.get();
-                self.pages.set_deadline(place, hash, deadline, home);
-                self.model.get_mut(key).unwrap().2 = deadline;
+                let version = Version::new(Epoch(1), Seq(self.seq));
+                self.pages.redate(place, hash, (version, deadline), self.home.get());
+                let known = self.model.get_mut(key).unwrap();
+                (known.1, known.2) = (self.seq, deadline);
             }
         }
 
@@ -390,8 +393,8 @@ mod tests {
                 match kind {
                     0..=2 => checked.put(&key, value(argument), NEVER),
                     3 => checked.put(&key, value(argument), deadline),
-                    4 => checked.set_deadline(&key, deadline),
-                    5 => checked.set_deadline(&key, NEVER),
+                    4 => checked.redate(&key, deadline),
+                    5 => checked.redate(&key, NEVER),
                     _ => checked.remove(&key),
                 }
             }

@@ -124,7 +124,8 @@ impl SlotGuard<'_> {
             Change::Expire { deadline } if existed => {
                 let record = self.redate(epoch, (found, key), deadline, now);
                 let stays = matches!(record.effect, Effect::Expire { .. });
-                outcome(Some(record), before.filter(|_| stays))
+                let version = stays.then(|| record.version());
+                outcome(Some(record), version)
             }
             Change::Keep | Change::Expire { .. } => outcome(None, before),
             Change::Delete => {

@@ -125,20 +125,19 @@ impl DataPlane {
         }
     }
 
-    /// Nothing there, it seems. That answer must not be given while the delete that made it so is uncommitted, so the
-    /// slot's version is read together with it.
+    /// Nothing there, it seems. That answer must not be given while the write that made it so is uncommitted, a delete or one that gave it a
+    /// lifetime, so the slot's version is read together with it.
     fn look_closer(&self, slot: Slot, role: RoleWord, key: &[u8]) -> Result<Found, DataError> {
         let (entry, version, deleted) = {
             let guard = self.store.lock(slot);
             (guard.get(key, MonoTime::ZERO), guard.version(), guard.last_delete())
         };
         let now = self.gate.confirm(slot, role)?;
+        // What is over was so only from the write on that said when.
+        let written = entry.as_ref().map_or(deleted, |entry| entry.version.seq);
         let (reply, seq) = match entry.filter(|entry| !is_expired(entry, now)) {
-            Some(entry) => {
-                let seq = entry.version.seq;
-                (Reply::Value(value(entry, now)), seq)
-            }
-            None => (Reply::Missing { slot: version }, deleted),
+            Some(entry) => (Reply::Value(value(entry, now)), written),
+            None => (Reply::Missing { slot: version }, deleted.max(written)),
         };
         Ok(if self.is_committed(slot, seq) {
             Found::Committed(reply)
@@ -159,4 +158,62 @@ pub(super) fn is_expired(entry: &Entry, now: MonoTime) -> bool {
 pub(super) fn value(entry: Entry, now: MonoTime) -> Value {
     let ttl = entry.deadline.map(|deadline| deadline.saturating_since(now));
     Value { value: entry.value, version: entry.version, ttl }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use slotmesh_slots::{Class, Epoch, NodeId, NodeList, SlotState};
+    use slotmesh_store::{Condition, ExpireCondition};
+
+    use super::*;
+    use crate::data::{Ack, Clock, DataConfig, Wakers};
+    use crate::request::Op;
+
+    struct ByHand(AtomicU64);
+
+    impl Clock for ByHand {
+        fn now(&self) -> MonoTime {
+            MonoTime::from_micros(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    /// A primary whose entry is on its replica, which has been silent since.
+    fn with_silent_replica() -> (DataPlane, Arc<ByHand>, Bytes) {
+        let clock = Arc::new(ByHand(AtomicU64::new(1)));
+        let me = NodeId::from_random(1);
+        let data = DataPlane::new(me, DataConfig::default(), clock.clone(), Wakers::default());
+        let key = Bytes::from_static(b"key");
+        let slot = Slot::of_key(&key);
+        let alone = SlotState { epoch: Epoch(1), primary: Some(me), ..SlotState::default() };
+        data.apply_slot(slot, &alone, clock.now());
+        data.extend_lease(MonoTime::from_micros(1_000_000));
+        let (value, condition) = (Bytes::from_static(b"value"), Condition::Always);
+        let key_of = key.clone();
+        let (ttl, keep_ttl, class) = (None, false, Class::Cache);
+        execute(&data, Op::Put { key: key_of, value, ttl, keep_ttl, condition, class });
+        assert!(matches!(data.get_now(&key), Ok(Some(Reply::Value(_)))));
+        let in_sync = NodeList::from_iter([NodeId::from_random(2)]);
+        data.apply_slot(slot, &SlotState { in_sync, round: 1, ..alone }, clock.now());
+        (data, clock, key)
+    }
+
+    fn execute(data: &DataPlane, op: Op) {
+        data.execute(op, Ack::Primary, Box::new(|done| assert!(done.is_ok(), "{done:?}")));
+    }
+
+    #[test]
+    fn a_lifetime_is_not_told_before_the_replicas_know_it() {
+        for ttl in [Some(Duration::from_millis(1)), Some(Duration::from_secs(60))] {
+            let (data, clock, key) = with_silent_replica();
+            let condition = ExpireCondition::Always;
+            execute(&data, Op::Expire { key: key.clone(), ttl, condition });
+            assert_eq!(data.get_now(&key), Ok(None), "how long it lives");
+            clock.0.store(5_000, Ordering::SeqCst);
+            assert_eq!(data.get_now(&key), Ok(None), "whether it lives");
+        }
+    }
 }

@@ -64,7 +64,7 @@ impl DataPlane {
     }
 
     /// Whether the table names, or named before, this node as the slot's primary.
-    fn apply_slot(&self, slot: Slot, held: &SlotState, now: MonoTime) -> bool {
+    pub(super) fn apply_slot(&self, slot: Slot, held: &SlotState, now: MonoTime) -> bool {
         let owned = [self.gate.owner(slot), held.primary].contains(&Some(self.me));
         self.gate.set_owner(slot, held.primary);
         self.note_move(slot, held);

@@ -13,7 +13,7 @@ use super::op_layout::decode_bool;
 pub struct Value {
     /// The value.
     pub value: Bytes,
-    /// The version of the write that put it there: the token for compare-and-set.
+    /// The version of the last write that changed it, or its lifetime: the token for compare-and-set.
     pub version: Version,
     /// How long it still lives; `None` is for ever.
     pub ttl: Option<Duration>,

@@ -112,7 +112,9 @@ impl Model {
                 self.last_delete = version;
             }
             Effect::Expire { key, deadline } => {
-                self.entries.entry(key).and_modify(|entry| entry.deadline = deadline);
+                self.entries.entry(key).and_modify(|entry| {
+                    (entry.deadline, entry.version) = (deadline, version);
+                });
             }
             Effect::Clear => {
                 self.entries.clear();
@@ -329,7 +331,7 @@ impl Harness {
         assert!(outcome.applied);
         let effect = self.redated(&input.key, deadline);
         let stays = matches!(effect, Effect::Expire { .. });
-        assert_eq!(outcome.version, held.filter(|_| stays));
+        assert_eq!(outcome.version, outcome.record.as_ref().map(Record::version).filter(|_| stays));
         self.expect(input.slot, outcome.record, &effect);
     }
 
