@@ -18,9 +18,10 @@ const LAYERS: &[(&str, u8)] = &[
     ("slotmesh-primitives", 4),
     ("slotmesh-resp", 4),
     ("slotmesh-admin", 4),
-    ("slotmesh", 5),
-    ("slotmesh-cli", 5),
-    (SIMULATOR, 5),
+    ("slotmesh-redis", 5),
+    ("slotmesh", 6),
+    ("slotmesh-cli", 6),
+    (SIMULATOR, 6),
 ];
 
 /// Drives brains without network and consensus, so it may see nothing that has them; and nobody may see it but the tests of

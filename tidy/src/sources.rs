@@ -34,6 +34,16 @@ const SLEEPERS: &[(&str, &str)] = &[
         "loaders that take time; the clock is paused or the order awaited",
     ),
     ("crates/slotmesh-cache/tests/reads_and_writes.rs", "polls until an entry has expired"),
+    ("crates/slotmesh-redis/src/server.rs", "the pace of pings, and of attempts to connect"),
+    ("crates/slotmesh-redis/src/servers.rs", "the pace of questions for a cluster's slots"),
+    ("crates/slotmesh-redis/src/tier.rs", "pause before a call is tried again"),
+    ("crates/slotmesh-redis/tests/cluster.rs", "the pace of writers and of a reshard"),
+    (
+        "crates/slotmesh-redis/tests/one_server.rs",
+        "the pace of writers, and a loader that takes time",
+    ),
+    ("crates/slotmesh-redis/tests/servers/mod.rs", "polls a server for a condition"),
+    ("examples/redis_tier.rs", "stands for a database"),
     ("crates/slotmesh-cli/tests/processes/load.rs", "the pace of a load"),
     ("crates/slotmesh-cli/tests/processes/mod.rs", "polls other processes for a condition"),
     (

@@ -351,7 +351,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         if ops.is_empty() {
             return Vec::new();
         }
-        let answers = self.node.execute_many(ops, options).await;
+        let answers = self.backing.execute_many(ops, options).await;
         let count = |answer: Result<Reply, OpError>| {
             if answer.is_err() {
                 self.counters.add(Count::ClusterError);

@@ -7,6 +7,7 @@ use slotmesh_node::{Ack, Node};
 use slotmesh_slots::Class;
 use tokio::runtime::Handle;
 
+use crate::backing::{Backing, Remote};
 use crate::behind::{Behind, Pace};
 use crate::cache::{Cache, OwnLoaders};
 use crate::codec::{Bincode, Codec};
@@ -28,8 +29,14 @@ pub trait Caches {
 
 impl Caches for Node {
     fn cache<K: CacheKey, V>(&self, name: &str) -> CacheBuilder<K, V> {
-        CacheBuilder {
-            node: self.clone(),
+        CacheBuilder::new(Backing::Node(self.clone()), name)
+    }
+}
+
+impl<K: CacheKey, V> CacheBuilder<K, V> {
+    fn new(backing: Backing, name: &str) -> Self {
+        Self {
+            backing,
             settings: Settings::new(name),
             codec: Bincode,
             loaders: (None, None),
@@ -37,12 +44,18 @@ impl Caches for Node {
             tags: None,
         }
     }
+
+    /// Begins a cache over something that stands in a node's place.
+    #[doc(hidden)]
+    pub fn over(remote: Arc<dyn Remote>, name: &str) -> Self {
+        Self::new(Backing::Remote(remote), name)
+    }
 }
 
 /// Settings of a cache to be.
 #[must_use]
 pub struct CacheBuilder<K, V, C = Bincode> {
-    node: Node,
+    backing: Backing,
     settings: Settings,
     codec: C,
     loaders: OwnLoaders<K, V>,
@@ -462,8 +475,8 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
 
     /// How values become bytes; [`Bincode`] by default.
     pub fn codec<D>(self, codec: D) -> CacheBuilder<K, V, D> {
-        let Self { node, settings, loaders, writer, tags, .. } = self;
-        CacheBuilder { node, settings, codec, loaders, writer, tags }
+        let Self { backing, settings, loaders, writer, tags, .. } = self;
+        CacheBuilder { backing, settings, codec, loaders, writer, tags }
     }
 
     /// The cache.
@@ -477,35 +490,35 @@ impl<K: CacheKey, V, C> CacheBuilder<K, V, C> {
     {
         let settings = self.settings.check(self.writer.is_some())?;
         let limit = settings.load_timeout;
-        let guard = settings.guard.map(|keys| Arc::new(Guard::new(&self.node, &settings, keys)));
+        let guard = settings.guard.map(|keys| Arc::new(Guard::new(&self.backing, &settings, keys)));
         let writer = self.writer.map(|writer| Writer { writer, limit, guard: guard.clone() });
         let source = writer.map(|writer| match settings.write_behind {
             Some(pace) => Source::Behind(Behind::new(writer, pace)),
             None => Source::Through(writer),
         });
         if let Some(Source::Behind(behind)) = &source {
-            flush_before_leaving(&self.node, behind);
+            flush_before_closing(&self.backing, behind);
         }
         let codec = Arc::new(self.codec);
         let more = (self.tags, guard, source);
-        Ok(Cache::new(self.node, settings, codec, self.loaders, more))
+        Ok(Cache::new(self.backing, settings, codec, self.loaders, more))
     }
 }
 
 /// While anything is left of the cache; what waits keeps itself.
-fn flush_before_leaving<K: CacheKey, V: Send + Sync + 'static>(
-    node: &Node,
+fn flush_before_closing<K: CacheKey, V: Send + Sync + 'static>(
+    backing: &Backing,
     behind: &Arc<Behind<K, V>>,
 ) {
     let behind = Arc::downgrade(behind);
-    node.before_leaving(move || {
+    backing.before_closing(Box::new(move || {
         let (behind, runtime) = (behind.upgrade(), Handle::try_current());
         Box::pin(async move {
             if let (Some(behind), Ok(runtime)) = (behind, runtime) {
                 behind.flush(&runtime).await;
             }
         })
-    });
+    }));
 }
 
 #[cfg(test)]

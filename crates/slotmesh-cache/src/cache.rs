@@ -4,12 +4,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_coherence::{KeyHasher, Watcher};
 use slotmesh_node::{
-    CallOptions, CoarseClock, Condition, LoadEnd, LoadTerms, Node, Op, OpError, PutOptions, Reply,
-    Value,
+    CallOptions, CoarseClock, Condition, LoadEnd, LoadTerms, Op, OpError, Reply, Value,
 };
-use slotmesh_slots::{Slot, Version};
+use slotmesh_slots::{Class, Slot, Version};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::backing::Backing;
 use crate::batch::ManyLoader;
 use crate::builder::Settings;
 use crate::codec::{Codec, CodecError};
@@ -57,7 +57,7 @@ pub struct Written {
 }
 
 pub(crate) struct Inner<K: CacheKey, V> {
-    pub(crate) node: Node,
+    pub(crate) backing: Backing,
     pub(crate) settings: Settings,
     codec: Arc<dyn Codec<V>>,
     pub(crate) loader: Option<OwnLoader<K, V>>,
@@ -103,7 +103,7 @@ pub(crate) struct Fill<V> {
 
 impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     pub(crate) fn new(
-        node: Node,
+        backing: Backing,
         settings: Settings,
         codec: Arc<dyn Codec<V>>,
         (loader, loader_many): OwnLoaders<K, V>,
@@ -111,14 +111,14 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     ) -> Self {
         let loads = settings.concurrent_loads_max.min(Semaphore::MAX_PERMITS);
         let prefix = settings.prefix();
-        let hasher = KeyHasher::new(node.key_seed(), &prefix);
+        let hasher = KeyHasher::new(backing.key_seed(), &prefix);
         let flights = Arc::new(Flights::new(loads.saturating_mul(1 + WAITING_PER_LOAD)));
-        let tier = |l1| Tier::new(&node, l1, hasher, &flights, tags.is_some());
+        let tier = |l1| Tier::new(&backing, l1, hasher, &flights, tags.is_some());
         let near = settings.l1.map(tier);
-        let marks = tags.map(|tags| Marks::new(&node, &settings, tags, hasher));
+        let marks = tags.map(|tags| Marks::new(&backing, &settings, tags, hasher));
         let inner = Inner {
-            clock: node.clock(),
-            node,
+            clock: backing.clock(),
+            backing,
             codec,
             loader,
             loader_many,
@@ -137,8 +137,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
     }
 
     /// One that another cache keeps something in.
-    pub(crate) fn within(node: &Node, settings: Settings, codec: impl Codec<V>) -> Self {
-        Self::new(node.clone(), settings, Arc::new(codec), (None, None), (None, None, None))
+    pub(crate) fn within(backing: &Backing, settings: Settings, codec: impl Codec<V>) -> Self {
+        Self::new(backing.clone(), settings, Arc::new(codec), (None, None), (None, None, None))
     }
 
     /// Reads a value: from L1, else from the cluster. A value of another schema version or codec counts as none.
@@ -267,11 +267,11 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     /// What there is, if this node is the key's primary and can tell without waiting.
     pub(crate) fn known_here(&self, key: &K, cluster_key: &Bytes) -> Option<(Known<V>, Spot)> {
         let slot = Slot::of_key(cluster_key);
-        if self.node.owner(slot) != Some(self.node.id()) {
+        if !self.backing.owns(slot) {
             return None;
         }
         let spot = self.own_spot(key, slot);
-        let known = self.decode(&self.node.get_now(cluster_key)??)?;
+        let known = self.decode(&self.backing.get_now(cluster_key)??)?;
         Some((self.checked_at_hand(known)?, spot))
     }
 
@@ -336,7 +336,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     /// Asks the cluster for a value, and to load where there is nothing, or what these terms call stale.
     pub(crate) fn load_op(&self, key: Bytes, ticket: Option<Ticket>, terms: LoadTerms) -> Op {
         // Each owner is told its own.
-        let by = ticket.map(|_| self.node.subscriber().own());
+        let by = ticket.map(|_| self.backing.subscriber().own());
         Op::Load { key, by, terms }
     }
 
@@ -375,7 +375,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     fn spot(&self, ticket: Option<Ticket>, reply: Reply) -> (Reply, Spot) {
         match (reply, &self.near) {
             (Reply::Watched { owner, stream, found }, Some(tier)) => {
-                let by = Watcher { node: self.node.id(), stream };
+                let by = Watcher { node: self.backing.id(), stream };
                 let cover = |ticket| (ticket, tier.admit(ticket, owner, by));
                 (*found, ticket.map(cover))
             }
@@ -387,7 +387,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     fn own_spot(&self, key: &K, slot: Slot) -> Spot {
         let tier = self.near.as_ref()?;
         // Before the ticket: what was told of before is no news.
-        let _told = self.node.watch_own(slot);
+        let _told = self.backing.watch_own(slot);
         let ticket = tier.ticket(key, slot, self.clock.at_least());
         Some((ticket, tier.own_cover(ticket)))
     }
@@ -416,22 +416,21 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
             // The cluster could not be asked, so it cannot be filled safely either: L1 alone takes the load off the source.
             None => Version::default(),
             Some(condition) => {
-                let put = PutOptions {
+                let put = Op::Put {
+                    key: cluster_key,
+                    value: sealed.into(),
                     ttl: lifetime.kept,
+                    keep_ttl: false,
                     condition,
-                    call: self.fill_options(),
-                    ..PutOptions::default()
+                    class: Class::Cache,
                 };
-                match self.node.put(cluster_key, sealed, put).await {
+                match self.execute(put, self.fill_options()).await {
                     Ok(Reply::Put { applied: true, version, .. }) => version.unwrap_or_default(),
                     Ok(_) => {
                         self.counters.add(Count::FillRefused);
                         return false;
                     }
-                    Err(_) => {
-                        self.counters.add(Count::ClusterError);
-                        Version::default()
-                    }
+                    Err(_) => Version::default(),
                 }
             }
         };
@@ -506,7 +505,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     pub(crate) async fn execute(&self, op: Op, options: CallOptions) -> Result<Reply, CacheError> {
-        let outcome = self.node.execute(op, options).await;
+        let outcome = self.backing.execute(op, options).await;
         if outcome.is_err() {
             self.counters.add(Count::ClusterError);
         }
@@ -528,7 +527,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         let tier = self.near.as_ref()?;
         let slot = Slot::of_key(cluster_key);
         // So that what is written can stay, if this node owns the slot; others tell only of slots that were read.
-        let _told = self.node.watch_own(slot);
+        let _told = self.backing.watch_own(slot);
         Some(tier.begin_write(key, slot, self.clock.at_least()))
     }
 

@@ -56,7 +56,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
             return Ok(Some(Peeked { value, version, tier, fresh_for, is_stale: false }));
         }
         let op = Op::Get { key: inner.cluster_key(key) };
-        match inner.node.execute(op, CallOptions::default()).await? {
+        match inner.backing.execute(op, CallOptions::default()).await? {
             Reply::Value(found) => match inner.decode(&found) {
                 Some(known) => Ok(inner.checked(known).await?.map(|known| inner.peeked(known))),
                 None => Ok(None),

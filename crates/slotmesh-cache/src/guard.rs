@@ -30,11 +30,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use slotmesh_coherence::KeyHasher;
-use slotmesh_node::Node;
 use slotmesh_slots::Class;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
+use crate::backing::Backing;
 use crate::builder::{L1, Settings};
 use crate::cache::{Cache, Inner};
 use crate::codec::Bincode;
@@ -168,7 +168,7 @@ pub(crate) struct Guard {
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 impl Guard {
-    pub(crate) fn new(node: &Node, of: &Settings, keys_max: usize) -> Self {
+    pub(crate) fn new(backing: &Backing, of: &Settings, keys_max: usize) -> Self {
         // No other cache's: names have no such sign.
         let settings = |name: &str, l1: Option<L1>| Settings {
             name: format!("{}?{name}", of.name),
@@ -184,10 +184,10 @@ impl Guard {
         let bits = of.l1.map(|l1| L1::bytes(bytes).max_staleness(l1.max_staleness));
         let (heads, segments) = (settings("head", Some(head)), settings("", bits));
         Self {
-            heads: Cache::within(node, heads, Bincode),
-            segments: Cache::within(node, segments, Raw),
+            heads: Cache::within(backing, heads, Bincode),
+            segments: Cache::within(backing, segments, Raw),
             keys_max,
-            hasher: KeyHasher::new(node.key_seed(), &of.prefix()),
+            hasher: KeyHasher::new(backing.key_seed(), &of.prefix()),
         }
     }
 

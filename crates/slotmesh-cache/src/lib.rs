@@ -12,7 +12,7 @@
 //!   keeps values of them, and who hears nothing of an owner asks (`slotmesh-coherence`);
 //! * a fault of the cluster never fails a read that L1 or the loader can serve.
 //!
-//! Not here yet: a Redis server in the cluster's place.
+//! A Redis server can be in the cluster's place (`slotmesh-redis`), with the same rules.
 //!
 //! ```
 //! use slotmesh_cache::{CacheError, Caches};
@@ -28,6 +28,7 @@
 //! # }
 //! ```
 
+mod backing;
 mod batch;
 mod behind;
 mod builder;
@@ -54,6 +55,9 @@ mod store;
 mod tier;
 mod write;
 
+// For what stands in a node's place.
+#[doc(hidden)]
+pub use backing::{Answer, Remote, Work};
 pub use builder::{CacheBuilder, Caches, L1};
 pub use cache::{Cache, Written};
 pub use change::{Peeked, Tier};

@@ -78,7 +78,7 @@ impl<V> Asking<V> {
     pub(crate) fn new<K: CacheKey>(inner: &Inner<K, V>) -> Self {
         let settings = &inner.settings;
         let terms = LoadTerms {
-            node: inner.node.id(),
+            node: inner.backing.id(),
             token: rand::random(),
             lasts: settings.load_timeout + settings.cluster_timeout,
             patience: PATIENCE,

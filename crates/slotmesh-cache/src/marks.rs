@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use slotmesh_coherence::KeyHasher;
-use slotmesh_node::Node;
 use slotmesh_slots::Class;
 
+use crate::backing::Backing;
 use crate::builder::{L1, Settings};
 use crate::cache::{Asked, Cache, Inner, Spot};
 use crate::codec::Bincode;
@@ -88,7 +88,12 @@ pub(crate) struct Marks<V> {
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = Result<T, CacheError>> + Send + 'a>>;
 
 impl<V> Marks<V> {
-    pub(crate) fn new(node: &Node, of: &Settings, tags: TagsOf<V>, hasher: KeyHasher) -> Self {
+    pub(crate) fn new(
+        backing: &Backing,
+        of: &Settings,
+        tags: TagsOf<V>,
+        hasher: KeyHasher,
+    ) -> Self {
         let lives = |ttl: Duration| ttl.saturating_add(of.stale_for()).saturating_mul(LIVES);
         let settings = Settings {
             // No other cache's: names have no such sign.
@@ -100,7 +105,7 @@ impl<V> Marks<V> {
             l1: of.l1.map(|l1| L1::entries(MARKS_IN_L1).max_staleness(l1.max_staleness)),
             ..Settings::new("")
         };
-        Self { marks: Cache::within(node, settings, Bincode), tags, hasher }
+        Self { marks: Cache::within(backing, settings, Bincode), tags, hasher }
     }
 
     /// The clock's time, or an earlier one.

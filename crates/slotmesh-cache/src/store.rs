@@ -10,8 +10,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
-use slotmesh_node::{CallOptions, Condition, Op, Reply};
+use slotmesh_node::{CallOptions, Condition, LoadTerms, Op, Reply};
 use slotmesh_slots::Version;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -21,7 +22,7 @@ use crate::cache::{Cache, Inner, Written, odd_reply};
 use crate::error::CacheError;
 use crate::guard::Guard;
 use crate::key::CacheKey;
-use crate::load::caught;
+use crate::load::{Asking, caught};
 use crate::write::{PutUnderWay, Writing};
 
 /// How long it is known at least that a value was removed which the source may have still.
@@ -182,7 +183,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         writer: &Writer<K, V>,
         changes: Vec<(K, Option<Arc<V>>)>,
     ) -> Vec<Result<Written, CacheError>> {
-        let ops = changes.iter().map(|(key, _)| Op::Get { key: self.cluster_key(key) }).collect();
+        let ops = changes.iter().map(|(key, _)| self.look_op(self.cluster_key(key))).collect();
         let before = self.execute_many(ops, CallOptions::default()).await;
         let before: Vec<_> = before.into_iter().map(|it| unchanged_since(&it?)).collect();
         let known = changes.iter().zip(&before).filter(|(_, before)| before.is_ok());
@@ -228,6 +229,16 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         join_all(ended).await
     }
 
+    /// Asks what there is before it is changed.
+    fn look_op(&self, key: Bytes) -> Op {
+        if self.backing.dates_gets() {
+            return Op::Get { key };
+        }
+        // The lease to load says the same: whatever happens to the key ends it.
+        let terms = LoadTerms { patience: Duration::ZERO, ..Asking::new(self).terms };
+        Op::Load { key, by: None, terms }
+    }
+
     async fn store_behind(
         &self,
         behind: &Arc<Behind<K, V>>,
@@ -265,7 +276,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
 fn unchanged_since(reply: &Reply) -> Result<Condition, CacheError> {
     match reply {
         Reply::Value(found) => Ok(Condition::Version(found.version)),
-        Reply::Missing { slot } => Ok(Condition::FillSince(*slot)),
+        Reply::Missing { slot } | Reply::MayLoad { slot } => Ok(Condition::FillSince(*slot)),
+        // Somebody loads it, or failed to.
+        Reply::LoadEnded(_) => Ok(Condition::FillSince(Version::default())),
         _ => Err(odd_reply()),
     }
 }

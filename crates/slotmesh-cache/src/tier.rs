@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slotmesh_coherence::{KeyHasher, Sink, Watcher};
-use slotmesh_node::Node;
 use slotmesh_slots::{MonoTime, NodeId, Seq, Slot};
 
+use crate::backing::Backing;
 use crate::builder::L1;
 use crate::flight::Flights;
 use crate::key::CacheKey;
@@ -50,13 +50,13 @@ macro_rules! with {
 
 impl<K: CacheKey, V: Send + Sync + 'static> Tier<K, V> {
     pub(crate) fn new(
-        node: &Node,
+        backing: &Backing,
         l1: L1,
         hasher: KeyHasher,
         flights: &Arc<Flights<K, V>>,
         is_marked: bool,
     ) -> Arc<Self> {
-        let subscriber = || Arc::clone(node.subscriber());
+        let subscriber = || Arc::clone(backing.subscriber());
         let (limits, bound) = (l1.limits, l1.max_staleness);
         let local = match is_marked {
             false => Local::Plain(Near::new(limits, hasher, subscriber(), bound)),

@@ -348,6 +348,12 @@ impl Subscriber {
         gone
     }
 
+    /// A key with this hash was written by somebody, who knows when. Who calls it knows of writes from another source than a publisher, as of
+    /// [`Subscriber::note_echo`] and [`Subscriber::drop_slot`].
+    pub fn note_write(&self, slot: Slot, hash: u64) {
+        self.invalidate(slot, Seq(u64::MAX), hash);
+    }
+
     fn invalidate(&self, slot: Slot, seq: Seq, hash: u64) {
         for (sink, _) in self.sinks.read().iter() {
             if let Some(sink) = sink.upgrade() {
@@ -356,8 +362,9 @@ impl Subscriber {
         }
     }
 
-    /// Also where another peer has the slot by now: something that the one before answered may be under way.
-    fn drop_slot(&self, slot: Slot) {
+    /// Nothing that is kept of the slot is served any more. Also where another peer has the slot by now: something that the one before answered
+    /// may be under way.
+    pub fn drop_slot(&self, slot: Slot) {
         let next = |cell| Some(Cell::new(Cell(cell).generation().wrapping_add(1), 0).0);
         // It always has a next one.
         let _always =
@@ -371,7 +378,8 @@ impl Subscriber {
         }
     }
 
-    fn note_echo(&self, peer: NodeId, by: Watcher, sent: MonoTime) {
+    /// What the peer said on this stream up to now includes all that was written before this time.
+    pub fn note_echo(&self, peer: NodeId, by: Watcher, sent: MonoTime) {
         let peers = self.peers.read();
         let known = peers.by_node.get(&peer).filter(|known| known.stream == Some(by.stream));
         if let Some(known) = known {

@@ -4,12 +4,15 @@
 #![doc = include_str!("../../../README.md")]
 
 pub use slotmesh_cache::{
-    self as cache, Cache, CacheBuilder, CacheError, CacheKey, CacheStats, Caches, Codec, L1, Loaded,
+    self as cache, Cache, CacheBuilder, CacheError, CacheKey, Caches, Codec, L1, Loaded,
 };
 pub use slotmesh_node::{
     Ack, CallOptions, ClusterSecret, Condition, Node, NodeConfig, NodeStatus, OpError, Phase,
     PutOptions, ReadySettings, Reply, StartError, Value,
 };
+
+#[cfg(feature = "redis")]
+pub use slotmesh_redis as redis;
 
 #[cfg(feature = "testing")]
 pub use slotmesh_node::testing;
