@@ -52,6 +52,8 @@ pub mod near;
 mod obtain;
 mod stats;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tier;
 mod write;
 
