@@ -44,6 +44,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ),
     ("crates/slotmesh-redis/tests/servers/mod.rs", "polls a server for a condition"),
     ("examples/redis_tier.rs", "stands for a database"),
+    ("crates/slotmesh-cache/src/testing.rs", "the delay that a test asks for"),
     ("crates/slotmesh-cli/tests/processes/load.rs", "the pace of a load"),
     ("crates/slotmesh-cli/tests/processes/mod.rs", "polls other processes for a condition"),
     (

@@ -1,10 +1,11 @@
-//! A stand-in for the cluster, for unit tests of code that uses caches.
+//! A stand-in for the cluster, for unit tests of code that uses caches; and clusters of real nodes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use slotmesh_coherence::Subscriber;
+pub use slotmesh_node::testing::{Cluster, ClusterError};
 use slotmesh_node::{CallOptions, CoarseClock, Node, Op, OpError, Reply};
 use slotmesh_slots::NodeId;
 use tokio::time::sleep;
@@ -22,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// A map in this process where the cluster would be: with all that a cache does, no network, and failures at will. Clones are the same map.
 ///
 /// Made while tokio's clock is paused it lives by that clock. For tests with several nodes there is
-/// [`Cluster`](slotmesh_node::testing::Cluster).
+/// [`Cluster`].
 ///
 /// ```
 /// use slotmesh_cache::testing::Mock;

@@ -14,12 +14,8 @@ pub use slotmesh_node::{
 #[cfg(feature = "redis")]
 pub use slotmesh_redis as redis;
 
-/// For tests of yours.
 #[cfg(feature = "testing")]
-pub mod testing {
-    pub use slotmesh_cache::testing::*;
-    pub use slotmesh_node::testing::*;
-}
+pub use slotmesh_cache::testing;
 
 #[cfg(test)]
 mod tests {
