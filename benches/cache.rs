@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p slotmesh-benches --bench cache [-- --quick]`
 //!
+//! What a read of another node's value costs beside the node's own get, with two nodes in this process over loopback: both sides by turns.
+//!
 //! One node without a network owns all slots, so a hit of the cluster is one of this process: lock, decode and allocate,
 //! without a network. Values are a struct of about 100 encoded bytes, keys are drawn at random from 10,000.
 
@@ -11,8 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use slotmesh_cache::testing::Cluster;
 use slotmesh_cache::{Cache, Caches, L1};
 use slotmesh_node::Node;
+use slotmesh_slots::Slot;
 use tokio::runtime;
 
 const KEYS: u64 = 10_000;
@@ -115,6 +119,53 @@ fn main() {
         println!("{name:<30} {:>7.0} {:>6.0} {:>7.0} {:>6.0}", one.0, one.1, two.0, two.1);
     }
     assert_eq!(near.stats().cluster_hits, 0, "L1 held all keys");
+    let remote = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    remote.expect("a runtime").block_on(remotely(rounds, window));
+}
+
+/// The ways to read a value of another node.
+async fn remotely(rounds: usize, window: Duration) {
+    let cluster = Cluster::start(2).await.expect("two nodes");
+    cluster.settle().await.expect("all copies");
+    let (node, owner) = (cluster.node(0), cluster.node(1).id());
+    let cache = node.cache::<u64, User>("remote").no_l1().build().expect("valid settings");
+    let is_remote = |key: &u64| node.owner(Slot::of_key(&name(*key))) == Some(owner);
+    let keys: Vec<u64> = (0..KEYS).filter(is_remote).collect();
+    for &key in &keys {
+        one(&cache, Work::Put, key).await;
+    }
+    let mut took = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        for (way, took) in took.iter_mut().enumerate() {
+            let (began, mut done) = (Instant::now(), 0);
+            while began.elapsed() < window {
+                let key = keys[(done * 7919) % keys.len()];
+                match way {
+                    0 => {
+                        assert!(black_box(node.get(&name(key)).await).is_ok_and(|it| it.is_some()))
+                    }
+                    1 => one(&cache, Work::Get, key).await,
+                    _ => one(&cache, Work::GetOrLoad, key).await,
+                }
+                done += 1;
+            }
+            took.push(began.elapsed().as_secs_f64() * 1e6 / done as f64);
+        }
+    }
+    println!(
+        "microseconds per call for a value of another node, one caller, and beside the node's own get"
+    );
+    let [bare, ..] = &took;
+    let bare = median_and_best(bare.clone()).0;
+    for (name, took) in ["Node::get", "get, no L1", "get_or_load, no L1"].iter().zip(took) {
+        let took = median_and_best(took).0;
+        println!("{name:<30} {took:>7.1} {:>6.2}", took / bare);
+    }
+}
+
+/// As the cluster has it.
+fn name(key: u64) -> Vec<u8> {
+    format!("remote:1:{key}").into_bytes()
 }
 
 fn median_and_best(mut values: Vec<f64>) -> (f64, f64) {

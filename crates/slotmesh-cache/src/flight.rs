@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::CacheError;
 use crate::key::CacheKey;
+use crate::question::Question;
 
 /// Locks among which the keys under way are spread: enough that callers on a few dozen cores rarely meet.
 const SHARDS: usize = 16;
@@ -44,12 +45,20 @@ impl<V> Clone for Old<V> {
 }
 
 /// A load under way, and those who wait for it. It goes on without any.
-pub(crate) struct Flight<V>(watch::Sender<Progress<V>>);
+pub(crate) struct Flight<V> {
+    progress: watch::Sender<Progress<V>>,
+    /// As long as a caller asks it.
+    pub(crate) question: Question,
+}
 
 impl<V> Flight<V> {
+    fn new() -> Self {
+        Self { progress: watch::Sender::new(Progress::UnderWay), question: Question::default() }
+    }
+
     /// Waits for the outcome, or after this time for something to show in its place. Cancellation safe: the load goes on.
     pub(crate) async fn outcome(&self, soft_timeout: Option<Duration>) -> Outcome<V> {
-        let mut progress = self.0.subscribe();
+        let mut progress = self.progress.subscribe();
         let mut is_impatient = false;
         if let Some(patience) = soft_timeout {
             let is_over = |it: &Progress<V>| matches!(it, Progress::Shown(_) | Progress::Landed(_));
@@ -71,7 +80,7 @@ impl<V> Flight<V> {
 
     /// The version of what is shown in place of an outcome, if that was asked for longer ago than this.
     pub(crate) fn shown_since(&self, bound: Duration) -> Option<Version> {
-        match &*self.0.borrow() {
+        match &*self.progress.borrow() {
             Progress::Shown(old) if old.asked.elapsed() >= bound => Some(old.version),
             _ => None,
         }
@@ -79,7 +88,7 @@ impl<V> Flight<V> {
 
     /// What is shown was the same when it was asked for at this time.
     pub(crate) fn is_still(&self, version: Version, asked: Instant) {
-        self.0.send_if_modified(|progress| {
+        self.progress.send_if_modified(|progress| {
             if let Progress::Shown(old) = progress
                 && old.version == version
             {
@@ -152,7 +161,7 @@ impl<K: CacheKey, V> Flights<K, V> {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             return Err(CacheError::TooManyLoads { max: self.max });
         }
-        let flight = Arc::new(Flight(watch::Sender::new(Progress::UnderWay)));
+        let flight = Arc::new(Flight::new());
         let (flights, own) = (Arc::clone(self), Arc::clone(&flight));
         let landing = Landing { flights, hash, flight: own, counted, rests: false };
         let (key, own) = (key.clone(), Arc::clone(&flight));
@@ -219,12 +228,12 @@ pub(crate) struct Landing<K: CacheKey, V> {
 impl<K: CacheKey, V> Landing<K, V> {
     /// Gives the waiters, and those who join from now on, the outcome.
     pub(crate) fn publish(&self, outcome: Outcome<V>) {
-        self.flight.0.send_replace(Progress::Landed(outcome));
+        self.flight.progress.send_replace(Progress::Landed(outcome));
     }
 
     /// Shows something old, until there is an outcome.
     pub(crate) fn show(&self, old: Old<V>) {
-        self.flight.0.send_replace(Progress::Shown(old));
+        self.flight.progress.send_replace(Progress::Shown(old));
     }
 
     /// Ends, and lets something old be shown for so long before anybody tries again.
@@ -241,7 +250,7 @@ impl<K: CacheKey, V> Landing<K, V> {
 
     /// Gives something to those who will not wait for the outcome, of which there is none yet.
     pub(crate) fn offer(&self, spare: Option<Arc<V>>) {
-        self.flight.0.send_replace(Progress::Spare(spare));
+        self.flight.progress.send_replace(Progress::Spare(spare));
     }
 }
 
@@ -254,7 +263,7 @@ impl<K: CacheKey, V> Drop for Landing<K, V> {
             }
             open
         };
-        self.flight.0.send_if_modified(abort);
+        self.flight.progress.send_if_modified(abort);
         if !self.rests {
             // After `forget` the key may have another load by now.
             self.flights.remove(self.hash, |other| Arc::ptr_eq(&other.flight, &self.flight));

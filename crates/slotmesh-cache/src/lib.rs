@@ -50,6 +50,7 @@ mod marks;
 #[doc(hidden)]
 pub mod near;
 mod obtain;
+mod question;
 mod stats;
 mod store;
 #[cfg(feature = "testing")]

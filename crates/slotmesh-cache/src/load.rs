@@ -1,8 +1,9 @@
 //! Loads: one per key at a time, in a task of the cache's own; in this process by a flight that all callers join, in the cluster by a lease of
 //! the slot's primary, for which other nodes' flights wait.
 //!
-//! A flight is a spawned task that asks the cluster, calls the loader, gives the outcome to all who wait, and fills the cluster. Callers only
-//! wait for the outcome, so their deadlines cancel nothing, and a caller that comes late finds the load it needs under way.
+//! A flight asks the cluster, by its first caller's hand or in a task ([`question`](crate::question)), and then is a task that calls the loader, gives
+//! the outcome to all who wait, and fills the cluster. Callers' deadlines cancel nothing, and one that comes late finds the load it needs
+//! under way.
 //!
 //! Something old that may be shown meanwhile is shown by the flight, and by none of the tiers: so `get` never sees it, and who comes later than the
 //! bound of L1 looks whether the cluster still has it. After a failure the flight rests in its place until the load may be tried again.
@@ -19,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use slotmesh_node::{Condition, LoadEnd, LoadTerms};
 use slotmesh_slots::Slot;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use crate::cache::{Asked, Fill, Inner, Spot};
@@ -147,23 +149,43 @@ pub(crate) struct Load<K: CacheKey, V> {
 }
 
 impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
+    /// Asks the cluster, and loads what it has not.
     pub(crate) async fn run(self, loader: Loader<V>) {
+        if let Some((load, turn)) = self.asked().await {
+            load.carry_out(turn, loader).await;
+        }
+    }
+
+    /// Asks the cluster, and has a task load what it has not.
+    pub(crate) async fn ask(self, loader: Loader<V>, runtime: Handle) {
+        if let Some((load, turn)) = self.asked().await {
+            drop(runtime.spawn(load.carry_out(turn, loader)));
+        }
+    }
+
+    /// The load and its turn with its token, if there is anything to load.
+    async fn asked(self) -> Option<(Self, (u64, MayLoad<V>))> {
         let mut asking = Asking::new(&self.inner);
         match self.turn(&mut asking).await {
-            Turn::Load(mut turn) => {
-                let (at, loaded) = match turn.refused.take() {
-                    Some(error) => (None, Err(error)),
-                    None if self.inner.is_denied(&self.key).await => (None, Ok(denied())),
-                    None => {
-                        // Before the source is asked. Without it what is loaded is not kept.
-                        let at = self.inner.mark_time().await.ok().flatten();
-                        (at, self.load(loader, turn.known()).await)
-                    }
-                };
-                self.land(turn, (asking.terms.token, at), loaded).await;
+            Turn::Load(turn) => Some((self, (asking.terms.token, turn))),
+            Turn::Over(ending) => {
+                self.end(ending);
+                None
             }
-            Turn::Over(ending) => self.end(ending),
         }
+    }
+
+    async fn carry_out(self, (token, mut turn): (u64, MayLoad<V>), loader: Loader<V>) {
+        let (at, loaded) = match turn.refused.take() {
+            Some(error) => (None, Err(error)),
+            None if self.inner.is_denied(&self.key).await => (None, Ok(denied())),
+            None => {
+                // Before the source is asked. Without it what is loaded is not kept.
+                let at = self.inner.mark_time().await.ok().flatten();
+                (at, self.load(loader, turn.known()).await)
+            }
+        };
+        self.land(turn, (token, at), loaded).await;
     }
 
     pub(crate) fn end(self, ending: Ending<V>) {

@@ -3,9 +3,11 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
@@ -91,19 +93,33 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let (runtime, outer) = surroundings()?;
         let (flight, own) = self.join(key, &cluster_key, outer.as_ref(), true)?;
         if let Some(load) = own {
-            runtime.spawn(load.run(loader(key.clone())));
-            return self.wait_for(&flight).await;
+            return self.ask(&flight, (load, loader(key.clone())), &runtime).await;
         }
         match self.look_again(key, &cluster_key, &flight).await {
             Seen::Still => self.wait_for(&flight).await,
             Seen::Other(value) => Ok(value),
-            Seen::Nothing => {
-                let (flight, own) = self.join(key, &cluster_key, outer.as_ref(), true)?;
-                if let Some(load) = own {
-                    runtime.spawn(load.run(loader(key.clone())));
+            Seen::Nothing => match self.join(key, &cluster_key, outer.as_ref(), true)? {
+                (flight, Some(load)) => {
+                    self.ask(&flight, (load, loader(key.clone())), &runtime).await
                 }
-                self.wait_for(&flight).await
-            }
+                (flight, None) => self.wait_for(&flight).await,
+            },
+        }
+    }
+
+    /// As the first caller of a load.
+    async fn ask(
+        &self,
+        flight: &Flight<V>,
+        (load, loader): (Load<K, V>, Loader<V>),
+        runtime: &Handle,
+    ) -> Outcome<V> {
+        let asking = Box::pin(load.ask(loader, runtime.clone()));
+        let caller = flight.question.by(asking, runtime);
+        let (asked, outcome) = (pin!(caller.ask()), pin!(self.wait_for(flight)));
+        match select(asked, outcome).await {
+            Either::Left(((), outcome)) => outcome.await,
+            Either::Right((outcome, _)) => outcome,
         }
     }
 
@@ -185,6 +201,9 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         match inner.flights.join(inner.hash(key), key, counted)? {
             Joined::Other(flight) => {
                 inner.counters.add(Count::Coalesced);
+                if let Ok(runtime) = Handle::try_current() {
+                    flight.question.hand_over(&runtime);
+                }
                 Ok((flight, None))
             }
             Joined::Own(flight, landing) => {

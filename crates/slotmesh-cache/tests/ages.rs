@@ -177,6 +177,11 @@ async fn a_stale_value_is_shown_while_it_is_loaded_anew() {
     assert_eq!(load(&cache, &source).await.unwrap(), Some(1));
     source.close();
     is_over(&cache).await;
+    until(|| async {
+        assert_eq!(load(&cache, &source).await.unwrap(), Some(1));
+        source.asked() == 2
+    })
+    .await;
     for _ in 0..10 {
         assert_eq!(load(&cache, &source).await.unwrap(), Some(1));
     }

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use slotmesh_cache::testing::Mock;
 use slotmesh_cache::{CacheError, Caches};
 use slotmesh_node::OpError;
-use tokio::time::{Instant, advance};
+use tokio::time::{Instant, advance, timeout};
 
 #[tokio::test]
 async fn caches_of_one_mock_share_it_and_keep_what_they_read() {
@@ -49,4 +50,26 @@ async fn it_fails_and_delays_at_will_and_time_is_the_tests() {
     assert_eq!(cache.get(&1).await.unwrap().as_deref(), Some(&8), "it happened");
     advance(Duration::from_secs(61)).await;
     assert_eq!(cache.get(&1).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_is_polled_no_more_holds_up_nobody() {
+    for is_dropped in [false, true] {
+        let mock = Mock::new();
+        let cache = mock.cache::<u8, u8>("numbers").no_l1().build().unwrap();
+        mock.delay(Duration::from_millis(50));
+        let load = |number| {
+            cache.get_or_load(&1, move |_| async move { Ok::<_, CacheError>(Some(number)) })
+        };
+        let mut first = Box::pin(load(1));
+        // It asks, and is polled no more.
+        assert!((&mut first).now_or_never().is_none());
+        let first = (!is_dropped).then_some(first);
+        let second = timeout(Duration::from_secs(5), load(2)).await;
+        assert_eq!(second.unwrap().unwrap().as_deref(), Some(&1));
+        if let Some(first) = first {
+            assert_eq!(first.await.unwrap().as_deref(), Some(&1));
+        }
+        assert_eq!(cache.stats().loads_started, 1);
+    }
 }
