@@ -167,7 +167,7 @@ impl World {
     }
 
     /// A write that is to be on so many nodes is on them when its primary acknowledges it, or on some that ended lately, or of which the primary
-    /// has not heard that they ended, or that it was decided that they drop their copy.
+    /// had not heard, before what it heard last, that they ended, or that it was decided that they drop their copy.
     pub(super) fn check_copies(
         &mut self,
         primary: NodeId,
@@ -186,15 +186,25 @@ impl World {
             Some(process) => !has(&process) && !decided.in_sync.contains(node),
             None => true,
         };
-        let gone = self.processes.get(&primary).map_or(0, |process| {
-            process.brain.view().table().slot(slot).in_sync.iter().filter(is_gone).count()
-        });
+        let known = self.processes.get(&primary).map(|process| self.known_in_sync(process, slot));
+        let gone = known.iter().flatten().filter(|node| is_gone(node)).count();
         let ended = self.ended_lately(ENDED_LATELY);
         self.coverage.see(format_args!("on {wanted} nodes"));
         if holders + ended + gone < usize::from(wanted) {
             self.watch
                 .wrong(|| format!("{slot} is to be on {wanted} nodes, {holders} have {version:?}"));
         }
+    }
+
+    /// Who is in sync by some table that the process took over in this step, or by the one before.
+    fn known_in_sync(&self, process: &Process, slot: Slot) -> BTreeSet<NodeId> {
+        let view = process.brain.view();
+        let states = self.watch.era_of(view.generation()).map(|era| &era.states);
+        let (first, last) = (process.checked, view.version().max(process.checked));
+        let at = self.watch.slots.iter().position(|watched| *watched == slot);
+        let watched = states.into_iter().flat_map(|states| states.range(first..=last));
+        let watched = watched.filter_map(|(_, watched)| watched.slots.get(at?));
+        watched.chain([view.table().slot(slot)]).flat_map(|held| held.in_sync.iter()).collect()
     }
 
     /// How many processes ended within this time.
