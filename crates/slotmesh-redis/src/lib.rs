@@ -54,7 +54,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Servers that caches are kept on. Cheap to clone; connections live as long as a clone, or a cache made from one, does.
 ///
-/// It connects with the first call, which needs a tokio runtime around it, and again whenever a connection is lost. Where a server is down reads fail at
+/// It connects with the first call, in whose tokio runtime the connections live from then on, and again whenever one is lost. Where a server is down reads fail at
 /// once, so that loaders are asked without waiting, and writes wait for it until their time is up.
 #[derive(Clone)]
 pub struct Redis {

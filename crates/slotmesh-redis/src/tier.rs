@@ -378,7 +378,7 @@ impl Remote for Tier {
     }
 }
 
-/// A server that was asked; if this is dropped it did not answer in time.
+/// A server that was asked; if this is dropped it did not answer while somebody waited.
 struct Unanswered<'a>(&'a Server);
 
 impl Drop for Unanswered<'_> {
@@ -395,9 +395,12 @@ fn verdict(error: &RedisError) -> Verdict {
             ServerErrorKind::BusyLoading
             | ServerErrorKind::ClusterDown
             | ServerErrorKind::MasterDown
-            | ServerErrorKind::ReadOnly
-            | ServerErrorKind::Moved
-            | ServerErrorKind::Ask => Verdict::Again(why),
+            | ServerErrorKind::ReadOnly => Verdict::Again(why),
+            // To nowhere that calls can go.
+            ServerErrorKind::Moved | ServerErrorKind::Ask => {
+                let why = format!("a server of a cluster, to be opened as one: {why}");
+                Verdict::Error(OpError::Unavailable { why })
+            }
             _ => Verdict::Error(OpError::Unavailable { why }),
         },
         ErrorKind::Extension => match error.code() {

@@ -62,6 +62,16 @@ async fn keys_live_where_their_slots_are_and_all_processes_find_them() {
     }
 }
 
+#[tokio::test]
+async fn one_server_of_a_cluster_says_that_it_is_one() {
+    let servers = cluster();
+    let alone = Redis::open(&servers[0].address()).unwrap();
+    let cache = alone.cache::<u32, u64>("sums").build().unwrap();
+    let elsewhere = (0..).find(|key| slot_of(*key).number() > 5461).unwrap();
+    let error = cache.put(&elsewhere, 1).await.unwrap_err().to_string();
+    assert!(error.contains("to be opened as one"), "{error}");
+}
+
 fn id(server: &Server) -> String {
     server.text(&["CLUSTER", "MYID"])
 }

@@ -383,6 +383,7 @@ async fn a_full_server_says_so() {
     let cache = texts(&open(&server));
     let full = cache.put(&1, "x".repeat(100)).await;
     assert!(matches!(full, Err(CacheError::Cluster(OpError::Full))), "{full:?}");
+    cache.invalidate(&1).await.unwrap();
     let loaded = cache.get_or_load(&1, |_| async { Ok::<_, CacheError>(Some("new".to_owned())) });
     assert_eq!(*loaded.await.unwrap().unwrap(), "new");
 }
