@@ -1,7 +1,7 @@
 -- KEYS: value, lease; ARGV: who, token, milliseconds the lease lasts, version that counts as nothing or '', token waited for or ''
-local found = redis.call('GET', KEYS[1])
-if found and #found >= 8 and string.sub(found, 1, 8) ~= ARGV[4] then
-  return {1, found, redis.call('PTTL', KEYS[1])}
+local version = redis.call('GETRANGE', KEYS[1], 0, 7)
+if #version == 8 and version ~= ARGV[4] then
+  return {1, redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -21,6 +21,6 @@ if lease and #lease >= 17 then
     return {5}
   end
 end
-local version = struct.pack('>I8', now)
-redis.call('SET', KEYS[2], 'L' .. ARGV[2] .. version .. ARGV[1], 'PX', ARGV[3])
-return {2, version}
+local since = struct.pack('>I8', now)
+redis.call('SET', KEYS[2], 'L' .. ARGV[2] .. since .. ARGV[1], 'PX', ARGV[3])
+return {2, since}

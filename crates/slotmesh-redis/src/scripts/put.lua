@@ -1,6 +1,6 @@
 -- KEYS: value, lease unless it is elsewhere; ARGV: condition, version, value, milliseconds to live or '', '1' to answer what was there
-local old = redis.call('GET', KEYS[1])
-local version = old and #old >= 8 and string.sub(old, 1, 8)
+local version = redis.call('GETRANGE', KEYS[1], 0, 7)
+version = #version == 8 and version
 local condition, wanted = ARGV[1], ARGV[2]
 local holds
 if condition == 'always' then
@@ -17,7 +17,7 @@ elseif condition == 'lease' then
 end
 local before, left = '', -1
 if ARGV[5] == '1' and version then
-  before, left = old, redis.call('PTTL', KEYS[1])
+  before, left = redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])
 end
 if not holds then
   return {0, version or '', version and 1 or 0, before, left}
