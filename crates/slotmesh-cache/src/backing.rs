@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use slotmesh_coherence::Subscriber;
@@ -94,7 +95,17 @@ impl Backing {
         }
     }
 
-    /// Whether it answers a get with a version on which a later fill can rest.
+    /// How long a question waits for another process' load before it is asked again.
+    pub(crate) const fn patience(&self) -> Duration {
+        match self {
+            // So long it may not be noticed that nobody answers.
+            Self::Node(_) => Duration::from_millis(100),
+            // It looks again and again by itself, and remembers meanwhile what it waits for.
+            Self::Remote(_) => Duration::from_secs(2),
+        }
+    }
+
+    /// Whether it answers a get with a version on which a later fill can rest, and speaks for what this process writes itself.
     pub(crate) const fn dates_gets(&self) -> bool {
         matches!(self, Self::Node(_))
     }

@@ -534,7 +534,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     /// It has ended; `written` is what it wrote, if that is known.
     pub(crate) fn near_end_write(&self, key: &K, ticket: Ticket, written: Option<Shown<V>>) {
         if let Some(tier) = &self.near {
-            tier.end_write(key, ticket, written);
+            tier.end_write(key, ticket, written.filter(|_| self.backing.dates_gets()));
         }
     }
 

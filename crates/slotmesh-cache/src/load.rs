@@ -63,9 +63,6 @@ pub(crate) fn denied<V>() -> Loaded<V> {
     Loaded::missing().no_store()
 }
 
-/// How long a question waits for another node's load before it is asked again: so long it may not be noticed that nobody answers.
-const PATIENCE: Duration = Duration::from_millis(100);
-
 /// How long what is not fresh is shown without asking again, while another node loads it.
 const RECHECK: Duration = Duration::from_secs(1);
 
@@ -83,7 +80,7 @@ impl<V> Asking<V> {
             node: inner.backing.id(),
             token: rand::random(),
             lasts: settings.load_timeout + settings.cluster_timeout,
-            patience: PATIENCE,
+            patience: inner.backing.patience().min(settings.load_timeout),
             stale: None,
         };
         Self { terms, old: None, began: Instant::now() }
@@ -156,10 +153,25 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
         }
     }
 
-    /// Asks the cluster, and has a task load what it has not.
+    /// Reads what the cluster has, and has a task ask to load what it has not: others wait for who may load, and so for no caller.
     pub(crate) async fn ask(self, loader: Loader<V>, runtime: Handle) {
-        if let Some((load, turn)) = self.asked().await {
-            drop(runtime.spawn(load.carry_out(turn, loader)));
+        let (inner, asked) = (&*self.inner, Instant::now());
+        let error = match inner.read_again(&self.key, &self.cluster_key).await {
+            Ok(Some((known, spot))) if known.age(&inner.settings) == Age::Fresh => {
+                inner.counters.add(Count::ClusterHit);
+                inner.keep(&self.key, spot, &known);
+                return self.landing.publish(Ok(known.value));
+            }
+            Ok(_) => return drop(runtime.spawn(self.run(loader))),
+            Err(error) => error,
+        };
+        let mut asking = Asking::new(inner);
+        match self.hear(&mut asking, Err(error), asked) {
+            Some(Turn::Load(turn)) => {
+                drop(runtime.spawn(self.carry_out((asking.terms.token, turn), loader)));
+            }
+            Some(Turn::Over(ending)) => self.end(ending),
+            None => drop(runtime.spawn(self.run(loader))),
         }
     }
 
@@ -200,7 +212,8 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
         loop {
             let (ticket, asked) = (self.ticket(), Instant::now());
             let op = self.inner.load_op(self.cluster_key.clone(), ticket, asking.terms);
-            let answer = self.inner.execute(op, self.inner.load_options(PATIENCE)).await;
+            let answer =
+                self.inner.execute(op, self.inner.load_options(asking.terms.patience)).await;
             let answer = answer.and_then(|reply| self.inner.load_reply(ticket, reply));
             let answer = match answer {
                 Ok(answer) => self.inner.checked_asked(answer).await,

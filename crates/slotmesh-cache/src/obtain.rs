@@ -93,14 +93,14 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         let (runtime, outer) = surroundings()?;
         let (flight, own) = self.join(key, &cluster_key, outer.as_ref(), true)?;
         if let Some(load) = own {
-            return self.ask(&flight, (load, loader(key.clone())), &runtime).await;
+            return self.ask(&flight, (load, loader(key.clone())), runtime).await;
         }
         match self.look_again(key, &cluster_key, &flight).await {
             Seen::Still => self.wait_for(&flight).await,
             Seen::Other(value) => Ok(value),
             Seen::Nothing => match self.join(key, &cluster_key, outer.as_ref(), true)? {
                 (flight, Some(load)) => {
-                    self.ask(&flight, (load, loader(key.clone())), &runtime).await
+                    self.ask(&flight, (load, loader(key.clone())), runtime).await
                 }
                 (flight, None) => self.wait_for(&flight).await,
             },
@@ -112,7 +112,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         &self,
         flight: &Flight<V>,
         (load, loader): (Load<K, V>, Loader<V>),
-        runtime: &Handle,
+        runtime: Handle,
     ) -> Outcome<V> {
         let asking = Box::pin(load.ask(loader, runtime.clone()));
         let caller = flight.question.by(asking, runtime);
@@ -201,9 +201,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Cache<K, V> {
         match inner.flights.join(inner.hash(key), key, counted)? {
             Joined::Other(flight) => {
                 inner.counters.add(Count::Coalesced);
-                if let Ok(runtime) = Handle::try_current() {
-                    flight.question.hand_over(&runtime);
-                }
+                flight.question.hand_over();
                 Ok((flight, None))
             }
             Joined::Own(flight, landing) => {

@@ -1,12 +1,12 @@
-//! The question that begins a load: whether the cluster has the value, or this process may load it.
+//! The question that begins a load: whether the cluster has the value.
 //!
-//! Mostly the cluster has it, and a task for that would cost its caller two changes of threads. So the first caller asks by itself, as long as it is
+//! Mostly it has, and a task for that would cost its caller two changes of threads. So the first caller asks by itself, as long as it is
 //! the only one; the question becomes a task of its own as soon as somebody else waits for it or the caller goes, for neither may depend
-//! on a caller that is polled no more.
+//! on a caller that is polled no more. For the same reason it is a read, which others do not wait for.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::Poll;
 
 use parking_lot::Mutex;
@@ -15,53 +15,52 @@ use tokio::runtime::Handle;
 /// Asking, to its end.
 pub(crate) type Asking = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A question as long as its caller asks it.
+/// A question as long as its caller asks it, and the runtime that goes on with it.
 #[derive(Default)]
 pub(crate) struct Question {
-    asking: Mutex<Option<Asking>>,
+    asking: Mutex<Option<(Asking, Handle)>>,
     is_crowded: AtomicBool,
 }
 
-/// The caller: when this is dropped somebody else goes on.
-pub(crate) struct Caller<'a> {
-    question: &'a Question,
-    runtime: &'a Handle,
-}
+/// The caller: when this is dropped a task goes on.
+pub(crate) struct Caller<'a>(&'a Question);
 
 impl Question {
     /// Begins it.
-    pub(crate) fn by<'a>(&'a self, asking: Asking, runtime: &'a Handle) -> Caller<'a> {
-        *self.asking.lock() = Some(asking);
-        Caller { question: self, runtime }
+    pub(crate) fn by(&self, asking: Asking, runtime: Handle) -> Caller<'_> {
+        *self.asking.lock() = Some((asking, runtime));
+        Caller(self)
     }
 
     /// Somebody waits who does not ask.
-    pub(crate) fn hand_over(&self, runtime: &Handle) {
-        self.is_crowded.store(true, Ordering::SeqCst);
-        // Who has the lock asks just now, and looks then.
+    pub(crate) fn hand_over(&self) {
+        self.is_crowded.store(true, Ordering::Relaxed);
+        // Either this finds the question in its place, or who asks just now finds this when it has put it back.
+        fence(Ordering::SeqCst);
         let asking = self.asking.try_lock().and_then(|mut asking| asking.take());
-        if let Some(asking) = asking {
+        if let Some((asking, runtime)) = asking {
             runtime.spawn(asking);
         }
     }
 }
 
 impl Caller<'_> {
-    /// Asks until there is an answer or somebody else goes on.
+    /// Asks until there is an answer or a task goes on.
     pub(crate) async fn ask(&self) {
-        let Self { question, runtime } = self;
+        let Self(question) = self;
         poll_fn(|context| {
             let mut place = question.asking.lock();
             // Not in its place while it is polled: a panic leaves nothing there.
-            let Some(mut asking) = place.take() else { return Poll::Ready(()) };
+            let Some((mut asking, runtime)) = place.take() else { return Poll::Ready(()) };
             if asking.as_mut().poll(context).is_ready() {
                 drop(place);
                 return Poll::Ready(());
             }
-            *place = Some(asking);
+            *place = Some((asking, runtime));
             drop(place);
-            if question.is_crowded.load(Ordering::SeqCst) {
-                question.hand_over(runtime);
+            fence(Ordering::SeqCst);
+            if question.is_crowded.load(Ordering::Relaxed) {
+                question.hand_over();
                 return Poll::Ready(());
             }
             Poll::Pending
@@ -72,7 +71,7 @@ impl Caller<'_> {
 
 impl Drop for Caller<'_> {
     fn drop(&mut self) {
-        self.question.hand_over(self.runtime);
+        self.0.hand_over();
     }
 }
 
@@ -102,7 +101,7 @@ mod tests {
         let (question, runtime) = (Question::default(), Handle::current());
         let (answer, answered, asking) = self::question();
         answer.notify_one();
-        question.by(asking, &runtime).ask().await;
+        question.by(asking, runtime).ask().await;
         assert_eq!(answered.load(Ordering::SeqCst), 1);
     }
 
@@ -111,7 +110,7 @@ mod tests {
         for is_dropped in [true, false] {
             let (question, runtime) = (Question::default(), Handle::current());
             let (answer, answered, asking) = self::question();
-            let caller = question.by(asking, &runtime);
+            let caller = question.by(asking, runtime);
             let mut asks = Box::pin(caller.ask());
             assert!((&mut asks).now_or_never().is_none());
             // The caller is there and polled no more, or gone.
@@ -119,7 +118,7 @@ mod tests {
                 drop(asks);
                 drop(caller);
             } else {
-                question.hand_over(&runtime);
+                question.hand_over();
             }
             answer.notify_one();
             while answered.load(Ordering::SeqCst) == 0 {
@@ -131,13 +130,30 @@ mod tests {
     #[tokio::test]
     async fn who_comes_before_it_begins_is_not_forgotten() {
         let (question, runtime) = (Question::default(), Handle::current());
-        question.hand_over(&runtime);
+        question.hand_over();
         let (answer, answered, asking) = self::question();
-        question.by(asking, &runtime).ask().await;
+        question.by(asking, runtime).ask().await;
         assert_eq!(answered.load(Ordering::SeqCst), 0, "a task asks");
         answer.notify_one();
         while answered.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
+        }
+    }
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_a_caller_and_one_who_comes_meanwhile_one_leaves_it_to_a_task() {
+        for _ in 0..500 {
+            let (question, runtime) = (Question::default(), Handle::current());
+            let (answer, answered, asking) = self::question();
+            let caller = question.by(asking, runtime);
+            std::thread::scope(|threads| {
+                threads.spawn(|| question.hand_over());
+                // Polled once, and no more.
+                let _nothing_yet = caller.ask().now_or_never();
+            });
+            answer.notify_one();
+            while answered.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
         }
     }
 }

@@ -12,8 +12,9 @@
 //! * keys with braces are kept in the local tier for `max_staleness` only.
 //!
 //! Keys are named `space{cache:version:key}`, and behind that an `l` for who loads them. Each operation is one script, so a user of the server
-//! needs `EVAL`, `EVALSHA`, the commands in them (`GET`, `SET`, `DEL`, `PTTL`, `TIME`), `CLIENT TRACKING`, and for a cluster `CLUSTER SLOTS`. Redis 6 or
-//! Valkey 7 and later; of evictions `volatile-ttl` might take leases first, and two then load.
+//! needs `HELLO`, `ROLE`, `CLIENT TRACKING`, `EVAL`, `EVALSHA`, the commands in the scripts (`GET`, `GETRANGE`, `SET`, `DEL`, `PTTL`, `TIME`), and for a cluster
+//! `CLUSTER SLOTS`, `CLUSTER INFO` and `ASKING`. Redis 7 or Valkey 7 and later, over TCP without TLS, or a Unix socket. Of evictions `volatile-ttl` might
+//! take leases first, and two then load.
 //!
 //! ```no_run
 //! use slotmesh_cache::{CacheError, Caches};
@@ -40,7 +41,8 @@ mod tier;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+use futures_util::future::join_all;
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 use slotmesh_cache::{CacheBuilder, CacheKey, Caches, Remote};
 use slotmesh_node::{CallOptions, Op, OpError};
 use slotmesh_slots::NodeId;
@@ -51,6 +53,9 @@ use crate::tier::Tier;
 
 /// Calls take so long at most, unless that is set.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A longer one is taken for this.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
 /// Servers that caches are kept on. Cheap to clone; connections live as long as a clone, or a cache made from one, does.
 ///
@@ -131,12 +136,7 @@ impl Redis {
     /// the process ends, as a node's `leave` is.
     pub async fn flush(&self, within: Duration) -> bool {
         let works: Vec<_> = self.tier.closing.lock().iter().map(|work| work()).collect();
-        let all = async {
-            for work in works {
-                work.await;
-            }
-        };
-        tokio::time::timeout(within, all).await.is_ok()
+        tokio::time::timeout(within, join_all(works)).await.is_ok()
     }
 }
 
@@ -197,11 +197,12 @@ impl RedisBuilder {
         }
         let numbered = addresses.into_iter().zip(1..);
         let seeds: Box<[_]> =
-            numbered.map(|(address, number)| parsed(address, number)).collect::<Result<_, _>>()?;
+            numbered.map(|it| parsed(it, is_cluster)).collect::<Result<_, _>>()?;
         if seeds.is_empty() {
             return Err(OpenError::NoAddress);
         }
-        Ok(Redis { tier: Arc::new(Tier::new(seeds, is_cluster, names, self.timeout)) })
+        let timeout = self.timeout.min(TIMEOUT_MAX);
+        Ok(Redis { tier: Arc::new(Tier::new(seeds, is_cluster, names, timeout)) })
     }
 }
 
@@ -220,9 +221,12 @@ pub fn read_anything(input: &[u8]) {
     let _map = servers::parse(answer, "localhost");
 }
 
-fn parsed(address: &str, number: usize) -> Result<ConnectionInfo, OpenError> {
-    let info = address.into_connection_info();
-    let info = info.map_err(|error| OpenError::Address { number, why: error.to_string() })?;
+fn parsed((address, number): (&str, usize), is_cluster: bool) -> Result<ConnectionInfo, OpenError> {
+    let wrong = |why: &str| OpenError::Address { number, why: why.to_owned() };
+    let info = address.into_connection_info().map_err(|error| wrong(&error.to_string()))?;
+    if is_cluster && matches!(info.addr(), ConnectionAddr::Unix(_)) {
+        return Err(wrong("servers of a cluster have hosts and ports"));
+    }
     // Only this one tells of writes and answers on the same connection.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     Ok(info.set_redis_settings(settings))

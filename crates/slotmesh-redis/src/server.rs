@@ -3,17 +3,20 @@
 //!
 //! **The bound.** What [`slotmesh_coherence`] wants of a primary holds for a server as well. It writes the invalidations of a round of its event
 //! loop to all who track before the answers of that round to others. So a ping that was sent after a write was acknowledged is answered behind
-//! the invalidation, on the same connection, whose bytes are handled in order. A connection that is lost takes what was kept of its server with
-//! it, and values are kept that were read on a connection which tracks already.
+//! the invalidation, on the same connection, whose bytes are handled in order. Only while a script runs for long does it answer some before it
+//! tells; then it refuses pings. A ping asks as well whether the server is a primary, and whether its cluster is up: one that was replaced
+//! speaks for nothing. A connection that is lost takes what was kept of its server with it, and values are kept that were read on a
+//! connection which tracks already.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, PushInfo, PushKind, RedisError,
-    Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, PushInfo,
+    PushKind, RedisError, Value,
 };
 use slotmesh_coherence::Watcher;
 use slotmesh_slots::NodeId;
@@ -29,8 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Pauses between attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// How often pings go while values are read, unless a tier wants it otherwise.
+/// How often pings go while values are read, unless a tier wants it otherwise, and how seldom at most.
 const PING_INTERVAL: Duration = Duration::from_millis(100);
+const PING_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// A server, which is connected to as long as this exists.
 pub(crate) struct Server {
@@ -48,6 +52,9 @@ struct Link {
     /// It did not answer.
     suspect: Notify,
     hearing: Arc<Hearing>,
+    /// Whether it is one of a cluster.
+    is_member: bool,
+    is_closed: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -71,7 +78,7 @@ pub(crate) struct Line {
 
 impl Server {
     /// Has to be called in a runtime.
-    pub(crate) fn new(info: ConnectionInfo, hearing: &Arc<Hearing>) -> Arc<Self> {
+    pub(crate) fn new(info: ConnectionInfo, hearing: &Arc<Hearing>, is_member: bool) -> Arc<Self> {
         let peer = NodeId::from_random(rand::random());
         let link = Arc::new(Link {
             info,
@@ -80,6 +87,8 @@ impl Server {
             wanted: hearing.add_pinger(peer),
             suspect: Notify::new(),
             hearing: Arc::clone(hearing),
+            is_member,
+            is_closed: AtomicBool::new(false),
         });
         let task = tokio::spawn(Arc::clone(&link).keep_up()).abort_handle();
         Arc::new(Self { link, task })
@@ -94,17 +103,13 @@ impl Server {
         self.link.suspect.notify_one();
     }
 
-    /// The connection; waits for the first attempt, and for all that follow if the caller is `patient`.
+    /// The connection; waits for the first attempt since it was lost.
     ///
     /// # Errors
     /// Why there is none.
-    pub(crate) async fn line(&self, patient: bool) -> Result<Line, Arc<str>> {
+    pub(crate) async fn line(&self) -> Result<Line, Arc<str>> {
         let mut state = self.link.state.subscribe();
-        let settled = state.wait_for(|state| match state {
-            State::Connecting => false,
-            State::Up(_) => true,
-            State::Down(_) => !patient,
-        });
+        let settled = state.wait_for(|state| !matches!(state, State::Connecting));
         match settled.await.as_deref() {
             Ok(State::Up(line)) => Ok(line.clone()),
             Ok(State::Down(why)) => Err(Arc::clone(why)),
@@ -115,6 +120,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.link.is_closed.store(true, Ordering::SeqCst);
         self.task.abort();
         self.link.hearing.forget(self.link.peer);
     }
@@ -153,7 +159,16 @@ impl Link {
             .set_push_sender(move |push| hear(&hearing, push));
         let client = Client::open(self.info.clone())?;
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        if !vouches(&mut connection, self.is_member).await? {
+            return Err(RedisError::from((
+                ErrorKind::Client,
+                "it is no primary, or its cluster is down",
+            )));
+        }
         let by = self.hearing.subscriber.open(self.peer).map(|(by, _)| by);
+        if self.is_closed.load(Ordering::SeqCst) {
+            self.hearing.forget(self.peer);
+        }
         let mut track = redis::cmd("CLIENT");
         track.arg(&["TRACKING", "ON", "BCAST", "PREFIX"]).arg(self.hearing.names.prefix());
         let tracked = timeout(PATIENCE, connection.send_packed_command(&track)).await;
@@ -174,14 +189,63 @@ impl Link {
             let sent = self.hearing.clock.at_least();
             // That a value was asked for is answered for by what follows.
             let _asked = subscriber.poll_ping(self.peer, sent);
-            match timeout(PATIENCE, connection.send_packed_command(&redis::cmd("PING"))).await {
-                Ok(Ok(_)) => by.iter().for_each(|by| subscriber.note_echo(self.peer, *by, sent)),
+            match timeout(PATIENCE, vouches(&mut connection, self.is_member)).await {
+                Ok(Ok(true)) => by.iter().for_each(|by| subscriber.note_echo(self.peer, *by, sent)),
+                Ok(Ok(false)) => return "it is no primary any more, or its cluster is down",
+                // Nothing can be said of it while it is busy.
+                Ok(Err(error)) if is_refusal(&error) => {}
                 Ok(Err(_)) => return "it is closed",
                 Err(_) => return "no answer within a second",
             }
-            sleep(subscriber.ping_interval().unwrap_or(PING_INTERVAL)).await;
+            let pause = subscriber.ping_interval().unwrap_or(PING_INTERVAL).min(PING_INTERVAL_MAX);
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = self.suspect.notified() => self.suspect.notify_one(),
+            }
         }
     }
+}
+
+/// Whether what was written to the server before is told of on this connection now, and it may be asked for what it has: the ping.
+async fn vouches(
+    connection: &mut MultiplexedConnection,
+    is_member: bool,
+) -> Result<bool, RedisError> {
+    let mut asked = Pipeline::with_capacity(2);
+    asked.cmd("ROLE");
+    if is_member {
+        asked.cmd("CLUSTER").arg("INFO");
+    }
+    let count = asked.len();
+    let answers = connection.send_packed_commands(&asked, 0, count).await?;
+    let mut answers = answers.into_iter().map(Value::extract_error);
+    let role = answers.next().unwrap_or(Ok(Value::Nil))?;
+    let is_primary = matches!(&role, Value::Array(role)
+        if matches!(role.first(), Some(Value::BulkString(name)) if name == b"master"));
+    let is_up = match answers.next() {
+        Some(info) => info_says(&info?, "cluster_state:ok"),
+        None => true,
+    };
+    Ok(is_primary && is_up)
+}
+
+/// Whether a text has this line.
+pub(crate) fn info_says(info: &Value, line: &str) -> bool {
+    info_text(info).lines().any(|it| it == line)
+}
+
+/// The text of an answer that is one.
+pub(crate) fn info_text(info: &Value) -> &str {
+    match info {
+        Value::BulkString(text) => std::str::from_utf8(text).unwrap_or_default(),
+        Value::VerbatimString { text, .. } | Value::SimpleString(text) => text,
+        _ => "",
+    }
+}
+
+/// Whether the server answered, by an error.
+fn is_refusal(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
 /// What the server says unasked.

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
-use redis::{ConnectionAddr, ConnectionInfo, Value};
+use redis::{ConnectionAddr, ConnectionInfo, Pipeline, Value};
 use slotmesh_slots::{SLOT_COUNT, Slot};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::hearing::Hearing;
-use crate::server::Server;
+use crate::server::{Server, info_says, info_text};
 
 /// How often a cluster is asked for its slots when nothing seems to have changed.
 const SURVEY_EACH: Duration = Duration::from_secs(5);
@@ -50,7 +51,7 @@ pub(crate) struct Map(Arc<[Option<Addr>]>);
 impl Servers {
     /// Has to be called in a runtime.
     pub(crate) fn one(info: ConnectionInfo, hearing: &Arc<Hearing>) -> Self {
-        Self::One(Server::new(info, hearing))
+        Self::One(Server::new(info, hearing, false))
     }
 
     /// Has to be called in a runtime. Who calls gives one seed at least.
@@ -120,50 +121,56 @@ impl Cluster {
         }
     }
 
-    /// Asks one after the other for the map; whether one had it.
+    /// Asks all for the map, and takes the latest; whether one had it.
     async fn look(&self) -> bool {
-        let known: Vec<Addr> = self.known.lock().keys().cloned().collect();
-        let seeds = self.seeds.iter().filter_map(|seed| addr_of(seed.addr()));
-        for addr in known.into_iter().chain(seeds) {
-            let asked = timeout(SURVEY_PATIENCE, ask(&self.at(addr.clone()))).await;
-            let map = asked.ok().flatten().and_then(|answer| parse(answer, &addr.0));
-            if let Some(map) = map {
-                self.take(map);
-                return true;
-            }
-        }
-        false
+        let mut addrs: BTreeSet<Addr> = self.known.lock().keys().cloned().collect();
+        addrs.extend(self.seeds.iter().filter_map(|seed| addr_of(seed.addr())));
+        let asked = addrs.into_iter().map(|addr| {
+            let server = self.at(addr.clone());
+            async move { timeout(SURVEY_PATIENCE, ask(&server, &addr.0)).await.ok().flatten() }
+        });
+        let latest = join_all(asked).await.into_iter().flatten().max_by_key(|(epoch, _)| *epoch);
+        let found = latest.is_some();
+        latest.iter().for_each(|(_, map)| self.take(map));
+        found
     }
 
-    fn take(&self, map: Map) {
-        let before = self.map.borrow().clone();
-        for slot in Slot::all() {
-            let of = |map: &Map| map.0[slot.index()].clone();
-            if before.as_ref().is_some_and(|before| of(before) != of(&map)) {
-                // What its new server will be told of the old one may not say.
-                self.hearing.subscriber.drop_slot(slot);
-            }
-        }
+    fn take(&self, map: &Map) {
         let named: BTreeSet<Addr> = map.0.iter().flatten().cloned().collect();
+        let before = self.map.send_replace(Some(map.clone()));
+        // What the new server will be told of the old one may not say. After that nobody reads there any more.
+        let of = |map: &Map, slot: Slot| map.0[slot.index()].clone();
+        let moved = |slot: &Slot| before.as_ref().is_some_and(|it| of(it, *slot) != of(map, *slot));
+        Slot::all().filter(moved).for_each(|slot| self.hearing.subscriber.drop_slot(slot));
         self.known.lock().retain(|addr, _| named.contains(addr));
-        self.map.send_replace(Some(map));
     }
 
     fn at(&self, addr: Addr) -> Arc<Server> {
         let mut known = self.known.lock();
         let server = known.entry(addr).or_insert_with_key(|(host, port)| {
-            Server::new(with_addr(&self.seeds[0], host, *port), &self.hearing)
+            Server::new(with_addr(&self.seeds[0], host, *port), &self.hearing, true)
         });
         Arc::clone(server)
     }
 }
 
-async fn ask(server: &Server) -> Option<Value> {
-    let mut line = server.line(false).await.ok()?;
-    let mut slots = redis::cmd("CLUSTER");
-    slots.arg("SLOTS");
-    match line.connection.send_packed_command(&slots).await.and_then(Value::extract_error) {
-        Ok(answer) => Some(answer),
+/// What a server at this host knows of its cluster, and as of which epoch, unless it knows that it knows nothing.
+async fn ask(server: &Server, host: &str) -> Option<(u64, Map)> {
+    let mut line = server.line().await.ok()?;
+    let mut asked = Pipeline::with_capacity(2);
+    asked.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
+    let answers = line.connection.send_packed_commands(&asked, 0, 2).await;
+    let answers = answers.and_then(|answers| Value::Array(answers).extract_error());
+    match answers {
+        Ok(Value::Array(answers)) => {
+            let [info, slots] = <[Value; 2]>::try_from(answers).ok()?;
+            let is_up = info_says(&info, "cluster_state:ok");
+            let epoch =
+                info_text(&info).lines().find_map(|it| it.strip_prefix("cluster_current_epoch:"));
+            let map = parse(slots, host).filter(|_| is_up)?;
+            Some((epoch?.parse().ok()?, map))
+        }
+        Ok(_) => None,
         Err(error) => {
             tracing::warn!(server = %server.addr(), %error, "is it part of a cluster?");
             server.suspect();
@@ -191,7 +198,8 @@ pub(crate) fn parse(answer: Value, host: &str) -> Option<Map> {
         let range = usize::try_from(*first).ok()?..=usize::try_from(*last).ok()?;
         map.get_mut(range)?.fill(Some(addr));
     }
-    Some(Map(map.into()))
+    // One that knows nobody has just begun, or was reset.
+    map.iter().any(Option::is_some).then(|| Map(map.into()))
 }
 
 fn addr_of(addr: &ConnectionAddr) -> Option<Addr> {

@@ -10,7 +10,7 @@ use redis::{ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value};
 use slotmesh_cache::{Answer, Remote, Work};
 use slotmesh_coherence::{Subscriber, Watcher};
 use slotmesh_node::{CallOptions, CoarseClock, Condition, LoadEnd, LoadTerms, Op, OpError, Reply};
-use slotmesh_slots::{NodeId, Slot};
+use slotmesh_slots::{NodeId, Slot, Version};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::answer::{self, Odd, Told, version_bytes};
@@ -105,7 +105,7 @@ impl Tier {
     async fn carry_out(&self, op: Op, options: CallOptions) -> Result<Reply, OpError> {
         let is_write = !op.is_read();
         let deadline = Instant::now() + options.timeout.unwrap_or(self.timeout);
-        let repeatable = !is_write || options.retry_ambiguous;
+        let repeatable = !is_write || (options.retry_ambiguous && op.is_idempotent());
         let terms = |key: &Bytes| Terms {
             slot: self.hearing.names.slot(key),
             deadline,
@@ -123,7 +123,9 @@ impl Tier {
                 Ok(self.watched(&key, by, read(answer::get(answered.value))?))
             }
             Op::Load { key, by, terms: load } => {
-                let (reply, teller) = self.load(&key, &load, terms(&key)).await?;
+                // For each look as long as for a call that waits for nobody.
+                let look = options.timeout.unwrap_or(self.timeout).saturating_sub(load.patience);
+                let (reply, teller) = self.load(&key, &load, (terms(&key), look)).await?;
                 Ok(self.watched(&key, teller.filter(|_| by.is_some()), reply))
             }
             Op::EndLoad { key, token, end } => {
@@ -191,27 +193,22 @@ impl Tier {
         &self,
         key: &Bytes,
         load: &LoadTerms,
-        terms: Terms,
+        (terms, look): (Terms, Duration),
     ) -> Result<(Reply, Option<(NodeId, Watcher)>), OpError> {
         let until = terms.deadline.min(Instant::now() + load.patience);
         let stale = load.stale.map_or_else(Vec::new, |version| version_bytes(version).to_vec());
         let (who, token) = (self.me.to_string().into_bytes(), load.token.to_be_bytes().to_vec());
         let mut args = vec![who, token, millis(load.lasts), stale, Vec::new()];
-        if load.stale.is_none() {
-            // Mostly it is there, and to look costs the server less than a script.
-            let Answered { value, by } = self.call(&self.get(key), terms).await?;
-            if let found @ Reply::Value(_) = read(answer::get(value))? {
-                return Ok((found, by));
-            }
-        }
         let news = self.hearing.wait_for(key);
         loop {
             let mut told = pin!(news.notify.notified());
             // From before the question on.
             told.as_mut().enable();
+            let deadline = terms.deadline.min(Instant::now() + look);
+            let terms = Terms { deadline, ..terms };
             let ask = script::LOAD.call(self.both(key), args.clone());
             let Some(answered) = self.call_if_together(&ask, terms).await? else {
-                return self.load_apart(key, terms).await;
+                return self.load_apart(key, load, terms).await;
             };
             match read(answer::load(answered.value))? {
                 Told::Reply(reply) => return Ok((reply, answered.by)),
@@ -228,12 +225,13 @@ impl Tier {
     async fn load_apart(
         &self,
         key: &Bytes,
+        load: &LoadTerms,
         terms: Terms,
     ) -> Result<(Reply, Option<(NodeId, Watcher)>), OpError> {
         let Answered { value, by } = self.call(&self.get(key), terms).await?;
         let reply = match read(answer::get(value))? {
-            Reply::Missing { slot } => Reply::MayLoad { slot },
-            found => found,
+            Reply::Value(found) if Some(found.version) != load.stale => Reply::Value(found),
+            _ => Reply::MayLoad { slot: Version::default() },
         };
         Ok((reply, by))
     }
@@ -279,6 +277,11 @@ impl Tier {
                 timeout_at(terms.deadline, self.attempt(request, terms, &mut unknown)).await;
             let why = match attempt {
                 Ok(Ok(answered)) => return Ok(Some(answered)),
+                // That this attempt did nothing says nothing of those before.
+                Ok(Err(Verdict::Apart)) if unknown && terms.is_write => "a slot moves".to_owned(),
+                Ok(Err(Verdict::Error(error))) if unknown && terms.is_write => {
+                    return Err(OpError::Ambiguous { why: error.to_string() });
+                }
                 Ok(Err(Verdict::Apart)) => return Ok(None),
                 Ok(Err(Verdict::Error(error))) => return Err(error),
                 Ok(Err(Verdict::Again(why))) => why,
@@ -304,15 +307,22 @@ impl Tier {
         unknown: &mut bool,
     ) -> Result<Answered, Verdict> {
         let servers = self.servers();
-        let nobody = || Verdict::Again("no server has the slot".to_owned());
-        let mut server = servers.of(terms.slot).await.ok_or_else(nobody)?;
+        let Some(mut server) = servers.of(terms.slot).await else {
+            servers.doubt();
+            return Err(Verdict::Again("no server has the slot".to_owned()));
+        };
         let mut is_asking = false;
         for _ in 0..HOPS_MAX {
-            let line = match server.line(terms.is_write).await {
+            let line = match server.line().await {
                 Ok(line) => line,
                 Err(why) => {
                     servers.doubt();
-                    return Err(Verdict::Error(OpError::Unavailable { why: why.to_string() }));
+                    let why = why.to_string();
+                    return Err(match terms.is_write {
+                        // It may be back in time, or another one have the slot.
+                        true => Verdict::Again(why),
+                        false => Verdict::Error(OpError::Unavailable { why }),
+                    });
                 }
             };
             let Line { connection, peer, by } = line;
@@ -337,6 +347,9 @@ impl Tier {
                 match verdict {
                     Verdict::Lost(_) => server.suspect(),
                     _ => *unknown = before,
+                }
+                if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+                    server.suspect();
                 }
                 servers.doubt();
                 return Err(verdict);

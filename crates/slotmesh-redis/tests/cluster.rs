@@ -63,6 +63,18 @@ async fn keys_live_where_their_slots_are_and_all_processes_find_them() {
 }
 
 #[tokio::test]
+async fn a_server_that_knows_of_no_slots_is_not_asked_for_them() {
+    let (servers, blank) = (cluster(), Server::start(&["--cluster-enabled", "yes"]));
+    let addresses = [blank.address(), servers[0].address()];
+    let redis = Redis::open_cluster(addresses.iter().map(String::as_str)).unwrap();
+    let cache: Cache<u32, u64> = redis.cache("sums").build().unwrap();
+    for key in 0..20 {
+        cache.put(&key, 7).await.unwrap();
+        assert_eq!(got(&cache, key).await, Some(7));
+    }
+}
+
+#[tokio::test]
 async fn one_server_of_a_cluster_says_that_it_is_one() {
     let servers = cluster();
     let alone = Redis::open(&servers[0].address()).unwrap();
@@ -197,4 +209,22 @@ async fn keys_can_be_read_written_removed_and_loaded_while_their_slot_is_between
         cache.put(&key, 99).await.unwrap();
         assert_eq!(got(&cache, key).await, Some(99));
     }
+}
+
+#[tokio::test]
+async fn what_is_stale_is_loaded_anew_while_its_slot_is_between_two_servers() {
+    let servers = cluster();
+    let addresses: Vec<_> = servers.iter().map(Server::address).collect();
+    let redis = Redis::open_cluster(addresses.iter().map(String::as_str)).unwrap();
+    let builder = redis.cache::<u32, u64>("sums").ttl(Duration::from_millis(20)).no_l1();
+    let cache = builder.stale_if_error(Duration::from_secs(600)).build().unwrap();
+    let key = (0..).find(|key| slot_of(*key).number() < 5461).unwrap();
+    cache.put(&key, 1).await.unwrap();
+    let slot = slot_of(key).number().to_string();
+    servers[1].ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(&servers[0])]);
+    servers[0].ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(&servers[1])]);
+    until("its end", async || got(&cache, key).await.is_none()).await;
+    let loaded = cache.get_or_load(&key, |_| async { Ok::<_, CacheError>(Some(2)) });
+    let loaded = tokio::time::timeout(PATIENCE / 4, loaded).await;
+    assert_eq!(loaded.unwrap().unwrap().as_deref(), Some(&2));
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use redis::Value;
 use servers::{PATIENCE, Server, until};
 use slotmesh_cache::{Cache, CacheError, Caches, L1, Tier};
 use slotmesh_node::OpError;
@@ -333,6 +335,74 @@ async fn a_server_that_comes_back_empty_takes_what_was_kept_with_it() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_lost_is_made_again_however_seldom_pings_go() {
+    let server = Server::start(&[]);
+    let l1 = L1::default().max_staleness(Duration::from_secs(3_600));
+    let cache = open(&server).cache::<u32, String>("texts").l1(l1).build().unwrap();
+    for key in 0..3 {
+        cache.put(&key, "kept".to_owned()).await.unwrap();
+        warm(&cache, key).await;
+        server.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+        let began = Instant::now();
+        until("a connection", async || cache.put(&9, "new".to_owned()).await.is_ok()).await;
+        assert!(began.elapsed() < PATIENCE / 4, "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_a_replica_now_speaks_for_nothing() {
+    let (server, other) = (Server::start(&[]), Server::start(&[]));
+    let redis = open(&server);
+    let cache = texts(&redis);
+    cache.put(&1, "kept".to_owned()).await.unwrap();
+    warm(&cache, 1).await;
+    server.ask(&["REPLICAOF", "127.0.0.1", &other.port.to_string()]);
+    until("the bound", async || cache.get(&1).await.is_err()).await;
+    let loaded =
+        cache.get_or_load(&1, |_| async { Ok::<_, CacheError>(Some("loaded".to_owned())) });
+    assert_eq!(*loaded.await.unwrap().unwrap(), "loaded");
+    server.ask(&["REPLICAOF", "NO", "ONE"]);
+    until("its return", async || redis.ping().await.is_ok()).await;
+    cache.put(&1, "again".to_owned()).await.unwrap();
+    assert_eq!(got(&cache, 1).await.as_deref(), Some("again"));
+}
+
+/// While a script runs for long a server answers some before it tells others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_busy_with_a_script_vouches_for_nothing() {
+    let server = Server::start(&["--busy-reply-threshold", "50"]);
+    let cache = texts(&open(&server));
+    cache.put(&1, "kept".to_owned()).await.unwrap();
+    warm(&cache, 1).await;
+    let mut busy = server.connection();
+    let runs = std::thread::spawn(move || {
+        redis::cmd("EVAL").arg("while true do end").arg(0).query::<Value>(&mut busy).is_err()
+    });
+    until("the bound", async || {
+        cache.peek(&1).await.map_or(true, |it| it.is_none_or(|it| it.tier != Tier::L1))
+    })
+    .await;
+    server.ask(&["SCRIPT", "KILL"]);
+    assert!(runs.join().unwrap());
+    until("its return", async || got(&cache, 1).await.as_deref() == Some("kept")).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_is_polled_no_more_keeps_no_other_process_from_loading() {
+    let server = Server::start(&[]);
+    let (one, two) = (texts(&open(&server)), texts(&open(&server)));
+    let mut first =
+        Box::pin(one.get_or_load(&1, |_| async { Ok::<_, CacheError>(Some("one".to_owned())) }));
+    assert!((&mut first).now_or_never().is_none());
+    // Long enough for whatever it asked.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let second = two.get_or_load(&1, |_| async { Ok::<_, CacheError>(Some("two".to_owned())) });
+    let second = tokio::time::timeout(Duration::from_secs(5), second).await;
+    assert_eq!(*second.unwrap().unwrap().unwrap(), "two");
+    assert_eq!(*first.await.unwrap().unwrap(), "two");
+}
+
+#[tokio::test]
 async fn what_others_remove_from_the_server_leaves_the_local_tier() {
     let server = Server::start(&[]);
     let cache = texts(&open(&server));
@@ -359,6 +429,14 @@ async fn what_is_no_value_of_ours_is_a_miss_or_an_error() {
         assert_eq!(*loaded.await.unwrap().unwrap(), "new");
         cache.put(&1, "mine".to_owned()).await.unwrap();
         assert_eq!(got(&cache, 1).await.as_deref(), Some("mine"));
+    }
+    for foreign in ["eight by", "\u{7f}eight bytes and more"] {
+        server.ask(&["SET", name, foreign]);
+        let (first, second) = (
+            cache.put(&1, "a".to_owned()).await.unwrap(),
+            cache.put(&1, "b".to_owned()).await.unwrap(),
+        );
+        assert!(first.version < second.version, "{first:?} {second:?}");
     }
     server.ask(&["DEL", name]);
     server.ask(&["RPUSH", name, "a list"]);

@@ -24,8 +24,10 @@ if not holds then
 end
 local time = redis.call('TIME')
 local number = time[1] * 1000000 + time[2]
-if version then
-  number = math.max(number, struct.unpack('>I8', version) + 1)
+local before_this = version and struct.unpack('>I8', version) or 0
+-- Numbers are exact up to there; what is beyond is no version of ours.
+if before_this < 2 ^ 53 then
+  number = math.max(number, before_this + 1)
 end
 local now = struct.pack('>I8', number)
 if ARGV[4] == '' then
