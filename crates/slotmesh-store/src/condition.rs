@@ -24,6 +24,8 @@ pub enum Condition {
 pub(crate) struct Facts {
     /// Version of the key's unexpired entry.
     pub(crate) entry: Option<Version>,
+    /// Version of its entry, expired or not.
+    pub(crate) stored: Option<Version>,
     /// Version of the slot.
     pub(crate) slot: Version,
     /// Version of the slot's last delete, or of the start of its known history.
@@ -38,7 +40,12 @@ impl Condition {
             Self::Present => facts.entry.is_some(),
             Self::Version(version) => facts.entry == Some(version),
             Self::FillSince(since) => {
-                facts.entry.is_none() && facts.last_delete <= since && since <= facts.slot
+                // What was written later and is over by now counts as its removal, which is to come.
+                let unwritten = facts.stored.is_none_or(|stored| stored <= since);
+                facts.entry.is_none()
+                    && unwritten
+                    && facts.last_delete <= since
+                    && since <= facts.slot
             }
         }
     }
@@ -54,7 +61,7 @@ mod tests {
     }
 
     fn check(since: Version, last_delete: Version, slot: Version, expected: bool) {
-        let facts = Facts { entry: None, slot, last_delete };
+        let facts = Facts { entry: None, stored: None, slot, last_delete };
         assert_eq!(Condition::FillSince(since).holds(&facts), expected, "{since} {last_delete}");
     }
 
@@ -66,6 +73,15 @@ mod tests {
     }
 
     #[test]
+    fn a_fill_is_refused_after_a_later_write_that_is_over() {
+        for (stored, expected) in [(at(1, 5), true), (at(1, 6), false), (at(2, 1), false)] {
+            let (slot, last_delete) = (at(2, 9), at(1, 0));
+            let facts = Facts { entry: None, stored: Some(stored), slot, last_delete };
+            assert_eq!(Condition::FillSince(at(1, 5)).holds(&facts), expected, "{stored}");
+        }
+    }
+
+    #[test]
     fn a_fill_stamped_in_another_history_is_refused() {
         // The old primary handed out 1.500; its successor lacked that record and wrote 2.500 as a delete.
         check(at(1, 500), at(2, 500), at(2, 500), false);
@@ -74,7 +90,8 @@ mod tests {
 
     #[test]
     fn a_fill_never_overwrites() {
-        let facts = Facts { entry: Some(at(1, 2)), slot: at(1, 2), last_delete: at(1, 0) };
+        let entry = Some(at(1, 2));
+        let facts = Facts { entry, stored: entry, slot: at(1, 2), last_delete: at(1, 0) };
         assert!(!Condition::FillSince(at(1, 2)).holds(&facts));
     }
 }

@@ -110,14 +110,15 @@ impl<'a> SlotGuard<'a> {
     ) -> Result<PutOutcome, StoreError> {
         let Put { key, value, deadline, condition, keep_deadline, class } = put;
         let (hash, place) = self.find(&key);
-        let current = self.live(place, now);
+        let stored = place.and_then(|place| self.contents.pages.at(place));
+        let current = stored.filter(|stored| !stored.is_expired(now));
         let existed = current.is_some();
         let deadline = match current {
             Some(current) if keep_deadline => current.expires_at(),
             _ => deadline.unwrap_or(NEVER),
         };
         let version = current.map(|current| current.version());
-        if !condition.holds(&self.facts(version)) {
+        if !condition.holds(&self.facts(stored, now)) {
             return Ok(PutOutcome { record: None, applied: false, version, existed });
         }
         has_room(self, class, place, (&key, &value))?;
@@ -141,9 +142,10 @@ impl<'a> SlotGuard<'a> {
         self.check_epoch(epoch)?;
         self.store.check_key(key)?;
         let hash = self.store.hash(key);
-        let version = self.contents.find_live(hash, key, now).map(|current| current.version());
+        let facts = self.facts(self.contents.pages.find(hash, key), now);
+        let version = facts.entry;
         let existed = version.is_some();
-        if !condition.holds(&self.facts(version)) {
+        if !condition.holds(&facts) {
             return Ok(DeleteOutcome { record: None, applied: false, version, existed });
         }
         let record = Some(self.erase(epoch, hash, key));
@@ -194,9 +196,11 @@ impl<'a> SlotGuard<'a> {
         if epoch < have.epoch { Err(StoreError::StaleEpoch { have }) } else { Ok(()) }
     }
 
-    pub(crate) fn facts(&self, entry: Option<Version>) -> Facts {
+    /// What conditions look at, of a key whose entry is this, expired or not.
+    pub(crate) fn facts(&self, stored: Option<Stored<'_>>, now: MonoTime) -> Facts {
         let SlotContents { version, last_delete, .. } = *self.contents;
-        Facts { entry, slot: version, last_delete }
+        let entry = stored.filter(|stored| !stored.is_expired(now)).map(|stored| stored.version());
+        Facts { entry, stored: stored.map(|stored| stored.version()), slot: version, last_delete }
     }
 
     /// The key's hash and where its entry is, expired or not.

@@ -93,13 +93,14 @@ impl SlotGuard<'_> {
     }
 
     fn may_happen(&self, mutation: &Mutation, now: MonoTime) -> bool {
-        let current = |key: &Bytes| self.contents.find_live(self.store.hash(key), key, now);
+        let stored = |key: &Bytes| self.contents.pages.find(self.store.hash(key), key);
         match mutation {
             Mutation::Put(Put { key, condition, .. }) | Mutation::Delete { key, condition } => {
-                condition.holds(&self.facts(current(key).map(|current| current.version())))
+                condition.holds(&self.facts(stored(key), now))
             }
             Mutation::Expire { key, deadline, condition } => {
-                current(key).is_some_and(|current| condition.holds(current.deadline(), *deadline))
+                let current = stored(key).filter(|current| !current.is_expired(now));
+                current.is_some_and(|current| condition.holds(current.deadline(), *deadline))
             }
         }
     }

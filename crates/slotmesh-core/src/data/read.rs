@@ -1,7 +1,9 @@
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use slotmesh_replication::Outcome;
 use slotmesh_slots::{MonoTime, Seq, Slot, Version};
-use slotmesh_store::Entry;
+use slotmesh_store::{Entry, SlotGuard};
 
 use super::gate::RoleWord;
 use super::{DataPlane, Done};
@@ -57,13 +59,16 @@ impl DataPlane {
         let version = Version::new(role.epoch(), seq);
         let settle = move |outcome| {
             let committed = outcome == Outcome::Committed;
+            // Some may have been struck since it was written.
+            let copies = gate.role(slot).copies();
             let told = match reply.is_read() {
                 true => committed && gate.confirm(slot, role).is_ok(),
                 // The slot may be another node's by now, handed over with the write.
-                false if gate.role(slot).copies() < copies_min => false,
+                false if copies < copies_min => false,
                 false if committed => gate.confirm_write(slot, role, seq),
                 false => gate.was_handed_over(slot, role, seq),
             };
+            let reply = reply.with_copies_at_most(copies);
             done(if told { Ok(reply) } else { Err(DataError::Ambiguous) });
         };
         self.primary.wait(slot, version, Box::new(settle));
@@ -129,7 +134,9 @@ impl DataPlane {
     /// lifetime, so the slot's version is read together with it.
     fn look_closer(&self, slot: Slot, role: RoleWord, key: &[u8]) -> Result<Found, DataError> {
         let (entry, version, deleted) = {
-            let guard = self.store.lock(slot);
+            let mut guard = self.store.lock(slot);
+            let now = self.gate.confirm(slot, role)?;
+            self.end_expired(&mut guard, role, key, now);
             (guard.get(key, MonoTime::ZERO), guard.version(), guard.last_delete())
         };
         let now = self.gate.confirm(slot, role)?;
@@ -144,6 +151,25 @@ impl DataPlane {
         } else {
             Found::Uncommitted(reply, seq)
         })
+    }
+
+    /// Removes the key's entry if it is over, before anybody is told so: by the clock of a replica, which may take over, it is over a moment
+    /// later.
+    pub(super) fn end_expired(
+        &self,
+        guard: &mut SlotGuard<'_>,
+        role: RoleWord,
+        key: &[u8],
+        now: MonoTime,
+    ) {
+        let entry = guard.get(key, MonoTime::ZERO);
+        if !entry.is_some_and(|entry| is_expired(&entry, now)) {
+            return;
+        }
+        let record = guard.evict_expired(role.epoch(), &Bytes::copy_from_slice(key), now);
+        if record.is_some_and(|record| self.append(&record).is_ok()) {
+            self.expired.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn is_committed(&self, slot: Slot, seq: Seq) -> bool {
@@ -166,6 +192,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
+    use slotmesh_coherence::{Sink, Subscriber};
     use slotmesh_slots::{Class, Epoch, NodeId, NodeList, SlotState};
     use slotmesh_store::{Condition, ExpireCondition};
 
@@ -191,14 +218,17 @@ mod tests {
         let alone = SlotState { epoch: Epoch(1), primary: Some(me), ..SlotState::default() };
         data.apply_slot(slot, &alone, clock.now());
         data.extend_lease(MonoTime::from_micros(1_000_000));
-        let (value, condition) = (Bytes::from_static(b"value"), Condition::Always);
-        let key_of = key.clone();
-        let (ttl, keep_ttl, class) = (None, false, Class::Cache);
-        execute(&data, Op::Put { key: key_of, value, ttl, keep_ttl, condition, class });
+        execute(&data, put(&key));
         assert!(matches!(data.get_now(&key), Ok(Some(Reply::Value(_)))));
         let in_sync = NodeList::from_iter([NodeId::from_random(2)]);
         data.apply_slot(slot, &SlotState { in_sync, round: 1, ..alone }, clock.now());
         (data, clock, key)
+    }
+
+    fn put(key: &Bytes) -> Op {
+        let (key, value) = (key.clone(), Bytes::from_static(b"value"));
+        let condition = Condition::Always;
+        Op::Put { key, value, ttl: None, keep_ttl: false, condition, class: Class::Cache }
     }
 
     fn execute(data: &DataPlane, op: Op) {
@@ -214,6 +244,84 @@ mod tests {
             assert_eq!(data.get_now(&key), Ok(None), "how long it lives");
             clock.0.store(5_000, Ordering::SeqCst);
             assert_eq!(data.get_now(&key), Ok(None), "whether it lives");
+        }
+    }
+    fn alone() -> SlotState {
+        let primary = Some(NodeId::from_random(1));
+        SlotState { epoch: Epoch(1), primary, round: 2, ..SlotState::default() }
+    }
+
+    #[test]
+    fn a_write_is_said_to_be_on_no_more_nodes_than_are_in_sync_when_it_is_answered() {
+        let (data, clock, key) = with_silent_replica();
+        let (sender, answers) = std::sync::mpsc::channel();
+        let answer = Box::new(move |done| sender.send(done).expect("somebody waits"));
+        data.execute(put(&key), Ack::All, answer);
+        assert!(answers.try_recv().is_err(), "the replica is silent");
+        data.apply_slot(Slot::of_key(&key), &alone(), clock.now());
+        let answer = answers.try_recv().expect("nobody else has to know");
+        assert!(matches!(answer, Ok(Reply::Put { applied: true, copies: 1, .. })), "{answer:?}");
+    }
+
+    #[test]
+    fn what_is_over_is_removed_before_anybody_is_told_so() {
+        let (data, clock, key) = with_silent_replica();
+        let slot = Slot::of_key(&key);
+        data.apply_slot(slot, &alone(), clock.now());
+        let refused = [
+            None,
+            Some(Op::Delete { key: key.clone(), condition: Condition::Present }),
+            Some(Op::GetAndExpire { key: key.clone(), ttl: None }),
+        ];
+        for asked in refused {
+            execute(&data, put(&key));
+            let ttl = Some(Duration::from_millis(1));
+            execute(
+                &data,
+                Op::Expire { key: key.clone(), ttl, condition: ExpireCondition::Always },
+            );
+            clock.0.fetch_add(5_000, Ordering::SeqCst);
+            assert_eq!(data.store.lock(slot).len(), 1);
+            match asked {
+                None => assert!(matches!(data.get_now(&key), Ok(Some(Reply::Missing { .. })))),
+                Some(op) => execute(&data, op),
+            }
+            assert_eq!(data.store.lock(slot).len(), 0, "a record says so");
+        }
+    }
+
+    /// Counts what it is told.
+    #[derive(Default)]
+    struct Told(AtomicU64);
+
+    impl Sink for Told {
+        fn invalidate(&self, _: Slot, _: Seq, _: u64) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn who_keeps_what_was_evicted_is_told_that_it_is_no_more() {
+        let (data, clock, key) = with_silent_replica();
+        let slot = Slot::of_key(&key);
+        data.apply_slot(slot, &alone(), clock.now());
+        let subscriber = Arc::new(Subscriber::new(data.me, Box::new(|_| {})));
+        let told = Arc::new(Told::default());
+        subscriber.register(&(Arc::clone(&told) as Arc<dyn Sink>), Duration::from_secs(1));
+        data.attach(Arc::clone(&subscriber));
+        assert!(data.subscribe(slot, subscriber.own()));
+        let (always, now) = (ExpireCondition::Always, Some(Duration::ZERO));
+        let gone = [
+            Op::Expire { key: key.clone(), ttl: now, condition: always },
+            Op::GetAndExpire { key: key.clone(), ttl: now },
+            Op::Delete { key: key.clone(), condition: Condition::Present },
+        ];
+        for op in gone {
+            execute(&data, put(&key));
+            assert!(data.evict_one(&|_| true));
+            let before = told.0.load(Ordering::SeqCst);
+            execute(&data, op);
+            assert_eq!(told.0.load(Ordering::SeqCst), before + 1);
         }
     }
 }

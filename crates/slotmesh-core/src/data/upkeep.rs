@@ -186,7 +186,8 @@ impl DataPlane {
         };
         for slot in slots.filter(is_copied) {
             let guard = self.store.lock(slot);
-            if !guard.is_empty() {
+            // Also where nothing is left: a replica may have kept something.
+            if guard.version() != Version::default() {
                 self.primary.audit(slot, guard.version(), guard.digest());
             }
         }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use slotmesh_coherence::key_hash;
 use slotmesh_slots::{Answer, MonoTime, Record, Seq, Slot, Token};
 use slotmesh_store::{DeleteOutcome, ExchangeOutcome, LengthOutcome, Put, PutOutcome, SlotGuard};
 
@@ -110,6 +111,7 @@ impl DataPlane {
                 return Err(DataError::TooFewCopies { have, wanted });
             }
             let clears = matches!(op, Op::Clear { .. });
+            let refusable = op.may_be_refused().cloned();
             let (mut record, reply) = mutate(&mut guard, role, op, now)?;
             if clears {
                 // Also where the slot is empty: what was evicted may be kept by watchers.
@@ -121,6 +123,16 @@ impl DataPlane {
                 self.publish(record);
                 record.answer = answer.clone().map(Box::new);
                 self.append(record)?;
+            }
+            if record.is_none()
+                && let Some(key) = &refusable
+            {
+                self.end_expired(&mut guard, role, key, now);
+                if guard.get(key, MonoTime::ZERO).is_none() {
+                    // Somebody may keep what was evicted, and this says that it is no more.
+                    let hash = || key_hash(self.key_seed, key);
+                    self.publisher.publish(slot, guard.version().seq, hash);
+                }
             }
             // Also that it was refused: an attempt that was sent before may arrive later, when it would not be.
             if let Some(answer) = &answer {

@@ -248,6 +248,17 @@ impl Op {
         }
     }
 
+    /// The key, if it may change nothing for what is there or is not.
+    pub(crate) fn may_be_refused(&self) -> Option<&Bytes> {
+        match self {
+            Self::Put { key, condition, .. }
+            | Self::GetAndPut { key, condition, .. }
+            | Self::Delete { key, condition } => (*condition != Condition::Always).then_some(key),
+            Self::Expire { key, .. } | Self::GetAndExpire { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
     /// Whether it changes no entry.
     #[must_use]
     pub const fn is_read(&self) -> bool {

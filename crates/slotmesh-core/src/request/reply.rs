@@ -201,6 +201,19 @@ impl Reply {
         self
     }
 
+    /// The same reply of a write, held by this many nodes at most.
+    #[must_use]
+    pub(crate) fn with_copies_at_most(self, most: u8) -> Self {
+        match self {
+            Self::Put { copies, .. }
+            | Self::Delete { copies, .. }
+            | Self::Integer { copies, .. }
+            | Self::Length { copies, .. }
+            | Self::Previous { copies, .. } => self.with_copies(copies.min(most)),
+            other => other,
+        }
+    }
+
     /// A reply alone, as bytes.
     pub(crate) fn to_bytes(&self) -> Bytes {
         let mut out = Writer::with_capacity(REPLY_BYTES);

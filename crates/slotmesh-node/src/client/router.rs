@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rand::Rng;
 use slotmesh_coherence::Subscriber;
 use slotmesh_core::{Ack, DataError, DataPlane, Op, Reply, Request, decode_replies};
-use slotmesh_slots::{NodeId, Slot, Token};
+use slotmesh_slots::{MonoTime, NodeId, Slot, Token};
 use slotmesh_transport::{CallError, Peer};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -49,7 +49,7 @@ pub(crate) struct Router {
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) options: CallOptions,
-    pub(super) began: Instant,
+    pub(super) began: MonoTime,
     pub(super) deadline: Instant,
     /// Whether an earlier attempt may have succeeded.
     pub(super) is_unknown: bool,
@@ -89,9 +89,9 @@ impl Router {
 
     /// The limits of a call that begins now.
     pub(super) fn limits(&self, options: CallOptions) -> Limits {
-        let began = Instant::now();
+        let began = self.data.now();
         let timeout = options.timeout.unwrap_or(self.call_timeout).min(TIMEOUT_MAX);
-        Limits { options, began, deadline: began + timeout, is_unknown: false }
+        Limits { options, began, deadline: Instant::now() + timeout, is_unknown: false }
     }
 
     /// Carries an operation out that may have been tried before.
@@ -102,7 +102,8 @@ impl Router {
         let mut error = unavailable("the time of the call was over before its turn came");
         while Instant::now() < deadline {
             if is_unknown {
-                op.note_age(began.elapsed());
+                // By the clock of leases, which goes on while the host is suspended.
+                op.note_age(self.data.now().saturating_since(began));
             }
             let failure = match self.attempt(&op, options.ack, hint.take(), deadline).await {
                 Ok(reply) => return Ok(reply),

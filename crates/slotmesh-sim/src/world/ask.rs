@@ -217,6 +217,17 @@ fn parse(value: &Bytes) -> Option<i64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
+/// On how many nodes a write is said to be.
+pub(super) const fn told_copies(reply: &Reply) -> u8 {
+    match reply {
+        Reply::Put { applied: true, copies, .. }
+        | Reply::Previous { applied: true, copies, .. }
+        | Reply::Length { copies, .. }
+        | Reply::Integer { copies, .. } => *copies,
+        _ => 0,
+    }
+}
+
 /// The version that a write gave its entry, if it was carried out and says so.
 pub(super) const fn written_version(reply: &Reply) -> Option<Version> {
     match reply {

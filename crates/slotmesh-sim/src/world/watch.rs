@@ -12,7 +12,7 @@ use slotmesh_core::{Ack, ControlMachine, DataError, Reply};
 use slotmesh_slots::{Epoch, Generation, MonoTime, NodeId, SLOT_COUNT, Slot, SlotState};
 
 use super::World;
-use super::ask::written_version;
+use super::ask::{told_copies, written_version};
 use super::work::Workload;
 use crate::process::{Process, Waiter};
 
@@ -174,7 +174,10 @@ impl World {
         waiter: Waiter,
         result: &Result<Reply, DataError>,
     ) {
-        let (Ack::AtLeast(wanted), Ok(reply)) = (waiter.ack, result) else { return };
+        let Ok(reply) = result else { return };
+        // As many as it was to be on, and as it is said to be on.
+        let asked = if let Ack::AtLeast(copies) = waiter.ack { copies } else { 0 };
+        let wanted = asked.max(told_copies(reply));
         let (Some(slot), Some(version)) = (self.work.slot_of(waiter.call), written_version(reply))
         else {
             return;
@@ -189,7 +192,9 @@ impl World {
         let known = self.processes.get(&primary).map(|process| self.known_in_sync(process, slot));
         let gone = known.iter().flatten().filter(|node| is_gone(node)).count();
         let ended = self.ended_lately(ENDED_LATELY);
-        self.coverage.see(format_args!("on {wanted} nodes"));
+        if asked > 0 {
+            self.coverage.see(format_args!("on {asked} nodes"));
+        }
         if holders + ended + gone < usize::from(wanted) {
             self.watch
                 .wrong(|| format!("{slot} is to be on {wanted} nodes, {holders} have {version:?}"));

@@ -88,14 +88,15 @@ impl Model {
         self.version
     }
 
-    fn holds(&self, condition: Condition, entry: Option<Version>) -> bool {
+    fn holds(&self, condition: Condition, key: &Bytes, entry: Option<Version>) -> bool {
         match condition {
             Condition::Always => true,
             Condition::Absent => entry.is_none(),
             Condition::Present => entry.is_some(),
             Condition::Version(version) => entry == Some(version),
             Condition::FillSince(since) => {
-                entry.is_none() && (self.last_delete..=self.version).contains(&since)
+                let later = self.entries.get(key).is_some_and(|stored| stored.version > since);
+                entry.is_none() && !later && (self.last_delete..=self.version).contains(&since)
             }
         }
     }
@@ -287,7 +288,7 @@ impl Harness {
         }
         let outcome = result.unwrap();
         assert_eq!(outcome.existed, before.is_some());
-        assert_eq!(outcome.applied, self.models[model].holds(put.condition, entry));
+        assert_eq!(outcome.applied, self.models[model].holds(put.condition, &put.key, entry));
         if !outcome.applied {
             assert_eq!((outcome.record, outcome.version), (None, entry));
             return;
@@ -303,7 +304,7 @@ impl Harness {
         let model = &self.models[usize::from(input.slot)];
         let entry = model.live(&input.key, self.now).map(|entry| entry.version);
         let condition = self.condition(input, entry);
-        let holds = model.holds(condition, entry);
+        let holds = model.holds(condition, &input.key, entry);
         let outcome = self.primary.lock(Self::slot(input.slot));
         let outcome = { outcome }.delete(self.epoch, &input.key, condition, self.now).unwrap();
         assert_eq!((outcome.existed, outcome.applied), (entry.is_some(), holds));

@@ -119,7 +119,7 @@ impl Harness {
             assert!(matches!(result, Err(StoreError::ValueTooLarge { .. })));
             return;
         }
-        let holds = self.models[usize::from(input.slot)].holds(put.condition, entry);
+        let holds = self.models[usize::from(input.slot)].holds(put.condition, &put.key, entry);
         let kept = before.as_ref().filter(|_| put.keep_deadline).map(|entry| entry.deadline);
         let deadline = kept.unwrap_or(put.deadline);
         let (key, class) = (put.key, put.class);
@@ -277,7 +277,7 @@ impl Harness {
         let held = |key| model.live(key, self.now);
         match mutation {
             Mutation::Put(Put { key, condition, .. }) | Mutation::Delete { key, condition } => {
-                model.holds(*condition, held(key).map(|entry| entry.version))
+                model.holds(*condition, key, held(key).map(|entry| entry.version))
             }
             Mutation::Expire { key, deadline, condition } => {
                 held(key).is_some_and(|entry| redates(*condition, entry.deadline, *deadline))
