@@ -148,8 +148,10 @@ pub(crate) struct Load<K: CacheKey, V> {
 impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
     /// Asks the cluster, and loads what it has not.
     pub(crate) async fn run(self, loader: Loader<V>) {
-        if let Some((load, turn)) = self.asked().await {
-            load.carry_out(turn, loader).await;
+        let mut asking = Asking::new(&self.inner);
+        match self.turn(&mut asking).await {
+            Turn::Load(turn) => self.carry_out((asking.terms.token, turn), loader).await,
+            Turn::Over(ending) => self.end(ending),
         }
     }
 
@@ -172,18 +174,6 @@ impl<K: CacheKey, V: Send + Sync + 'static> Load<K, V> {
             }
             Some(Turn::Over(ending)) => self.end(ending),
             None => drop(runtime.spawn(self.run(loader))),
-        }
-    }
-
-    /// The load and its turn with its token, if there is anything to load.
-    async fn asked(self) -> Option<(Self, (u64, MayLoad<V>))> {
-        let mut asking = Asking::new(&self.inner);
-        match self.turn(&mut asking).await {
-            Turn::Load(turn) => Some((self, (asking.terms.token, turn))),
-            Turn::Over(ending) => {
-                self.end(ending);
-                None
-            }
         }
     }
 

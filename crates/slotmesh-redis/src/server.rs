@@ -1,5 +1,5 @@
 //! One server: a connection that is kept up, on which it is asked, and tells of all writes to our keys (client tracking in broadcasting mode,
-//! Redis 6 and later).
+//! Redis 7 and later).
 //!
 //! **The bound.** What [`slotmesh_coherence`] wants of a primary holds for a server as well. It writes the invalidations of a round of its event
 //! loop to all who track before the answers of that round to others. So a ping that was sent after a write was acknowledged is answered behind

@@ -136,8 +136,12 @@ impl DataPlane {
         let (entry, version, deleted) = {
             let mut guard = self.store.lock(slot);
             let now = self.gate.confirm(slot, role)?;
-            self.end_expired(&mut guard, role, key, now);
-            (guard.get(key, MonoTime::ZERO), guard.version(), guard.last_delete())
+            let mut entry = guard.get(key, MonoTime::ZERO);
+            if entry.as_ref().is_some_and(|entry| is_expired(entry, now)) {
+                self.remove_if_over(&mut guard, role, &Bytes::copy_from_slice(key), now);
+                entry = guard.get(key, MonoTime::ZERO);
+            }
+            (entry, guard.version(), guard.last_delete())
         };
         let now = self.gate.confirm(slot, role)?;
         // What is over was so only from the write on that said when.
@@ -153,20 +157,16 @@ impl DataPlane {
         })
     }
 
-    /// Removes the key's entry if it is over, before anybody is told so: by the clock of a replica, which may take over, it is over a moment
-    /// later.
-    pub(super) fn end_expired(
+    /// Removes the key's entry if it is over, at the latest before anybody is told so: by the clock of a replica, which may take over, it is
+    /// over a moment later.
+    pub(super) fn remove_if_over(
         &self,
         guard: &mut SlotGuard<'_>,
         role: RoleWord,
-        key: &[u8],
+        key: &Bytes,
         now: MonoTime,
     ) {
-        let entry = guard.get(key, MonoTime::ZERO);
-        if !entry.is_some_and(|entry| is_expired(&entry, now)) {
-            return;
-        }
-        let record = guard.evict_expired(role.epoch(), &Bytes::copy_from_slice(key), now);
+        let record = guard.evict_expired(role.epoch(), key, now);
         if record.is_some_and(|record| self.append(&record).is_ok()) {
             self.expired.fetch_add(1, Ordering::Relaxed);
         }
@@ -208,6 +208,12 @@ mod tests {
         }
     }
 
+    /// A slot without replicas, after it had one.
+    fn alone() -> SlotState {
+        let primary = Some(NodeId::from_random(1));
+        SlotState { epoch: Epoch(1), primary, round: 2, ..SlotState::default() }
+    }
+
     /// A primary whose entry is on its replica, which has been silent since.
     fn with_silent_replica() -> (DataPlane, Arc<ByHand>, Bytes) {
         let clock = Arc::new(ByHand(AtomicU64::new(1)));
@@ -215,13 +221,12 @@ mod tests {
         let data = DataPlane::new(me, DataConfig::default(), clock.clone(), Wakers::default());
         let key = Bytes::from_static(b"key");
         let slot = Slot::of_key(&key);
-        let alone = SlotState { epoch: Epoch(1), primary: Some(me), ..SlotState::default() };
-        data.apply_slot(slot, &alone, clock.now());
+        data.apply_slot(slot, &SlotState { round: 0, ..alone() }, clock.now());
         data.extend_lease(MonoTime::from_micros(1_000_000));
         execute(&data, put(&key));
         assert!(matches!(data.get_now(&key), Ok(Some(Reply::Value(_)))));
         let in_sync = NodeList::from_iter([NodeId::from_random(2)]);
-        data.apply_slot(slot, &SlotState { in_sync, round: 1, ..alone }, clock.now());
+        data.apply_slot(slot, &SlotState { in_sync, round: 1, ..alone() }, clock.now());
         (data, clock, key)
     }
 
@@ -246,11 +251,6 @@ mod tests {
             assert_eq!(data.get_now(&key), Ok(None), "whether it lives");
         }
     }
-    fn alone() -> SlotState {
-        let primary = Some(NodeId::from_random(1));
-        SlotState { epoch: Epoch(1), primary, round: 2, ..SlotState::default() }
-    }
-
     #[test]
     fn a_write_is_said_to_be_on_no_more_nodes_than_are_in_sync_when_it_is_answered() {
         let (data, clock, key) = with_silent_replica();

@@ -205,11 +205,7 @@ impl DataPlane {
         for (slot, key) in self.store.expired_where(&mine, now, EXPIRIES_PER_ROUND) {
             let mut guard = self.store.lock(slot);
             let Ok(role) = self.gate.serving(slot) else { continue };
-            if let Some(record) = guard.evict_expired(role.epoch(), &key, now)
-                && self.append(&record).is_ok()
-            {
-                self.expired.fetch_add(1, Ordering::Relaxed);
-            }
+            self.remove_if_over(&mut guard, role, &key, now);
         }
     }
 

@@ -127,7 +127,7 @@ impl DataPlane {
             if record.is_none()
                 && let Some(key) = &refusable
             {
-                self.end_expired(&mut guard, role, key, now);
+                self.remove_if_over(&mut guard, role, key, now);
                 if guard.get(key, MonoTime::ZERO).is_none() {
                     // Somebody may keep what was evicted, and this says that it is no more.
                     let hash = || key_hash(self.key_seed, key);
