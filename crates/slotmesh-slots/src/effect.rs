@@ -58,6 +58,8 @@ pub enum Effect {
     },
     /// The slot holds nothing now.
     Clear,
+    /// Nothing: what matters is the [`Answer`] that came of it.
+    Nothing,
 }
 
 impl Effect {
@@ -67,7 +69,7 @@ impl Effect {
         match self {
             Self::Put { key, value, .. } => key.len() + value.len(),
             Self::Delete { key } | Self::Expire { key, .. } => key.len(),
-            Self::Clear => 0,
+            Self::Clear | Self::Nothing => 0,
         }
     }
 
@@ -92,6 +94,7 @@ impl Effect {
                 out.duration_option(remaining(deadline));
             }
             Self::Clear => out.u8(TAG_CLEAR),
+            Self::Nothing => out.u8(TAG_NOTHING),
         }
     }
 
@@ -112,6 +115,7 @@ impl Effect {
                 Ok(Self::Expire { key, deadline: input.duration_option()?.map(|left| now + left) })
             }
             TAG_CLEAR => Ok(Self::Clear),
+            TAG_NOTHING => Ok(Self::Nothing),
             _ => Err(DecodeError::Invalid("effect tag")),
         }
     }
@@ -216,6 +220,7 @@ const TAG_PUT: u8 = 1;
 const TAG_DELETE: u8 = 2;
 const TAG_EXPIRE: u8 = 3;
 const TAG_CLEAR: u8 = 4;
+const TAG_NOTHING: u8 = 5;
 
 #[cfg(test)]
 mod tests {
@@ -277,6 +282,7 @@ mod tests {
                 class: Class::State,
             },
             Effect::Clear,
+            Effect::Nothing,
         ] {
             let mut out = Writer::new();
             effect.encode(&mut out, now);

@@ -162,6 +162,16 @@ impl<'a> SlotGuard<'a> {
         Ok(self.record(Effect::Clear))
     }
 
+    /// Changes nothing but the slot's version, for an answer that replicas are to keep.
+    ///
+    /// # Errors
+    /// When the epoch is older than the slot's. Nothing changed then.
+    pub fn note(&mut self, epoch: Epoch) -> Result<Record, StoreError> {
+        self.check_epoch(epoch)?;
+        self.nothing_next(epoch);
+        Ok(self.record(Effect::Nothing))
+    }
+
     /// Deletes the entry that [`Store::victim`] named; `None` when it is gone already, is never to be evicted, or the epoch is older
     /// than the slot's.
     pub fn evict(&mut self, epoch: Epoch, key: &Bytes, now: MonoTime) -> Option<Record> {

@@ -77,6 +77,11 @@ impl SlotGuard<'_> {
         self.garbage.contents(old);
     }
 
+    /// Changes no entry.
+    pub(crate) fn nothing_next(&mut self, epoch: Epoch) {
+        self.contents.advance(epoch);
+    }
+
     /// Changes the contents and settles what the store keeps about them outside the lock.
     #[inline]
     pub(crate) fn change<R>(&mut self, change: impl FnOnce(&mut SlotContents, Home<'_>) -> R) -> R {

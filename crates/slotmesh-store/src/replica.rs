@@ -39,6 +39,7 @@ impl SlotGuard<'_> {
                 self.expire_next(epoch, self.store.hash(key), key, *deadline);
             }
             Effect::Clear => self.clear_next(epoch),
+            Effect::Nothing => self.nothing_next(epoch),
         }
         Ok(())
     }

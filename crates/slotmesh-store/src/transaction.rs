@@ -169,6 +169,7 @@ mod tests {
                 Effect::Delete { .. } => 'd',
                 Effect::Expire { .. } => 'e',
                 Effect::Clear => 'c',
+                Effect::Nothing => 'n',
             });
             outcome.failed.map_or(Ok(kinds.collect::<String>()), Err)
         });

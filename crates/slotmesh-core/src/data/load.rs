@@ -79,7 +79,7 @@ impl DataPlane {
                 return asking.answer(me, Ok(reply));
             }
             let done = Box::new(move |found| asking.answer(me, found));
-            return self.when_committed((slot, role, seq), reply, 0, done);
+            return self.when_committed((slot, role, seq), Ok(reply), 0, done);
         }
         let version = guard.version();
         let (key, terms, patience) = (asking.key.clone(), asking.terms, asking.patience);

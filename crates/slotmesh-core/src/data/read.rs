@@ -39,7 +39,7 @@ impl DataPlane {
         match found {
             Ok((_, Found::Committed(reply))) => done(Ok(reply)),
             Ok((role, Found::Uncommitted(reply, seq))) => {
-                self.when_committed((slot, role, seq), reply, 0, done)
+                self.when_committed((slot, role, seq), Ok(reply), 0, done)
             }
             Err(error) => done(Err(error)),
         }
@@ -51,7 +51,7 @@ impl DataPlane {
     pub(super) fn when_committed(
         &self,
         (slot, role, seq): (Slot, RoleWord, Seq),
-        reply: Reply,
+        reply: Result<Reply, DataError>,
         copies_min: u8,
         done: Done,
     ) {
@@ -61,15 +61,16 @@ impl DataPlane {
             let committed = outcome == Outcome::Committed;
             // Some may have been struck since it was written.
             let copies = gate.role(slot).copies();
-            let told = match reply.is_read() {
+            let is_read = reply.as_ref().is_ok_and(Reply::is_read);
+            let told = match is_read {
                 true => committed && gate.confirm(slot, role).is_ok(),
                 // The slot may be another node's by now, handed over with the write.
                 false if copies < copies_min => false,
                 false if committed => gate.confirm_write(slot, role, seq),
                 false => gate.was_handed_over(slot, role, seq),
             };
-            let reply = reply.with_copies_at_most(copies);
-            done(if told { Ok(reply) } else { Err(DataError::Ambiguous) });
+            let reply = reply.map(|reply| reply.with_copies_at_most(copies));
+            done(if told { reply } else { Err(DataError::Ambiguous) });
         };
         self.primary.wait(slot, version, Box::new(settle));
     }
@@ -190,10 +191,11 @@ pub(super) fn value(entry: Entry, now: MonoTime) -> Value {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
     use slotmesh_coherence::{Sink, Subscriber};
-    use slotmesh_slots::{Class, Epoch, NodeId, NodeList, SlotState};
+    use slotmesh_slots::{Class, Epoch, NodeId, NodeList, SlotState, Token};
     use slotmesh_store::{Condition, ExpireCondition};
 
     use super::*;
@@ -240,6 +242,14 @@ mod tests {
         data.execute(op, Ack::Primary, Box::new(|done| assert!(done.is_ok(), "{done:?}")));
     }
 
+    /// What comes once the replicas have it.
+    fn ask(data: &DataPlane, op: Op) -> Receiver<Result<Reply, DataError>> {
+        let (sender, answers) = channel();
+        let answer = Box::new(move |done| sender.send(done).expect("somebody waits"));
+        data.execute(op, Ack::All, answer);
+        answers
+    }
+
     #[test]
     fn a_lifetime_is_not_told_before_the_replicas_know_it() {
         for ttl in [Some(Duration::from_millis(1)), Some(Duration::from_secs(60))] {
@@ -251,16 +261,44 @@ mod tests {
             assert_eq!(data.get_now(&key), Ok(None), "whether it lives");
         }
     }
+
     #[test]
     fn a_write_is_said_to_be_on_no_more_nodes_than_are_in_sync_when_it_is_answered() {
         let (data, clock, key) = with_silent_replica();
-        let (sender, answers) = std::sync::mpsc::channel();
-        let answer = Box::new(move |done| sender.send(done).expect("somebody waits"));
-        data.execute(put(&key), Ack::All, answer);
+        let answers = ask(&data, put(&key));
         assert!(answers.try_recv().is_err(), "the replica is silent");
         data.apply_slot(Slot::of_key(&key), &alone(), clock.now());
         let answer = answers.try_recv().expect("nobody else has to know");
         assert!(matches!(answer, Ok(Reply::Put { applied: true, copies: 1, .. })), "{answer:?}");
+    }
+
+    /// An attempt that was sent before may arrive at a replica that has taken over.
+    #[test]
+    fn that_a_repetition_was_refused_is_told_when_the_replicas_know_it() {
+        let (data, clock, key) = with_silent_replica();
+        let slot = Slot::of_key(&key);
+        let Op::Put { key, value, ttl, keep_ttl, class, .. } = put(&key) else { unreachable!() };
+        let put = Op::Put { key, value, ttl, keep_ttl, condition: Condition::Absent, class };
+        let refused = |done: Option<Result<Reply, DataError>>| {
+            assert!(matches!(done, Some(Ok(Reply::Put { applied: false, .. }))), "{done:?}");
+        };
+        refused(ask(&data, put.clone().once(Token(6))).try_recv().ok());
+        let mut again = put.once(Token(7));
+        again.note_age(Duration::from_secs(1));
+        let answers = ask(&data, again);
+        assert!(answers.try_recv().is_err(), "the replica is silent");
+        data.apply_slot(slot, &alone(), clock.now());
+        refused(answers.try_recv().ok());
+    }
+
+    #[test]
+    fn an_error_that_tells_of_what_is_stored_waits_for_it_as_a_reply_does() {
+        let (data, clock, key) = with_silent_replica();
+        execute(&data, put(&key));
+        let answers = ask(&data, Op::Increment { key: key.clone(), delta: 1 });
+        assert!(answers.try_recv().is_err(), "the value may be lost");
+        data.apply_slot(Slot::of_key(&key), &alone(), clock.now());
+        assert_eq!(answers.try_recv(), Ok(Err(DataError::NotAnInteger)));
     }
 
     #[test]

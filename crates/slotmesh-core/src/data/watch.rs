@@ -83,7 +83,7 @@ impl DataPlane {
                 self.publisher.publish(record.slot, record.seq, hash);
             }
             // Watchers are told of a clearing also where it changes nothing: see [`DataPlane::write`].
-            Effect::Clear => {}
+            Effect::Clear | Effect::Nothing => {}
         }
     }
 

@@ -14,10 +14,11 @@ use crate::request::{DataError, Op, Reply};
 /// budget's promise is that memory stays bounded.
 const OVERSHOOT_PERCENT: usize = 10;
 
-/// A write that was applied on this node.
+/// A write that was carried out, or refused, on this node.
 struct Written {
     role: RoleWord,
-    reply: Reply,
+    /// An error rests on what is stored, too: that it is no integer, say.
+    reply: Result<Reply, DataError>,
     /// What the reply rests on: it may be told when this is committed.
     seq: Seq,
 }
@@ -74,7 +75,7 @@ impl DataPlane {
                 self.when_committed((slot, role, seq), reply, ack.copies_min(), done);
             }
             Ok(Written { role, reply, .. }) => done(match self.gate.confirm(slot, role) {
-                Ok(_) => Ok(reply.with_copies(1)),
+                Ok(_) => reply.map(|reply| reply.with_copies(1)),
                 Err(_) => Err(DataError::Ambiguous),
             }),
         }
@@ -112,21 +113,21 @@ impl DataPlane {
             }
             let clears = matches!(op, Op::Clear { .. });
             let refusable = op.may_be_refused().cloned();
-            let (mut record, reply) = mutate(&mut guard, role, op, now)?;
+            let (mut record, reply) = match mutate(&mut guard, role, op, now) {
+                Ok((record, reply)) => (record, Ok(reply)),
+                Err(error) if error.rests_on_what_is_stored() => (None, Err(error)),
+                Err(error) => return Err(error),
+            };
             if clears {
                 // Also where the slot is empty: what was evicted may be kept by watchers.
                 self.publisher.drop_slot(slot);
                 self.loads.slot_changed(slot);
             }
-            let answer = once.map(|once| once.answer(&reply));
-            if let Some(record) = &mut record {
+            let is_refused = record.is_none();
+            if let Some(record) = &record {
                 self.publish(record);
-                record.answer = answer.clone().map(Box::new);
-                self.append(record)?;
             }
-            if record.is_none()
-                && let Some(key) = &refusable
-            {
+            if is_refused && let Some(key) = &refusable {
                 self.remove_if_over(&mut guard, role, key, now);
                 if guard.get(key, MonoTime::ZERO).is_none() {
                     // Somebody may keep what was evicted, and this says that it is no more.
@@ -134,9 +135,22 @@ impl DataPlane {
                     self.publisher.publish(slot, guard.version().seq, hash);
                 }
             }
-            // Also that it was refused: an attempt that was sent before may arrive later, when it would not be.
-            if let Some(answer) = &answer {
-                self.answers.keep(slot, guard.version().seq, answer, now);
+            if let Some(once) = once
+                && let Ok(reply) = &reply
+            {
+                // An attempt that was sent before may arrive later, when it would not be refused: here or, if there was one,
+                // wherever the slot is by then.
+                if is_refused && once.age.is_some() {
+                    record = Some(guard.note(role.epoch())?);
+                }
+                let answer = once.answer(reply);
+                self.answers.keep(slot, guard.version().seq, &answer, now);
+                if let Some(record) = &mut record {
+                    record.answer = Some(Box::new(answer));
+                }
+            }
+            if let Some(record) = &record {
+                self.append(record)?;
             }
             Written { role, reply, seq: guard.version().seq }
         };
@@ -159,7 +173,7 @@ impl DataPlane {
             Known::Reused => Err(DataError::TokenReused),
             Known::Answered(Given { seq, reply, .. }) => {
                 let reply = Reply::from_bytes(&reply).ok_or(DataError::Ambiguous)?;
-                Ok(Some(Written { role, reply: reply.with_copies(role.copies()), seq }))
+                Ok(Some(Written { role, reply: Ok(reply.with_copies(role.copies())), seq }))
             }
         }
     }

@@ -60,6 +60,11 @@ impl DataError {
     /// Tags from here on are errors.
     pub(super) const TAG_FIRST: u8 = 128;
 
+    /// Whether it tells something of what is stored under the key: then it is told only when that is committed, as a reply is.
+    pub(crate) const fn rests_on_what_is_stored(&self) -> bool {
+        matches!(self, Self::NotAnInteger | Self::Overflow | Self::TooLarge { .. })
+    }
+
     pub(super) fn encode(&self, out: &mut Writer) {
         match self {
             Self::NotOwner { owner, version } => {

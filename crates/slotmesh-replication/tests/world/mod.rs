@@ -32,7 +32,9 @@ impl Store {
             Effect::Delete { key } => {
                 self.entries.remove(key);
             }
-            Effect::Expire { .. } | Effect::Clear => unreachable!("not written here"),
+            Effect::Expire { .. } | Effect::Clear | Effect::Nothing => {
+                unreachable!("not written here")
+            }
         }
         self.version = record.version();
     }

@@ -121,6 +121,7 @@ impl Model {
                 self.entries.clear();
                 self.last_delete = version;
             }
+            Effect::Nothing => {}
         }
     }
 
@@ -197,6 +198,7 @@ impl Harness {
             19..=22 => self.increment(&input),
             // Seldom, so that slots fill.
             23 if input.argument < 6 => self.clear(&input),
+            23 if input.argument < 30 => self.note(&input),
             24 => self.now = self.now + Duration::from_millis(u64::from(input.argument)),
             25 => self.evict(),
             26 => self.sweep(input.argument),
@@ -374,6 +376,11 @@ impl Harness {
     fn clear(&mut self, input: &Input) {
         let record = self.primary.lock(Self::slot(input.slot)).clear(self.epoch, self.now);
         self.expect(input.slot, Some(record.unwrap()), &Effect::Clear);
+    }
+
+    fn note(&mut self, input: &Input) {
+        let record = self.primary.lock(Self::slot(input.slot)).note(self.epoch);
+        self.expect(input.slot, Some(record.unwrap()), &Effect::Nothing);
     }
 
     fn evict(&mut self) {
