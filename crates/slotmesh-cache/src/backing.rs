@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use slotmesh_coherence::Subscriber;
-use slotmesh_node::{CallOptions, CoarseClock, Node, Op, OpError, Reply, Value};
+use slotmesh_node::{CallOptions, CoarseClock, Function, Node, Op, OpError, Reply, Value};
 use slotmesh_slots::{NodeId, Slot};
 
 /// What an operation comes to.
@@ -108,6 +109,17 @@ impl Backing {
     /// Whether it answers a get with a version on which a later fill can rest, and speaks for what this process writes itself.
     pub(crate) const fn dates_gets(&self) -> bool {
         matches!(self, Self::Node(_))
+    }
+
+    /// Whether it may run what was given to [`Backing::register`].
+    pub(crate) const fn runs_functions(&self) -> bool {
+        matches!(self, Self::Node(_))
+    }
+
+    pub(crate) fn register(&self, name: Bytes, version: u32, function: Box<Function>) {
+        if let Self::Node(node) = self {
+            node.register(name, version, function);
+        }
     }
 
     pub(crate) async fn execute(&self, op: Op, options: CallOptions) -> Result<Reply, OpError> {

@@ -240,6 +240,15 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         out.into()
     }
 
+    /// With which all keys begin.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    pub(crate) fn codec(&self) -> Arc<dyn Codec<V>> {
+        Arc::clone(&self.codec)
+    }
+
     pub(crate) fn near_lookup(&self, key: &K) -> Lookup<V> {
         let Some(tier) = &self.near else { return Lookup::Nothing };
         let found = tier.lookup(key, self.clock.at_most(), self.marks.as_ref());
@@ -505,7 +514,10 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     pub(crate) async fn execute(&self, op: Op, options: CallOptions) -> Result<Reply, CacheError> {
-        let outcome = self.backing.execute(op, options).await;
+        self.answered(self.backing.execute(op, options).await)
+    }
+
+    pub(crate) fn answered(&self, outcome: Result<Reply, OpError>) -> Result<Reply, CacheError> {
         if outcome.is_err() {
             self.counters.add(Count::ClusterError);
         }

@@ -12,7 +12,7 @@ use crate::key::CacheKey;
 use crate::known::Known;
 
 /// How often an update is tried when others come in between: each time one of them gets on, so that many get on slowly, but surely.
-const ATTEMPTS: u32 = 1_000;
+pub(crate) const ATTEMPTS: u32 = 1_000;
 
 /// Where something was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,14 +151,14 @@ impl<K: CacheKey> Cache<K, i64> {
 }
 
 /// What a key holds, as its primary says.
-struct Current<V> {
-    version: Version,
+pub(crate) struct Current<V> {
+    pub(crate) version: Version,
     /// If there is a fresh one.
-    value: Option<Arc<V>>,
+    pub(crate) value: Option<Arc<V>>,
 }
 
 /// What became of a change.
-enum Attempt<V> {
+pub(crate) enum Attempt<V> {
     /// It is this now.
     Done(Option<Arc<V>>),
     /// Somebody else changed it to this.
@@ -172,7 +172,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         Peeked { value: known.value, version: known.version, tier, fresh_for, is_stale }
     }
 
-    async fn current(&self, key: &K) -> Result<Option<Current<V>>, CacheError> {
+    pub(crate) async fn current(&self, key: &K) -> Result<Option<Current<V>>, CacheError> {
         let op = Op::Get { key: self.cluster_key(key) };
         match self.execute(op, CallOptions::default()).await? {
             Reply::Value(found) => Ok(Some(self.fresh_of(&found).await?)),
@@ -191,7 +191,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     /// Writes over this version, or nothing.
-    async fn replace(
+    pub(crate) async fn replace(
         &self,
         key: &K,
         value: Arc<V>,
@@ -216,7 +216,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
     }
 
     /// Removes this version.
-    async fn remove(&self, key: &K, version: Version) -> Result<Attempt<V>, CacheError> {
+    pub(crate) async fn remove(&self, key: &K, version: Version) -> Result<Attempt<V>, CacheError> {
         let (op, writing) = self.begin_delete(key, Condition::Version(version));
         let reply = self.execute(op, self.once_options()).await?;
         writing.end(None);
@@ -230,7 +230,7 @@ impl<K: CacheKey, V: Send + Sync + 'static> Inner<K, V> {
         }
     }
 
-    fn once_options(&self) -> CallOptions {
+    pub(crate) fn once_options(&self) -> CallOptions {
         CallOptions { ack: self.settings.ack, ..CallOptions::once() }
     }
 }

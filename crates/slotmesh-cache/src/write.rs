@@ -85,7 +85,7 @@ pub(crate) struct Writing<'a, K: CacheKey, V: Send + Sync + 'static> {
 }
 
 impl<'a, K: CacheKey, V: Send + Sync + 'static> Writing<'a, K, V> {
-    fn begin(inner: &'a Inner<K, V>, key: &'a K, cluster_key: &[u8]) -> Self {
+    pub(crate) fn begin(inner: &'a Inner<K, V>, key: &'a K, cluster_key: &[u8]) -> Self {
         let ticket = inner.near_begin_write(key, cluster_key);
         inner.flights.forget(inner.hash(key));
         Self { inner, key, ticket, written: None }

@@ -14,7 +14,10 @@ mod request;
 pub mod wire;
 
 pub use brain::{Brain, BrainConfig, NodeEvent, Output, ReformError};
-pub use data::{Ack, Clock, DataConfig, DataEvent, DataPlane, DataStats, Done, Wakers};
+pub use data::{
+    Ack, Call, CallEffect, Called, Clock, DataConfig, DataEvent, DataPlane, DataStats, Done,
+    FUNCTION_BUDGET, Function, Wakers,
+};
 pub use machine::ControlMachine;
 pub use request::{
     DataError, LoadEnd, LoadTerms, OPS_MAX, Op, Reply, Request, Value, decode_replies,

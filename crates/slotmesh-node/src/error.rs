@@ -91,6 +91,15 @@ pub enum OpError {
     /// The token of this write was another write's; nothing happened. Tokens are drawn anew for each.
     #[error("the token was used for another write")]
     TokenReused,
+    /// The owner does not run this function: it has none of that name and version, or it took too long a moment ago. Nothing happened.
+    #[error("the owner does not run this function")]
+    NoFunction,
+    /// The function failed; nothing was changed.
+    #[error("the function failed: {why}")]
+    FunctionFailed {
+        /// What it says.
+        why: String,
+    },
     /// The owner belongs to another cluster or speaks another version; a retry cannot help until that is mended.
     #[error("the owner refuses this node: {0}")]
     Refused(RefusedReason),
@@ -114,6 +123,8 @@ impl OpError {
             | Self::NotAnInteger
             | Self::Overflow
             | Self::TokenReused
+            | Self::NoFunction
+            | Self::FunctionFailed { .. }
             | Self::Refused(_)
             | Self::Stopped => false,
         }
@@ -191,6 +202,8 @@ impl OpError {
             DataError::NotAnInteger => Some(Self::NotAnInteger),
             DataError::Overflow => Some(Self::Overflow),
             DataError::TokenReused => Some(Self::TokenReused),
+            DataError::NoFunction => Some(Self::NoFunction),
+            DataError::FunctionFailed { why } => Some(Self::FunctionFailed { why: why.clone() }),
             DataError::Full => Some(Self::Full),
             _ => None,
         }

@@ -28,7 +28,8 @@ pub use slotmesh_control::{
     AbsenceEvent, ClusterState, Member, MemberState, NodeInfo, Progress, Rebalance, Reform,
 };
 pub use slotmesh_core::{
-    Ack, DataError, DataStats, LoadEnd, LoadTerms, NodeEvent, OPS_MAX, Op, Reply, Value,
+    Ack, Call, CallEffect, Called, DataError, DataStats, FUNCTION_BUDGET, Function, LoadEnd,
+    LoadTerms, NodeEvent, OPS_MAX, Op, Reply, Value,
 };
 pub use slotmesh_slots::Token;
 pub use slotmesh_store::{ByteRange, Condition, ExpireCondition};

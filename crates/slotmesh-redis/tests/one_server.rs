@@ -77,11 +77,17 @@ async fn values_are_written_read_changed_and_removed() {
 async fn numbers_are_added_to_by_many_and_none_is_lost() {
     let server = Server::start(&[]);
     let cache = || open(&server).cache::<u32, i64>("sums").build().unwrap();
-    let adders = (0..4).map(|_| {
+    let adders = (0..4).map(|number| {
         let cache = cache();
+        let add = cache.function("add", 1, |sum: &mut Option<i64>, by: i64| {
+            *sum.get_or_insert_default() += by;
+        });
         tokio::spawn(async move {
             for _ in 0..50 {
-                cache.incr(&1, 1).await.unwrap();
+                match number % 2 {
+                    0 => drop(cache.incr(&1, 1).await.unwrap()),
+                    _ => add.call(&1, &1).await.unwrap(),
+                }
             }
         })
     });

@@ -9,6 +9,7 @@
 
 mod answers;
 mod debts;
+mod functions;
 mod gate;
 mod links;
 mod load;
@@ -24,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use slotmesh_coherence::Publisher;
 use slotmesh_control::{Claim, Command};
@@ -33,6 +35,8 @@ use slotmesh_store::{Store, StoreConfig};
 
 use self::answers::Answers;
 use self::debts::Debts;
+use self::functions::Functions;
+pub use self::functions::{Call, CallEffect, Called, FUNCTION_BUDGET, Function};
 use self::gate::Gate;
 use self::load::Asking;
 use self::loads::Loads;
@@ -225,6 +229,7 @@ pub struct DataPlane {
     publisher: Publisher,
     loads: Loads<Asking>,
     answers: Answers,
+    functions: Functions,
     events: Mutex<VecDeque<DataEvent>>,
     /// Frozen slots with their epoch, and when their readiness was last told.
     moves: Mutex<BTreeMap<Slot, (Epoch, Option<MonoTime>)>>,
@@ -265,6 +270,7 @@ impl DataPlane {
             publisher: Publisher::new(wakers.watchers),
             loads: Loads::new(),
             answers,
+            functions: Functions::default(),
             events: Mutex::default(),
             moves: Mutex::default(),
             replicas: Mutex::default(),
@@ -319,6 +325,13 @@ impl DataPlane {
     #[must_use]
     pub fn has_lease(&self) -> bool {
         self.now() < self.lease_until()
+    }
+
+    /// Has [`Op::Call`](crate::Op::Call)s of this name and version run this function from now on, where this node is the key's primary. It is called
+    /// under the lock of the key's slot, on a thread that serves others too: it must not wait, and take some microseconds. After one that took
+    /// longer than [`FUNCTION_BUDGET`] nothing is changed, and it is not run for a second.
+    pub fn register(&self, name: Bytes, version: u32, function: Box<Function>) {
+        self.functions.register(name, version, function);
     }
 
     /// The largest value the store takes.

@@ -1,14 +1,19 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use slotmesh_coherence::key_hash;
-use slotmesh_slots::{Answer, MonoTime, Record, Seq, Slot, Token};
-use slotmesh_store::{DeleteOutcome, ExchangeOutcome, LengthOutcome, Put, PutOutcome, SlotGuard};
+use slotmesh_slots::{Answer, Class, Epoch, MonoTime, Record, Seq, Slot, Token};
+use slotmesh_store::{
+    Condition, DeleteOutcome, ExchangeOutcome, LengthOutcome, Put, PutOutcome, SlotGuard,
+    StoreError,
+};
 
 use super::answers::{self, Given, Known};
+use super::functions::{Call, CallEffect, Called};
 use super::gate::RoleWord;
-use super::read::value;
+use super::read::{is_expired, value};
 use super::{Ack, DataPlane, Done};
-use crate::request::{DataError, Op, Reply};
+use crate::request::{DataError, Op, Reply, Value};
 
 /// Writes are refused while the store is this much above its budget and nothing can be evicted: the rest of the
 /// budget's promise is that memory stays bounded.
@@ -113,7 +118,7 @@ impl DataPlane {
             }
             let clears = matches!(op, Op::Clear { .. });
             let refusable = op.may_be_refused().cloned();
-            let (mut record, reply) = match mutate(&mut guard, role, op, now) {
+            let (mut record, reply) = match self.mutate(&mut guard, role, op, now) {
                 Ok((record, reply)) => (record, Ok(reply)),
                 Err(error) if error.rests_on_what_is_stored() => (None, Err(error)),
                 Err(error) => return Err(error),
@@ -178,6 +183,68 @@ impl DataPlane {
         }
     }
 
+    /// Carries a write out, under the slot's lock.
+    fn mutate(
+        &self,
+        guard: &mut SlotGuard<'_>,
+        role: RoleWord,
+        op: Op,
+        now: MonoTime,
+    ) -> Result<Told, DataError> {
+        let epoch = role.epoch();
+        let deadline = |ttl: Option<Duration>| ttl.map(|ttl| now + ttl);
+        let (record, reply) = match op {
+            Op::Get { .. }
+            | Op::GetRange { .. }
+            | Op::Touch { .. }
+            | Op::Watch { .. }
+            | Op::Load { .. }
+            | Op::EndLoad { .. }
+            | Op::Once { .. } => return Err(DataError::Ambiguous),
+            Op::Put { key, value, ttl, keep_ttl: keep_deadline, condition, class } => {
+                let put =
+                    Put { key, value, deadline: deadline(ttl), condition, keep_deadline, class };
+                told_put(guard.put(epoch, put, now)?)
+            }
+            Op::GetAndPut { key, value, ttl, keep_ttl: keep_deadline, condition, class } => {
+                let put =
+                    Put { key, value, deadline: deadline(ttl), condition, keep_deadline, class };
+                told_exchange(guard.get_and_put(epoch, put, now)?, now)
+            }
+            Op::Delete { key, condition } => {
+                told_delete(guard.delete(epoch, &key, condition, now)?)
+            }
+            Op::GetAndDelete { key } => told_exchange(guard.get_and_delete(epoch, &key, now)?, now),
+            Op::Expire { key, ttl, condition } => {
+                let outcome = guard.expire(epoch, &key, deadline(ttl), condition, now)?;
+                (outcome.record, Reply::Expire { applied: outcome.applied })
+            }
+            Op::GetAndExpire { key, ttl } => {
+                told_exchange(guard.get_and_expire(epoch, &key, deadline(ttl), now)?, now)
+            }
+            Op::Increment { key, delta } => {
+                let outcome = guard.increment(epoch, &key, delta, now)?;
+                let (value, version) = (outcome.value, outcome.version);
+                (outcome.record, Reply::Integer { value, version, copies: 1 })
+            }
+            Op::Append { key, value } => told_length(guard.append(epoch, &key, &value, now)?),
+            Op::SetRange { key, offset, value } => {
+                told_length(guard.set_range(epoch, &key, offset, &value, now)?)
+            }
+            Op::Call { key, function, version, input, class } => {
+                let entry = guard.get(&key, MonoTime::ZERO);
+                let entry = entry.filter(|entry| !is_expired(entry, now));
+                let entry = entry.map(|entry| value(entry, now));
+                let call = Call::new(&key, entry.as_ref(), &input);
+                let called = self.functions.run((&function, version), call, &|| self.gate.now())?;
+                told_call(guard, epoch, (key, class, entry), called, now)?
+            }
+            Op::Clear { .. } if guard.is_empty() => (None, Reply::Cleared),
+            Op::Clear { .. } => (Some(guard.clear(epoch, now)?), Reply::Cleared),
+        };
+        Ok((record, reply.with_copies(role.copies())))
+    }
+
     /// Hands a record to the log, under the slot's lock.
     pub(super) fn append(&self, record: &Record) -> Result<(), DataError> {
         // The role was checked under the same lock, so a refusal means the store and the log disagree: the write is
@@ -211,54 +278,6 @@ impl DataPlane {
     }
 }
 
-fn mutate(
-    guard: &mut SlotGuard<'_>,
-    role: RoleWord,
-    op: Op,
-    now: MonoTime,
-) -> Result<Told, DataError> {
-    let epoch = role.epoch();
-    let deadline = |ttl: Option<Duration>| ttl.map(|ttl| now + ttl);
-    let (record, reply) = match op {
-        Op::Get { .. }
-        | Op::GetRange { .. }
-        | Op::Touch { .. }
-        | Op::Watch { .. }
-        | Op::Load { .. }
-        | Op::EndLoad { .. }
-        | Op::Once { .. } => return Err(DataError::Ambiguous),
-        Op::Put { key, value, ttl, keep_ttl: keep_deadline, condition, class } => {
-            let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline, class };
-            told_put(guard.put(epoch, put, now)?)
-        }
-        Op::GetAndPut { key, value, ttl, keep_ttl: keep_deadline, condition, class } => {
-            let put = Put { key, value, deadline: deadline(ttl), condition, keep_deadline, class };
-            told_exchange(guard.get_and_put(epoch, put, now)?, now)
-        }
-        Op::Delete { key, condition } => told_delete(guard.delete(epoch, &key, condition, now)?),
-        Op::GetAndDelete { key } => told_exchange(guard.get_and_delete(epoch, &key, now)?, now),
-        Op::Expire { key, ttl, condition } => {
-            let outcome = guard.expire(epoch, &key, deadline(ttl), condition, now)?;
-            (outcome.record, Reply::Expire { applied: outcome.applied })
-        }
-        Op::GetAndExpire { key, ttl } => {
-            told_exchange(guard.get_and_expire(epoch, &key, deadline(ttl), now)?, now)
-        }
-        Op::Increment { key, delta } => {
-            let outcome = guard.increment(epoch, &key, delta, now)?;
-            let (value, version) = (outcome.value, outcome.version);
-            (outcome.record, Reply::Integer { value, version, copies: 1 })
-        }
-        Op::Append { key, value } => told_length(guard.append(epoch, &key, &value, now)?),
-        Op::SetRange { key, offset, value } => {
-            told_length(guard.set_range(epoch, &key, offset, &value, now)?)
-        }
-        Op::Clear { .. } if guard.is_empty() => (None, Reply::Cleared),
-        Op::Clear { .. } => (Some(guard.clear(epoch, now)?), Reply::Cleared),
-    };
-    Ok((record, reply.with_copies(role.copies())))
-}
-
 /// A record to replicate and the reply to whoever asked.
 type Told = (Option<Record>, Reply);
 
@@ -281,4 +300,26 @@ fn told_exchange(outcome: ExchangeOutcome, now: MonoTime) -> Told {
     let ExchangeOutcome { record, applied, previous, version } = outcome;
     let previous = previous.map(|entry| value(entry, now));
     (record, Reply::Previous { previous, applied, version, copies: 1 })
+}
+
+fn told_call(
+    guard: &mut SlotGuard<'_>,
+    epoch: Epoch,
+    (key, class, entry): (Bytes, Class, Option<Value>),
+    Called { effect, output }: Called,
+    now: MonoTime,
+) -> Result<Told, StoreError> {
+    let condition = Condition::Always;
+    let (record, version) = match effect {
+        CallEffect::Keep => (None, entry.map(|entry| entry.version)),
+        CallEffect::Put { value, ttl } => {
+            let deadline = ttl.map(|ttl| now + ttl);
+            let put = Put { key, value, deadline, condition, keep_deadline: false, class };
+            let PutOutcome { record, version, .. } = guard.put(epoch, put, now)?;
+            (record, version)
+        }
+        CallEffect::Delete => (guard.delete(epoch, &key, condition, now)?.record, None),
+    };
+    let changed = record.is_some();
+    Ok((record, Reply::Called { output, changed, version, copies: 1 }))
 }

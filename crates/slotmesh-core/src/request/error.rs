@@ -54,6 +54,15 @@ pub enum DataError {
     /// The token of this write was another write's: tokens are drawn anew for each.
     #[error("the token was used for another write")]
     TokenReused,
+    /// The primary does not run this function: it has none of that name and version, or it took too long a moment ago.
+    #[error("the function is not run here")]
+    NoFunction,
+    /// The function failed.
+    #[error("the function failed: {why}")]
+    FunctionFailed {
+        /// What it says.
+        why: String,
+    },
 }
 
 impl DataError {
@@ -62,7 +71,13 @@ impl DataError {
 
     /// Whether it tells something of what is stored under the key: then it is told only when that is committed, as a reply is.
     pub(crate) const fn rests_on_what_is_stored(&self) -> bool {
-        matches!(self, Self::NotAnInteger | Self::Overflow | Self::TooLarge { .. })
+        matches!(
+            self,
+            Self::NotAnInteger
+                | Self::Overflow
+                | Self::TooLarge { .. }
+                | Self::FunctionFailed { .. }
+        )
     }
 
     pub(super) fn encode(&self, out: &mut Writer) {
@@ -90,6 +105,11 @@ impl DataError {
                 out.u8(*have);
                 out.u8(*wanted);
             }
+            Self::NoFunction => out.u8(Self::TAG_FIRST + 11),
+            Self::FunctionFailed { why } => {
+                out.u8(Self::TAG_FIRST + 12);
+                out.bytes(why.as_bytes());
+            }
         }
     }
 
@@ -106,6 +126,11 @@ impl DataError {
             8 => Self::Full,
             9 => Self::TokenReused,
             10 => Self::TooFewCopies { have: input.u8()?, wanted: input.u8()? },
+            11 => Self::NoFunction,
+            12 => {
+                let why = String::from_utf8_lossy(&input.bytes()?).into_owned();
+                Self::FunctionFailed { why }
+            }
             _ => return Err(DecodeError::Invalid("error tag")),
         })
     }

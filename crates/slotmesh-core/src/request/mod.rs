@@ -136,6 +136,13 @@ mod tests {
                 condition: Condition::Absent,
             },
             Op::GetAndDelete { key: key.clone() },
+            Op::Call {
+                key: key.clone(),
+                function: Bytes::from_static(b"add"),
+                version: 1 << 30,
+                input: Bytes::from(vec![b'i'; 50]),
+                class: Class::State,
+            },
             Op::GetAndExpire { key, ttl: Some(Duration::ZERO) },
             Op::Clear { slot: Slot::of_key(b"key") },
         ]
@@ -195,8 +202,8 @@ mod tests {
         for op in ops().into_iter().chain(expires()) {
             let mut bytes = Request::encode(Ack::All, std::slice::from_ref(&op)).to_vec();
             // Behind the ack level and the count.
-            assert!((1..=17).contains(&bytes[3]) && bytes[3] != 14, "the tag of {op:?}");
-            for tag in [0, 18, 255] {
+            assert!((1..=18).contains(&bytes[3]) && bytes[3] != 14, "the tag of {op:?}");
+            for tag in [0, 19, 255] {
                 bytes[3] = tag;
                 let refused = Request::decode(&mut Reader::new(&bytes));
                 assert!(refused.is_err(), "{op:?} as {tag}");
@@ -238,6 +245,12 @@ mod tests {
             Ok(Reply::Expire { applied: false }),
             Ok(Reply::Integer { value: -3, version, copies: 3 }),
             Ok(Reply::Cleared),
+            Ok(Reply::Called {
+                output: Bytes::from_static(b"out"),
+                changed: true,
+                version: Some(version),
+                copies: 2,
+            }),
             Err(DataError::NotOwner { owner: NodeId::new(4), version: 9 }),
             Err(DataError::Moving),
             Err(DataError::NoLease),
@@ -249,6 +262,8 @@ mod tests {
             Err(DataError::Overflow),
             Err(DataError::TokenReused),
             Err(DataError::TooFewCopies { have: 1, wanted: 2 }),
+            Err(DataError::NoFunction),
+            Err(DataError::FunctionFailed { why: "an odd number".to_owned() }),
         ];
         let bytes = encode_replies(&replies);
         assert_eq!(decode_replies(&bytes).unwrap(), replies);

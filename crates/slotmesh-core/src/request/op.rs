@@ -110,6 +110,19 @@ pub enum Op {
         /// The lifetime.
         ttl: Option<Duration>,
     },
+    /// Runs a function that the primary has ([`DataPlane::register`](crate::DataPlane::register)) on an entry.
+    Call {
+        /// The key.
+        key: Bytes,
+        /// The function's name.
+        function: Bytes,
+        /// Its version.
+        version: u32,
+        /// What it is given.
+        input: Bytes,
+        /// Whether the entry it writes may be evicted.
+        class: Class,
+    },
     /// Reads an entry as [`Op::Get`] does, for somebody who keeps it and has to hear when it is overwritten.
     Watch {
         /// The key.
@@ -206,6 +219,7 @@ impl Op {
             | Self::GetAndPut { value, .. }
             | Self::Append { value, .. }
             | Self::SetRange { value, .. } => value.len(),
+            Self::Call { function, input, .. } => function.len() + input.len(),
             Self::Load { .. } => REST,
             Self::EndLoad { end, .. } => end.bytes(),
             Self::Once { op, .. } => return op.bytes() + REST,
@@ -232,7 +246,8 @@ impl Op {
             | Self::GetAndPut { .. }
             | Self::Increment { .. }
             | Self::Append { .. }
-            | Self::SetRange { .. } => true,
+            | Self::SetRange { .. }
+            | Self::Call { .. } => true,
             Self::Get { .. }
             | Self::GetRange { .. }
             | Self::Touch { .. }
@@ -254,7 +269,9 @@ impl Op {
             Self::Put { key, condition, .. }
             | Self::GetAndPut { key, condition, .. }
             | Self::Delete { key, condition } => (*condition != Condition::Always).then_some(key),
-            Self::Expire { key, .. } | Self::GetAndExpire { key, .. } => Some(key),
+            Self::Expire { key, .. } | Self::GetAndExpire { key, .. } | Self::Call { key, .. } => {
+                Some(key)
+            }
             _ => None,
         }
     }
@@ -305,7 +322,8 @@ impl Op {
             Self::Increment { .. }
             | Self::Append { .. }
             | Self::GetAndPut { .. }
-            | Self::GetAndDelete { .. } => false,
+            | Self::GetAndDelete { .. }
+            | Self::Call { .. } => false,
         }
     }
 
@@ -322,6 +340,7 @@ impl Op {
             | Self::SetRange { key, .. }
             | Self::GetAndPut { key, .. }
             | Self::GetAndDelete { key }
+            | Self::Call { key, .. }
             | Self::Watch { key, .. }
             | Self::Load { key, .. }
             | Self::EndLoad { key, .. }

@@ -58,6 +58,12 @@ impl Op {
                 out.u64(*offset);
                 out.bytes(value);
             }
+            Self::Call { function, version, input, class, .. } => {
+                out.bytes(function);
+                out.u32(*version);
+                out.bytes(input);
+                out.u8(*class as u8);
+            }
         }
     }
 
@@ -115,6 +121,10 @@ impl Op {
             TAG_INCREMENT => Self::Increment { key, delta: input.u64()?.cast_signed() },
             TAG_APPEND => Self::Append { key, value: input.bytes()? },
             TAG_SET_RANGE => Self::SetRange { key, offset: input.u64()?, value: input.bytes()? },
+            TAG_CALL => {
+                let (function, version, call) = (input.bytes()?, input.u32()?, input.bytes()?);
+                Self::Call { key, function, version, input: call, class: Class::decode(input)? }
+            }
             _ => return Err(DecodeError::Invalid("operation tag")),
         })
     }
@@ -138,6 +148,7 @@ impl Op {
             Self::GetAndPut { .. } => TAG_GET_AND_PUT,
             Self::GetAndDelete { .. } => TAG_GET_AND_DELETE,
             Self::GetAndExpire { .. } => TAG_GET_AND_EXPIRE,
+            Self::Call { .. } => TAG_CALL,
         }
     }
 }
@@ -226,3 +237,4 @@ const TAG_ONCE: u8 = 14;
 const TAG_WATCH: u8 = 15;
 const TAG_LOAD: u8 = 16;
 const TAG_END_LOAD: u8 = 17;
+const TAG_CALL: u8 = 18;

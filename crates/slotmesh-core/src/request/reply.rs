@@ -104,6 +104,17 @@ pub enum Reply {
         /// How many nodes hold the change by now.
         copies: u8,
     },
+    /// What a function came to.
+    Called {
+        /// What it answers.
+        output: Bytes,
+        /// Whether it changed the entry.
+        changed: bool,
+        /// The version the key holds now, if it holds anything.
+        version: Option<Version>,
+        /// How many nodes hold the change by now.
+        copies: u8,
+    },
     /// The slot is empty.
     Cleared,
     /// What the key holds, and whoever asked is told of the slot's writes from before that was looked up.
@@ -194,7 +205,8 @@ impl Reply {
         | Self::Delete { copies, .. }
         | Self::Integer { copies, .. }
         | Self::Length { copies, .. }
-        | Self::Previous { copies, .. } = &mut self
+        | Self::Previous { copies, .. }
+        | Self::Called { copies, .. } = &mut self
         {
             *copies = count;
         }
@@ -209,7 +221,8 @@ impl Reply {
             | Self::Delete { copies, .. }
             | Self::Integer { copies, .. }
             | Self::Length { copies, .. }
-            | Self::Previous { copies, .. } => self.with_copies(copies.min(most)),
+            | Self::Previous { copies, .. }
+            | Self::Called { copies, .. } => self.with_copies(copies.min(most)),
             other => other,
         }
     }
@@ -246,10 +259,7 @@ impl Reply {
                 encode_outcome(out, (*applied, *existed), *version);
                 out.u8(*copies);
             }
-            Self::Expire { applied } => {
-                out.u8(TAG_EXPIRE);
-                out.u8(u8::from(*applied));
-            }
+            Self::Expire { applied } => encode_flag(out, TAG_EXPIRE, *applied),
             Self::Integer { value, version, copies } => {
                 out.u8(TAG_INTEGER);
                 out.u64(value.cast_unsigned());
@@ -257,10 +267,7 @@ impl Reply {
                 out.u8(*copies);
             }
             Self::Cleared => out.u8(TAG_CLEARED),
-            Self::Touched { existed } => {
-                out.u8(TAG_TOUCHED);
-                out.u8(u8::from(*existed));
-            }
+            Self::Touched { existed } => encode_flag(out, TAG_TOUCHED, *existed),
             Self::Length { bytes, version, copies } => {
                 out.u8(TAG_LENGTH);
                 out.u64(*bytes);
@@ -271,6 +278,13 @@ impl Reply {
                 out.u8(TAG_PREVIOUS);
                 encode_outcome(out, (*applied, previous.is_some()), *version);
                 previous.iter().for_each(|value| value.encode(out));
+                out.u8(*copies);
+            }
+            Self::Called { output, changed, version, copies } => {
+                out.u8(TAG_CALLED);
+                out.bytes(output);
+                out.u8(u8::from(*changed));
+                encode_version(out, *version);
                 out.u8(*copies);
             }
             Self::Watched { owner, stream, found } => {
@@ -287,10 +301,7 @@ impl Reply {
                 out.u8(TAG_LOAD_ENDED);
                 end.encode(out);
             }
-            Self::EndedLoad { held } => {
-                out.u8(TAG_ENDED_LOAD);
-                out.u8(u8::from(*held));
-            }
+            Self::EndedLoad { held } => encode_flag(out, TAG_ENDED_LOAD, *held),
         }
     }
 }
@@ -342,11 +353,21 @@ fn decode_plain(tag: u8, input: &mut Reader<'_>) -> Result<Reply, DecodeError> {
             let previous = if existed { Some(Value::decode(input)?) } else { None };
             Reply::Previous { previous, applied, version, copies: input.u8()? }
         }
+        TAG_CALLED => {
+            let (output, changed) = (input.bytes()?, decode_bool(input)?);
+            let version = decode_version(input)?;
+            Reply::Called { output, changed, version, copies: input.u8()? }
+        }
         TAG_MAY_LOAD => Reply::MayLoad { slot: input.version()? },
         TAG_LOAD_ENDED => Reply::LoadEnded(LoadEnd::decode(input)?),
         TAG_ENDED_LOAD => Reply::EndedLoad { held: decode_bool(input)? },
         _ => return Err(DecodeError::Invalid("reply tag")),
     })
+}
+
+fn encode_flag(out: &mut Writer, tag: u8, flag: bool) {
+    out.u8(tag);
+    out.u8(u8::from(flag));
 }
 
 fn encode_outcome(out: &mut Writer, (applied, existed): (bool, bool), version: Option<Version>) {
@@ -385,3 +406,4 @@ const TAG_WATCHED: u8 = 11;
 const TAG_MAY_LOAD: u8 = 12;
 const TAG_LOAD_ENDED: u8 = 13;
 const TAG_ENDED_LOAD: u8 = 14;
+const TAG_CALLED: u8 = 15;

@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use slotmesh_coherence::Subscriber;
-use slotmesh_core::{Ack, DataError, DataPlane, Op, Reply, Request, decode_replies};
+use slotmesh_core::{Ack, DataError, DataPlane, Function, Op, Reply, Request, decode_replies};
 use slotmesh_slots::{MonoTime, NodeId, Slot, Token};
 use slotmesh_transport::{CallError, Peer};
 use tokio::sync::{oneshot, watch};
@@ -79,6 +79,10 @@ impl Router {
     pub(crate) fn get_many_now(&self, keys: &[Bytes]) -> Vec<Option<Reply>> {
         let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
         self.data.get_many_now(&keys).into_iter().map(|read| read.ok().flatten()).collect()
+    }
+
+    pub(crate) fn register(&self, name: Bytes, version: u32, function: Box<Function>) {
+        self.data.register(name, version, function);
     }
 
     /// Carries an operation out, with retries until the deadline.

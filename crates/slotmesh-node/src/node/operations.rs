@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use slotmesh_core::{Op, Reply, Value};
+use slotmesh_core::{Function, Op, Reply, Value};
 use slotmesh_slots::Slot;
 use slotmesh_store::{ByteRange, Condition, ExpireCondition};
 
@@ -221,6 +221,14 @@ impl Node {
             return ops.iter().map(|_| Err(OpError::Stopped)).collect();
         }
         self.inner.router.run_many(ops, options).await
+    }
+
+    /// Has calls of this function ([`Op::Call`]) run here, where this node is the key's primary; see [`DataPlane::register`] on what it may
+    /// do. Register it on all nodes at their start; a second one of the same name and version replaces the first.
+    ///
+    /// [`DataPlane::register`]: slotmesh_core::DataPlane::register
+    pub fn register(&self, name: impl Into<Bytes>, version: u32, function: Box<Function>) {
+        self.inner.router.register(name.into(), version, function);
     }
 
     /// Empties every slot of the cluster.
