@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p slotmesh-benches --bench cache [-- --quick]`
 //!
-//! What a read of another node's value costs beside the node's own get, with two nodes in this process over loopback: both sides by turns.
+//! What a read of another node's value costs beside the node's own get, with two nodes in this process over loopback: both sides by turns. And
+//! what it takes to add to a number of another node, which one caller or many change: by a function that runs there, and by `update`.
 //!
 //! One node without a network owns all slots, so a hit of the cluster is one of this process: lock, decode and allocate,
 //! without a network. Values are a struct of about 100 encoded bytes, keys are drawn at random from 10,000.
@@ -12,6 +13,7 @@ use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use slotmesh_cache::testing::Cluster;
 use slotmesh_cache::{Cache, Caches, L1};
@@ -160,6 +162,55 @@ async fn remotely(rounds: usize, window: Duration) {
     for (name, took) in ["Node::get", "get, no L1", "get_or_load, no L1"].iter().zip(took) {
         let took = median_and_best(took).0;
         println!("{name:<30} {took:>7.1} {:>6.2}", took / bare);
+    }
+    adding(&cluster, rounds, window).await;
+}
+
+/// The ways to add to one number of another node, which so many callers do at once.
+async fn adding(cluster: &Cluster, rounds: usize, window: Duration) {
+    let counts: [Cache<u64, u64>; 2] =
+        [0, 1].map(|at| cluster.node(at).cache("counts").no_l1().build().expect("valid settings"));
+    let add = |sum: &mut Option<u64>, by: u64| *sum.get_or_insert_default() += by;
+    let [add, _there] = [0, 1].map(|at: usize| counts[at].function("add", 1, add));
+    let owner = cluster.node(1).id();
+    let name = |key: u64| format!("counts:1:{key}").into_bytes();
+    let owned = |key: &u64| cluster.node(0).owner(Slot::of_key(&name(*key))) == Some(owner);
+    let key = (0..KEYS).find(owned).expect("half of them");
+    println!("microseconds per addition to one number of another node");
+    for callers in [1, 16] {
+        let mut took = [Vec::new(), Vec::new()];
+        let mut done = [0_u64; 2];
+        for _ in 0..rounds {
+            for way in 0..2 {
+                let began = Instant::now();
+                let one = async || {
+                    let mut count = 0;
+                    while began.elapsed() < window {
+                        let added = match way {
+                            0 => add.call(&key, &1).await.map(drop),
+                            _ => counts[0]
+                                .update(&key, |it| Some(it.map_or(1, |it| it + 1)))
+                                .await
+                                .map(drop),
+                        };
+                        added.expect("it is taken");
+                        count += 1;
+                    }
+                    count
+                };
+                let count: u64 = join_all((0..callers).map(|_| one())).await.into_iter().sum();
+                done[way] += count;
+                took[way].push(began.elapsed().as_secs_f64() * 1e6 / count as f64);
+            }
+        }
+        let [function, update] = took.map(|took| median_and_best(took).0);
+        let ratio = update / function;
+        println!(
+            "{callers:>2} callers: by a function {function:>7.1}, by update {update:>7.1}, {ratio:>5.1} times"
+        );
+        let sum = counts[0].get(&key).await.expect("it is there").map(|it| *it);
+        assert_eq!(sum, Some(done.iter().sum()), "each counts once");
+        counts[0].invalidate(&key).await.expect("it is taken");
     }
 }
 

@@ -55,6 +55,10 @@ impl AdminConfig {
         if self.token.as_ref().is_some_and(String::is_empty) {
             problems.push("the admin token is empty".to_owned());
         }
+        // HTTP cuts it off in a header, so no request would have the token.
+        if self.token.as_ref().is_some_and(|token| token.trim() != token) {
+            problems.push("the admin token begins or ends with a space".to_owned());
+        }
         if problems.is_empty() { Ok(()) } else { Err(AdminError::Config { problems }) }
     }
 }
@@ -81,6 +85,9 @@ mod tests {
         let guarded = AdminConfig { token: Some("secret".to_owned()), ..open.clone() };
         assert!(guarded.check().is_ok());
         assert!(!format!("{guarded:?}").contains("secret"));
-        assert!(AdminConfig { token: Some(String::new()), ..open }.check().is_err());
+        for token in ["", "secret ", "\tsecret"] {
+            let token = Some(token.to_owned());
+            assert!(AdminConfig { token, ..open.clone() }.check().is_err());
+        }
     }
 }

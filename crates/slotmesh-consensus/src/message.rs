@@ -22,10 +22,11 @@ const VERSION: u8 = 1;
 
 /// Bytes of a message at most, both ways; longer ones are refused unread. An append, or a piece of a snapshot, plus what
 /// surrounds it.
-pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+pub const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Bytes of commands in one append at most, and of one command: it should cross the wire within a heartbeat.
-pub(crate) const APPEND_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of commands in one append at most, and of one command. A reform puts the state of all slots into one: some 700 KiB where no two
+/// of them are alike.
+pub(crate) const APPEND_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes of a snapshot that travel in one message.
 pub(crate) const SNAPSHOT_CHUNK_BYTES: usize = 256 * 1024;

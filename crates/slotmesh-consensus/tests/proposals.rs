@@ -75,7 +75,7 @@ async fn five_voters_survive_two_crashes_and_three_do_not() {
 #[tokio::test(start_paused = true)]
 async fn large_commands_pass_and_larger_are_refused() {
     let cluster = Cluster::founded(3, config()).await;
-    let limit = 512 * 1024;
+    let limit = 1024 * 1024;
     let largest = vec![7; limit];
     cluster.commit(&largest).await;
     cluster.commit(&largest).await;

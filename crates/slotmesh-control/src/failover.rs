@@ -51,13 +51,17 @@ impl Failover {
         self.asked.iter().map(|(node, claims)| (*node, claims.as_slice()))
     }
 
-    /// A survivor promised these slots and holds them up to these versions.
-    pub fn handle_promise(
-        &mut self,
-        from: NodeId,
-        promised: impl IntoIterator<Item = (Slot, Version)>,
-    ) {
-        self.answers.entry(from).or_default().extend(promised);
+    /// A survivor promised these slots and holds them up to these versions. Those that were asked for by another failover are no answer to
+    /// this one; none at all may be.
+    pub fn handle_promise(&mut self, from: NodeId, promised: &[(Slot, Version)]) {
+        let asked = self.asked.get(&from).map_or(&[][..], Vec::as_slice);
+        let is_asked = |(slot, _): &&(Slot, Version)| {
+            asked.binary_search_by_key(slot, |(asked, _)| *asked).is_ok()
+        };
+        let ours: Vec<_> = promised.iter().filter(is_asked).copied().collect();
+        if !ours.is_empty() || promised.is_empty() {
+            self.answers.entry(from).or_default().extend(ours);
+        }
     }
 
     /// Whether to wait no longer.
@@ -135,10 +139,15 @@ mod tests {
         let now = MonoTime::ZERO;
         let mut failover = Failover::start(&state, dead, |_| true, now);
         let slots: Vec<Slot> = state.table().owned_by(dead).iter().collect();
-        let answer = |seq| slots.iter().map(move |&slot| (slot, Version::new(Epoch(1), Seq(seq))));
-        failover.handle_promise(far, answer(9));
+        let answer = |slots: &[Slot], seq| -> Vec<_> {
+            slots.iter().map(|&slot| (slot, Version::new(Epoch(1), Seq(seq)))).collect()
+        };
+        failover.handle_promise(far, &answer(&slots, 9));
         assert!(!failover.is_ready(now), "one has not answered and there is time");
-        failover.handle_promise(near, answer(8).filter(|(slot, _)| *slot != slots[0]));
+        let others: Vec<Slot> = state.table().owned_by(far).iter().collect();
+        failover.handle_promise(near, &answer(&others, 9));
+        assert!(!failover.is_ready(now), "that was an answer to somebody else's failover");
+        failover.handle_promise(near, &answer(&slots[1..], 8));
         assert!(failover.is_ready(now));
         let (commands, orphans) = failover.decide(&state);
         assert!(orphans.is_empty());

@@ -810,7 +810,7 @@ mod tests {
             crate::Failover::start(&state, dead, |_| true, slotmesh_slots::MonoTime::ZERO);
         for survivor in [node(2), node(3)] {
             let promised: Vec<_> = Slot::all().map(|slot| (slot, Default::default())).collect();
-            failover.handle_promise(survivor, promised);
+            failover.handle_promise(survivor, &promised);
         }
         for command in failover.decide(&state).0 {
             state.apply(&command);

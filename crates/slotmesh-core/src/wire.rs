@@ -78,6 +78,8 @@ const CONFIG: Config = bincode::config::standard().with_limit::<WIRE_BYTES_MAX>(
 
 #[cfg(test)]
 mod tests {
+    use slotmesh_slots::{Epoch, NodeId, Slot, SlotState, SlotTable, TableDelta};
+
     use super::*;
 
     #[test]
@@ -101,5 +103,28 @@ mod tests {
         // A byte string of 2^62 bytes, of which none follow.
         let bytes = [&[WIRE_VERSION, 253][..], &(1u64 << 62).to_le_bytes()].concat();
         assert!(decode::<Vec<u8>>(&bytes).is_err());
+    }
+
+    /// What a reform proposes, which has to fit one command of the control log.
+    #[test]
+    fn a_table_of_which_no_two_slots_are_alike_takes_less_than_a_mebibyte() {
+        let node = |number: usize| NodeId::from_random(1 << 60 | number as u64);
+        let state = |slot: Slot| {
+            let at = slot.index();
+            let in_sync = [at / 7, at / 11, at / 13].map(|it| node(100 + it % 97));
+            let primary = Some(node(at % 89));
+            let epoch = Epoch(1_000_000 + at as u32);
+            SlotState {
+                epoch,
+                primary,
+                in_sync: in_sync.into_iter().collect(),
+                ..SlotState::default()
+            }
+        };
+        let mut table = SlotTable::new();
+        let changed = Slot::all().map(|slot| (slot, state(slot)));
+        assert!(table.apply(&TableDelta::new(0, 1, changed)));
+        let bytes = encode(&table.full_delta()).len();
+        assert!((400 << 10..1 << 20).contains(&bytes), "{bytes}");
     }
 }

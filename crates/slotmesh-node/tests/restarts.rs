@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -62,4 +63,38 @@ async fn two_that_start_again_join_the_one_that_lives() {
         let found = node.get(b"key").await.unwrap().unwrap();
         assert_eq!(&found.value[..], b"value");
     }
+}
+
+/// Nobody has a handle to it, so nothing may be left of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_nobody_waits_for_leaves_nothing_behind() {
+    let addrs = free_addrs(2);
+    for pause in [0, 1, 2, 4, 8, 16] {
+        let begun = tokio::time::timeout(Duration::from_millis(pause), start(&addrs, 0)).await;
+        drop(begun);
+        let again = async {
+            while std::net::UdpSocket::bind(addrs[0]).is_err()
+                || TcpListener::bind(addrs[0]).is_err()
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, again).await.is_ok(), "given up after {pause} ms");
+    }
+}
+
+/// One that serves nothing any more may not keep its slots, whoever has a handle to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_that_nobody_waits_for_goes_on() {
+    let addrs = free_addrs(2);
+    let (stopped, other) = (start(&addrs, 0).await, start(&addrs, 1).await);
+    until_complete(&other, 2).await;
+    until_complete(&stopped, 2).await;
+    {
+        let mut stop = Box::pin(stopped.stop());
+        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(stop.as_mut().poll(cx)));
+        assert!(polled.await.is_pending(), "it takes its time");
+    }
+    assert_ne!(stopped.status().phase, Phase::Serving);
+    until(&stopped, "left", |status| status.phase == Phase::Left).await;
 }

@@ -361,7 +361,7 @@ fn mistakes_in_filling_copies_and_in_taking_over_are_found() {
     found(Bug::Planted(Mistake::GrowNotAwaited), 0, "I3");
     found(Bug::Planted(Mistake::RepairInPlace), 19, "I3");
     found(Bug::Planted(Mistake::FailoverByOffset), 100, "not linearizable");
-    found(Bug::Planted(Mistake::NoEpochCheck), 20, "I5");
+    found(Bug::Planted(Mistake::NoEpochCheck), 80, "I5");
 }
 
 #[test]

@@ -171,7 +171,7 @@ impl Link {
         self.ready.sweep(now);
         let mut state = self.state.lock();
         let expired = state.pending.expire(now);
-        let idle = state.pending.is_empty();
+        let idle = state.pending.is_empty() && !self.ready.has_waiting();
         if state.ended.is_some() {
             return Sweep::Ended;
         }

@@ -330,6 +330,14 @@ impl Drop for PeerHandle {
     }
 }
 
+struct ClosedOnDrop<'a>(&'a watch::Sender<Phase>);
+
+impl Drop for ClosedOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(Phase::Down(Disconnect::Closed));
+    }
+}
+
 impl Dialler {
     async fn run(
         self: Arc<Self>,
@@ -337,6 +345,8 @@ impl Dialler {
         addr: SocketAddr,
         expect: Option<NodeId>,
     ) {
+        // Also when the runtime ends around it: who waits for a connection must not wait on.
+        let _closed = ClosedOnDrop(&self.phase);
         let mut backoff = Backoff::default();
         while !self.is_over(&endpoint) {
             let before = self.phase.borrow().why().cloned();
@@ -359,7 +369,6 @@ impl Dialler {
                 () = self.nudge.notified() => backoff.reset(),
             }
         }
-        self.phase.send_replace(Phase::Down(Disconnect::Closed));
     }
 
     /// One attempt to connect. When it turns out meanwhile that somebody listens at the address, its packets may have gone to

@@ -33,6 +33,11 @@ struct Waiting {
 pub(crate) type Ended = (oneshot::Sender<Answer>, Answer);
 
 impl Ready {
+    /// Whether something waits for somebody to hand it out.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.some.load(Ordering::Acquire)
+    }
+
     /// Takes answers that have arrived together.
     pub(crate) fn put(&self, mut answers: Vec<Ended>, now: Instant) {
         let mut waiting = self.waiting.lock();

@@ -210,7 +210,7 @@ impl Leader {
     pub(super) fn handle_promised(&mut self, from: NodeId, promised: &[(Slot, Version)]) {
         for takeover in self.takeovers.values_mut() {
             if let Stage::Asking(failover) = &mut takeover.stage {
-                failover.handle_promise(from, promised.iter().copied());
+                failover.handle_promise(from, promised);
             }
         }
     }

@@ -265,7 +265,10 @@ impl Brain {
             }
             Message::Ping(ping) if ours => self.handle_ping(from, ping, now),
             Message::Pong(pong) if ours => self.handle_pong(from, pong, now),
-            Message::Update(delta) if ours => self.learn([&delta], now),
+            // Who promised a reform has told how far it knows the old log, and learns no more of it.
+            Message::Update(delta) if ours && !self.reforming.has_left_log() => {
+                self.learn([&delta], now);
+            }
             Message::Promise(claims) if ours => {
                 let promised = self.data.promise(&claims);
                 self.send(from, Message::Promised(promised));

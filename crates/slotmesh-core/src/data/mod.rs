@@ -334,6 +334,12 @@ impl DataPlane {
         self.functions.register(name, version, function);
     }
 
+    /// Whether this node holds a lease now and has not ended.
+    #[must_use]
+    pub fn may_serve(&self) -> bool {
+        self.gate.has_lease()
+    }
+
     /// The largest value the store takes.
     #[must_use]
     pub const fn value_bytes_max(&self) -> u64 {

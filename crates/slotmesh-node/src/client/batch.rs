@@ -6,7 +6,7 @@ use slotmesh_slots::NodeId;
 use tokio::task::JoinSet;
 
 use super::CallOptions;
-use super::router::{Failure, Limits, Router, prepared, retries, unavailable};
+use super::router::{Failure, Limits, READ_ATTEMPT, Router, prepared, retries, unavailable};
 use crate::error::OpError;
 
 /// Bytes of operations in one frame; below the transport's limit of 8 MiB by a wide margin.
@@ -76,7 +76,8 @@ impl Router {
         let Limits { options, deadline, .. } = limits;
         let Some(slot) = group.first().map(|(_, op)| op.slot()) else { return Vec::new() };
         let ops: Vec<Op> = group.iter().map(|(_, op)| op.clone()).collect();
-        let answers = match self.attempt_there(owner, slot, options.ack, &ops, deadline).await {
+        let until = (deadline, READ_ATTEMPT);
+        let answers = match self.attempt_there((owner, slot), options.ack, &ops, until).await {
             Ok(answers) => answers,
             Err(Failure::Unknown(why)) => return self.after_unknown(group, &why, limits).await,
             Err(_) => return self.run_each(group, limits).await,

@@ -25,7 +25,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 const PAUSE_MOVING_MAX: Duration = Duration::from_millis(4);
 
 /// How long an attempt at a read may take before another owner is looked for.
-const READ_ATTEMPT: Duration = Duration::from_millis(300);
+pub(super) const READ_ATTEMPT: Duration = Duration::from_millis(300);
 
 /// How long a write still waits for an owner that handed its slot over and holds a copy of it: it answers within this.
 const HANDOVER_GRACE: Duration = Duration::from_millis(300);
@@ -103,13 +103,15 @@ impl Router {
         let Limits { options, began, deadline, mut is_unknown } = limits;
         let mut hint = None;
         let mut pause = PAUSE_MIN;
+        let mut read_attempt = READ_ATTEMPT;
         let mut error = unavailable("the time of the call was over before its turn came");
         while Instant::now() < deadline {
             if is_unknown {
                 // By the clock of leases, which goes on while the host is suspended.
                 op.note_age(self.data.now().saturating_since(began));
             }
-            let failure = match self.attempt(&op, options.ack, hint.take(), deadline).await {
+            let until = (deadline, read_attempt);
+            let failure = match self.attempt(&op, options.ack, hint.take(), until).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
@@ -129,6 +131,8 @@ impl Router {
                 }
                 Failure::Unknown(why) if retries(&op, options) => {
                     is_unknown |= !op.is_read();
+                    // A large value may have been on its way.
+                    read_attempt *= 2;
                     unavailable(why)
                 }
                 Failure::Unknown(why) => return Err(OpError::Ambiguous { why }),
@@ -149,7 +153,7 @@ impl Router {
         op: &Op,
         ack: Ack,
         hint: Option<NodeId>,
-        deadline: Instant,
+        (deadline, read_attempt): (Instant, Duration),
     ) -> Result<Reply, Failure> {
         let slot = op.slot();
         let Some(owner) = hint.or_else(|| self.data.owner(slot).0) else {
@@ -170,8 +174,9 @@ impl Router {
         if owner == self.data.node() {
             return self.attempt_here(op.clone(), ack, deadline).await;
         }
-        let answers =
-            self.attempt_there(owner, slot, ack, std::slice::from_ref(op), deadline).await?;
+        let answers = self
+            .attempt_there((owner, slot), ack, std::slice::from_ref(op), (deadline, read_attempt))
+            .await?;
         match answers.into_iter().next() {
             Some(answer) => answer.map_err(|error| self.failure(error)),
             None => Err(Failure::Unknown("the owner answered nothing".to_owned())),
@@ -201,18 +206,17 @@ impl Router {
     /// Sends operations of one owner in one frame.
     pub(super) async fn attempt_there(
         &self,
-        owner: NodeId,
-        slot: Slot,
+        (owner, slot): (NodeId, Slot),
         ack: Ack,
         ops: &[Op],
-        deadline: Instant,
+        (deadline, read_attempt): (Instant, Duration),
     ) -> Result<Vec<Result<Reply, DataError>>, Failure> {
         let Some(peer) = self.peer(owner, slot) else {
             return Err(Failure::Again(unavailable("the owner is not known here yet")));
         };
         let reads = ops.iter().all(Op::is_read);
         let left = deadline.saturating_duration_since(Instant::now());
-        let budget = if reads { left.min(READ_ATTEMPT) } else { left };
+        let budget = if reads { left.min(read_attempt) } else { left };
         let call = call(&peer, Request::encode(ack, ops), budget);
         let answer = if reads {
             call.await
@@ -259,9 +263,15 @@ impl Router {
         let mut status = self.status.clone();
         while status.changed().await.is_ok() {
             let held = *status.borrow_and_update().cluster.table().slot(slot);
-            if held.primary != Some(owner) {
-                let stays = held.in_sync.contains(owner);
-                return sleep(if stays { HANDOVER_GRACE } else { CRASH_GRACE }).await;
+            // What is published is a moment behind what this node goes by, and after a redirect both are behind the owner.
+            let owns = || self.data.owner(slot).0 == Some(owner);
+            if held.primary == Some(owner) || owns() {
+                continue;
+            }
+            let stays = held.in_sync.contains(owner);
+            sleep(if stays { HANDOVER_GRACE } else { CRASH_GRACE }).await;
+            if !owns() {
+                return;
             }
         }
         // The node has stopped; the call itself ends with it.

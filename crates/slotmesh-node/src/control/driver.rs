@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use slotmesh_control::log::LogStatus;
+use slotmesh_control::log::ProposeError;
 use slotmesh_control::{ClusterState, Rebalance};
 use slotmesh_core::{Brain, Clock, DataPlane, NodeEvent, Output, ReformError};
 use slotmesh_slots::{Generation, MonoTime, NodeId};
@@ -115,7 +116,8 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         loop {
             let wake = self.wait().await;
-            if *self.parts.stop.borrow() {
+            // Without the sender there is no handle, and nobody who could stop it.
+            if *self.parts.stop.borrow() || self.parts.stop.has_changed().is_err() {
                 self.stopped = true;
                 return self.publish();
             }
@@ -267,7 +269,11 @@ impl Driver {
             if let Some(consensus) = consensus
                 && let Err(error) = consensus.propose(command.to_vec(), PROPOSE_TIMEOUT).await
             {
-                tracing::debug!(%error, "a proposal failed");
+                match error {
+                    // It would be so each time.
+                    ProposeError::TooLarge { .. } => tracing::error!(%error, "a proposal failed"),
+                    error => tracing::debug!(%error, "a proposal failed"),
+                }
             }
             drop(answers.send(Input::Proposed).await);
         });
@@ -354,7 +360,7 @@ impl Driver {
             () if brain.has_left() => Phase::Left,
             () if self.leaving || brain.is_leaving() => Phase::Draining,
             () if !member => Phase::Joining,
-            () if self.parts.data.has_lease() => Phase::Serving,
+            () if self.parts.data.may_serve() => Phase::Serving,
             () if self.parts.data.lease_until() == MonoTime::ZERO => Phase::Joining,
             () => Phase::CutOff,
         };

@@ -46,11 +46,15 @@ impl Guard {
         let attempt = tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(addr)).await;
         match attempt {
             Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
-            // Where nobody listens, a socket that the system gave the same port is connected with itself.
-            Ok(Ok(stream)) => stream.local_addr().is_ok_and(|local| local == addr),
+            Ok(Ok(stream)) => is_with_itself(&stream, addr),
             Err(_) => false,
         }
     }
+}
+
+/// Where nobody listens, a socket that the system gave the same port is connected with itself.
+pub(super) fn is_with_itself(stream: &TcpStream, addr: SocketAddr) -> bool {
+    stream.local_addr().is_ok_and(|local| local == addr)
 }
 
 async fn keep(stream: TcpStream, _place: OwnedSemaphorePermit) {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::Input;
-use super::guard::{Guard, until_closed};
+use super::guard::{Guard, is_with_itself, until_closed};
 
 /// Connections to the guard ports of other members, which break the moment that a process ends: its host says so, however it
 /// ended. Whose connection broke, and whose host refuses another one, has ended; all else is no evidence of anything.
@@ -52,7 +52,9 @@ impl Drop for Watches {
 
 async fn watch(node: NodeId, addr: SocketAddr, inputs: mpsc::Sender<Input>) {
     loop {
-        if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await {
+        if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr)).await
+            && !is_with_itself(&stream, addr)
+        {
             until_closed(stream).await;
             if refuses_soon(addr).await && inputs.send(Input::Guard(node, true)).await.is_err() {
                 return;

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
@@ -8,6 +9,9 @@ use slotmesh_slots::NodeId;
 use slotmesh_transport::{Endpoint, Peer};
 
 use super::Directory;
+
+/// How often a lane looks for connections to nodes that are gone.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One lane's connections to the other nodes' lanes.
 pub(crate) struct LanePeers {
@@ -41,6 +45,14 @@ impl LanePeers {
     /// Whether the node is a member as far as this node knows.
     pub(crate) fn is_member(&self, node: NodeId) -> bool {
         self.directory.load().contains(node)
+    }
+
+    /// As [`LanePeers::prune`], again and again.
+    pub(crate) async fn keep_pruned(&self) {
+        loop {
+            self.prune();
+            tokio::time::sleep(PRUNE_INTERVAL).await;
+        }
     }
 
     /// Gives up connections to nodes that are no members any more.

@@ -64,6 +64,10 @@ impl Watches {
             open.retain(|_, task| !task.is_finished());
             for node in self.subscriber.retain(|node| self.peers.is_member(node)) {
                 self.pings.forget(node);
+                // It hears for one that is forgotten; should the node come back, another one does.
+                if let Some(task) = open.remove(&node) {
+                    task.abort();
+                }
             }
             for node in self.subscriber.wanted() {
                 open.entry(node).or_insert_with(|| self.open(node));

@@ -16,6 +16,7 @@ use slotmesh_core::DataStats;
 use slotmesh_slots::{MonoTime, NodeId, Slot};
 use slotmesh_transport::Endpoint;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use self::before_leaving::BeforeLeaving;
 pub use self::decisions::REFORM_TIMEOUT;
@@ -67,7 +68,7 @@ impl Node {
     #[must_use]
     pub fn status(&self) -> Arc<NodeStatus> {
         let status = self.inner.status.borrow().clone();
-        if status.phase == Phase::Serving && !self.inner.router.data.has_lease() {
+        if status.phase == Phase::Serving && !self.inner.router.data.may_serve() {
             return Arc::new(NodeStatus { phase: Phase::CutOff, ..NodeStatus::clone(&status) });
         }
         status
@@ -199,9 +200,13 @@ impl Node {
     async fn end(&self, leaving: bool) {
         // Only who serves nothing any more may say that it leaves: others act on it at once.
         self.inner.router.data.end_serving();
-        for endpoint in &self.inner.endpoints {
-            endpoint.close(leaving).await;
+        // Nor may it keep its lease, also where nobody waits for the end.
+        let _stopped = StopOnDrop(&self.inner.stop);
+        let mut closing = JoinSet::new();
+        for endpoint in self.inner.endpoints.clone() {
+            closing.spawn(async move { endpoint.close(leaving).await });
         }
+        while closing.join_next().await.is_some() {}
         self.end_threads().await;
     }
 
@@ -218,6 +223,14 @@ impl Node {
             // False when the control thread has ended already: then the status is as it was left.
             let _ = self.wait_until(|status| status.phase == Phase::Left).await;
         }
+    }
+}
+
+struct StopOnDrop<'a>(&'a watch::Sender<bool>);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
     }
 }
 

@@ -206,8 +206,9 @@ impl Starting {
                     };
                     let links = Links { data, peers, wakers, changed };
                     tokio::join!(links.run(), watches.run(), throttle);
+                } else {
+                    peers.keep_pruned().await;
                 }
-                std::future::pending::<()>().await;
             };
             tokio::select! {
                 // The sender lives in the node's handle: an error means that the node is gone.
@@ -270,7 +271,10 @@ impl ControlStart {
         };
         let brain = self.brain(endpoint.local_addr());
         let peers = Arc::new(ControlPeers::new(endpoint.clone()));
-        drop(ready.send(Ok(endpoint.clone())));
+        if ready.send(Ok(endpoint.clone())).is_err() {
+            // Who started the node has gone.
+            return;
+        }
         let parts = ControlParts {
             brain,
             data: self.data,

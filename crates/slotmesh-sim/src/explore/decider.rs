@@ -97,7 +97,7 @@ impl Decider {
     pub(super) fn promised(&mut self, from: NodeId, promised: &[(Slot, Version)]) {
         (from, promised).hash(&mut self.life);
         if let Some(failover) = self.takeover.as_mut().and_then(|it| it.failover.as_mut()) {
-            failover.handle_promise(from, promised.iter().copied());
+            failover.handle_promise(from, promised);
         }
     }
 
