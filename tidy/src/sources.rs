@@ -92,6 +92,7 @@ const SLEEPERS: &[(&str, &str)] = &[
         "crates/slotmesh-node/src/lane/watch.rs",
         "review of streams and pause before a lost one is opened again",
     ),
+    ("crates/slotmesh-node/src/lane/peers.rs", "review of connections to nodes that may be gone"),
     ("crates/slotmesh-node/src/lane/throttle.rs", "a timer whose lateness is what is measured"),
     ("crates/slotmesh-node/src/node/local.rs", "the upkeep thread of a node without a runtime"),
     (
